@@ -1,0 +1,47 @@
+# Every target sets up what it needs in .venv; `make PYTHON=python3.13 …` chooses the interpreter.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help setup cluster test check sim chaos bench interop clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## a virtual environment in .venv with everything
+
+cluster: $(READY)  ## three brokers and a name server on this machine, until Ctrl-C
+	@$(BIN)/dledger cluster up --data data/cluster
+
+check: $(READY)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check      ## the checks, then every test
+	$(BIN)/python -m pytest
+
+SEED ?= 1
+RUNS ?= 200
+sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=…
+	$(BIN)/python -m chaos.sim --seed $(SEED) --runs $(RUNS)
+
+KILLS ?= 10
+chaos: $(READY)  ## kill the leader of a real cluster under load: KILLS=…
+	$(BIN)/python -m chaos --kills $(KILLS)
+
+bench: $(READY)  ## throughput and latency of a local cluster, both flush policies
+	$(BIN)/python -m bench
+
+interop: $(READY)  ## unmodified Apache clients against a cluster (needs go, node, mvn)
+	$(BIN)/python tests/interop/run.py
+
+clean:           ## remove caches and the environment; keeps data/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
