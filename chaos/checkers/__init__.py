@@ -1,0 +1,1 @@
+"""Judges of recorded histories: pure functions from what clients saw to what was wrong."""

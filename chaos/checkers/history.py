@@ -1,0 +1,122 @@
+"""What clients saw, in the order in which they saw it.
+
+A *value* names one message for ever: no two sends of a run use the same value. Times are
+nanoseconds of one monotonic clock, so that a gap can be measured across clients of one process.
+"""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from attrs import field, frozen
+
+
+@frozen(kw_only=True)
+class Sent:
+    """A send began. One producer has one send in flight, so its sends are ordered."""
+
+    at_ns: int
+    producer: str
+    value: str
+
+
+@frozen(kw_only=True)
+class Acknowledged:
+    """The send of `value` was answered: it is at this place for ever."""
+
+    at_ns: int
+    producer: str
+    value: str
+    queue_id: int
+    offset: int
+
+
+@frozen(kw_only=True)
+class Unknown:
+    """The send of `value` ended without an answer: it may have happened."""
+
+    at_ns: int
+    producer: str
+    value: str
+
+
+@frozen(kw_only=True)
+class Refused:
+    """The send of `value` was refused: it must not have happened."""
+
+    at_ns: int
+    producer: str
+    value: str
+
+
+@frozen(kw_only=True)
+class Received:
+    """A consumer was handed `value`, read from this place."""
+
+    at_ns: int
+    consumer: str
+    value: str
+    queue_id: int
+    offset: int
+
+
+@frozen(kw_only=True)
+class OffsetCommitted:
+    """The commit of a consumer offset was acknowledged at `at_ns`."""
+
+    at_ns: int
+    group: str
+    queue_id: int
+    offset: int
+
+
+@frozen(kw_only=True)
+class OffsetRead:
+    """A query that began at `began_ns` answered this offset; None: the group has none."""
+
+    began_ns: int
+    at_ns: int
+    group: str
+    queue_id: int
+    offset: int | None
+
+
+@frozen(kw_only=True)
+class Stored:
+    """Found at this place when everything was over: the final content of a queue."""
+
+    value: str
+    queue_id: int
+    offset: int
+
+
+@frozen(kw_only=True)
+class Killed:
+    """A member was killed."""
+
+    at_ns: int
+    node: str
+    leader: bool
+
+
+Event = (
+    Sent
+    | Acknowledged
+    | Unknown
+    | Refused
+    | Received
+    | OffsetCommitted
+    | OffsetRead
+    | Stored
+    | Killed
+)
+Kind = TypeVar("Kind")
+
+
+@frozen
+class History:
+    """A finished run."""
+
+    events: tuple[Event, ...] = field(converter=tuple)
+
+    def of(self, kind: type[Kind]) -> Iterator[Kind]:
+        return (event for event in self.events if isinstance(event, kind))

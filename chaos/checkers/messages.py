@@ -1,0 +1,159 @@
+"""What must hold of messages and offsets, whatever was killed.
+
+Each checker returns its findings as sentences; an empty tuple is a pass. Duplicates are counted and
+not judged: a client that did not hear the answer sends again, and the contract is *at least once*.
+"""
+
+from collections import Counter, defaultdict
+from itertools import pairwise
+
+from attrs import frozen
+
+from chaos.checkers.history import (
+    Acknowledged,
+    History,
+    Killed,
+    OffsetCommitted,
+    OffsetRead,
+    Received,
+    Refused,
+    Sent,
+    Stored,
+)
+
+Place = tuple[int, int]  # queue id, offset
+
+
+def lost(history: History) -> tuple[str, ...]:
+    """An acknowledged message is in the log when everything is over."""
+    stored = {event.value for event in history.of(Stored)}
+    return tuple(
+        f"{event.value}, acknowledged at queue {event.queue_id} offset {event.offset}, is gone"
+        for event in history.of(Acknowledged)
+        if event.value not in stored
+    )
+
+
+def displaced(history: History) -> tuple[str, ...]:
+    """What was acknowledged, received or stored at a place is the same for every observer."""
+    seen: dict[Place, str] = {}
+    found = []
+    for event in history.events:
+        if isinstance(event, Acknowledged | Received | Stored):
+            place = (event.queue_id, event.offset)
+            known = seen.setdefault(place, event.value)
+            if known != event.value:
+                found.append(f"queue {place[0]} offset {place[1]} held {known} and {event.value}")
+    return tuple(found)
+
+
+def phantom(history: History) -> tuple[str, ...]:
+    """Nothing is read that nobody sent, or whose send was refused and never tried again."""
+    sent = {event.value for event in history.of(Sent)}
+    refused = {event.value for event in history.of(Refused)}
+    found = []
+    read = {event.value: None for event in history.events if isinstance(event, Received | Stored)}
+    for value in read:
+        if value not in sent:
+            found.append(f"{value} was read and never sent")
+        elif value in refused:
+            found.append(f"{value} was refused and is there")
+    return tuple(found)
+
+
+def undelivered(history: History) -> tuple[str, ...]:
+    """Every acknowledged message reached a consumer of the group."""
+    received = {event.value for event in history.of(Received)}
+    return tuple(
+        f"{event.value} was acknowledged and never delivered"
+        for event in history.of(Acknowledged)
+        if event.value not in received
+    )
+
+
+def reordered(history: History) -> tuple[str, ...]:
+    """Within a queue, one producer's acknowledged messages stand in the order it sent them.
+
+    A producer sends one at a time, so the place its send was acknowledged at must grow.
+    """
+    found = []
+    last: dict[tuple[str, int], Acknowledged] = {}
+    for event in history.of(Acknowledged):
+        key = (event.producer, event.queue_id)
+        before = last.get(key)
+        if before is not None and event.offset <= before.offset:
+            found.append(
+                f"{event.producer} sent {before.value} then {event.value}, stored at"
+                f" {before.offset} then {event.offset} of queue {event.queue_id}"
+            )
+        last[key] = event
+    return tuple(found)
+
+
+def holes(history: History) -> tuple[str, ...]:
+    """The offsets of a queue are dense: a reader neither skips nor waits for ever."""
+    offsets = defaultdict(set)
+    for event in history.of(Stored):
+        offsets[event.queue_id].add(event.offset)
+    return tuple(
+        f"queue {queue_id} has {len(found)} messages up to offset {max(found)}"
+        for queue_id, found in sorted(offsets.items())
+        if len(found) != max(found) + 1
+    )
+
+
+def rewound(history: History) -> tuple[str, ...]:
+    """A query sees every commit that was acknowledged before the query began."""
+    found = []
+    commits: dict[tuple[str, int], list[OffsetCommitted]] = defaultdict(list)
+    for commit in history.of(OffsetCommitted):
+        commits[commit.group, commit.queue_id].append(commit)
+    for read in history.of(OffsetRead):
+        known = [
+            commit.offset
+            for commit in commits[read.group, read.queue_id]
+            if commit.at_ns <= read.began_ns
+        ]
+        answer = -1 if read.offset is None else read.offset
+        if known and answer < max(known):
+            found.append(
+                f"group {read.group} queue {read.queue_id} was at {max(known)}"
+                f" and a later query answered {read.offset}"
+            )
+    return tuple(found)
+
+
+def duplicates(history: History) -> int:
+    """How many stored messages are repeats of another."""
+    times = Counter(event.value for event in history.of(Stored))
+    return sum(count - 1 for count in times.values())
+
+
+@frozen(kw_only=True)
+class Gap:
+    """The longest pause of writes around one kill."""
+
+    node: str
+    seconds: float
+
+
+def write_gaps(history: History) -> tuple[Gap, ...]:
+    """Per kill of a leader, the longest time between two acknowledged sends until the next kill."""
+    kills = [kill for kill in history.of(Killed) if kill.leader]
+    acks = sorted(event.at_ns for event in history.of(Acknowledged))
+    found = []
+    for number, kill in enumerate(kills):
+        end = kills[number + 1].at_ns if number + 1 < len(kills) else None
+        before = [at for at in acks if at <= kill.at_ns][-1:]
+        after = [at for at in acks if at > kill.at_ns and (end is None or at <= end)]
+        window = before + after
+        if not after:
+            found.append(Gap(node=kill.node, seconds=float("inf")))
+            continue
+        longest = max((b - a for a, b in pairwise(window)), default=0)
+        found.append(Gap(node=kill.node, seconds=longest / 1e9))
+    return tuple(found)
+
+
+CHECKERS = (lost, displaced, phantom, undelivered, reordered, holes, rewound)
+"""Every judge, by its name: a finding of any of them fails a run."""

@@ -1,0 +1,127 @@
+"""Each judge passes a good history and catches the smallest bad one."""
+
+import pytest
+
+from chaos.checkers.history import (
+    Acknowledged,
+    Event,
+    History,
+    Killed,
+    OffsetCommitted,
+    OffsetRead,
+    Received,
+    Refused,
+    Sent,
+    Stored,
+    Unknown,
+)
+from chaos.checkers.messages import (
+    CHECKERS,
+    Gap,
+    displaced,
+    duplicates,
+    holes,
+    lost,
+    phantom,
+    reordered,
+    rewound,
+    undelivered,
+    write_gaps,
+)
+
+SECOND = 1_000_000_000
+
+
+def sent(value: str, at: int = 0) -> Sent:
+    return Sent(at_ns=at, producer="p1", value=value)
+
+
+def acked(value: str, offset: int, at: int = 1, producer: str = "p1") -> Acknowledged:
+    return Acknowledged(at_ns=at, producer=producer, value=value, queue_id=0, offset=offset)
+
+
+def stored(value: str, offset: int) -> Stored:
+    return Stored(value=value, queue_id=0, offset=offset)
+
+
+def received(value: str, offset: int) -> Received:
+    return Received(at_ns=2, consumer="c1", value=value, queue_id=0, offset=offset)
+
+
+def committed(offset: int, at: int) -> OffsetCommitted:
+    return OffsetCommitted(at_ns=at, group="g", queue_id=0, offset=offset)
+
+
+def read(offset: int | None, began: int) -> OffsetRead:
+    return OffsetRead(began_ns=began, at_ns=began + 1, group="g", queue_id=0, offset=offset)
+
+
+GOOD: list[Event] = [
+    sent("a"),
+    acked("a", 0),
+    sent("b"),
+    Unknown(at_ns=3, producer="p1", value="b"),
+    sent("c"),
+    Refused(at_ns=4, producer="p1", value="c"),
+    received("a", 0),
+    committed(1, at=5),
+    read(1, began=6),
+    stored("a", 0),
+    stored("b", 1),
+]
+
+
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
+def test_a_good_history_passes(checker) -> None:
+    assert () == checker(History(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("checker", "events"),
+    [
+        (lost, [sent("a"), acked("a", 0)]),
+        (displaced, [acked("a", 0), stored("b", 0)]),
+        (displaced, [received("a", 3), received("b", 3)]),
+        (phantom, [stored("ghost", 0)]),
+        (phantom, [sent("c"), Refused(at_ns=1, producer="p1", value="c"), stored("c", 0)]),
+        (undelivered, [acked("a", 0)]),
+        (reordered, [acked("a", 1), acked("b", 0)]),
+        (holes, [stored("a", 0), stored("b", 2)]),
+        (rewound, [committed(9, at=1), read(4, began=2)]),
+        (rewound, [committed(9, at=1), read(None, began=2)]),
+    ],
+)
+def test_the_smallest_bad_history_is_caught(checker, events: list[Event]) -> None:
+    assert 1 == len(checker(History(events)))
+
+
+def test_a_query_that_began_before_the_commit_was_answered_may_miss_it() -> None:
+    assert () == rewound(History([committed(9, at=5), read(4, began=4)]))
+
+
+def test_two_producers_may_interleave() -> None:
+    events = [acked("a", 1, producer="p1"), acked("b", 0, producer="p2")]
+
+    assert () == reordered(History(events))
+
+
+def test_duplicates_are_counted() -> None:
+    assert 2 == duplicates(History([stored("a", 0), stored("a", 1), stored("a", 2)]))
+
+
+def test_a_gap_is_the_longest_pause_that_follows_a_leader_kill() -> None:
+    events = [
+        acked("a", 0, at=1 * SECOND),
+        Killed(at_ns=2 * SECOND, node="n1", leader=True),
+        acked("b", 1, at=4 * SECOND),
+        acked("c", 2, at=5 * SECOND),
+        Killed(at_ns=6 * SECOND, node="n2", leader=False),
+    ]
+
+    assert (Gap(node="n1", seconds=3.0),) == write_gaps(History(events))
+
+
+def test_a_kill_after_which_nothing_was_acknowledged_has_an_infinite_gap() -> None:
+    events = [acked("a", 0), Killed(at_ns=2, node="n1", leader=True)]
+
+    assert (Gap(node="n1", seconds=float("inf")),) == write_gaps(History(events))
