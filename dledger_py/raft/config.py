@@ -1,0 +1,69 @@
+"""The settings of one core: sizes and tick counts, each with its reason. How long a tick lasts is
+the driver's business.
+"""
+
+from attrs import frozen
+
+from dledger_py.raft.vocabulary import NodeId
+
+
+@frozen(kw_only=True)
+class RaftConfig:
+    """Settings that never change while the core lives.
+
+    **Raises** ValueError where the numbers cannot work together.
+    """
+
+    node: NodeId
+    members: tuple[NodeId, ...]
+    """Every voter, this node included, the same set on all of them."""
+
+    election_timeout_ticks: int = 50
+    """Silence after which a leader is given up; a campaign starts after one to two of these. 50
+    ticks of 20 ms are 1 s (etcd 1 s, hashicorp 1 s, DLedger 6 s).
+    """
+
+    heartbeat_ticks: int = 5
+    """At most this long between two messages to a follower: 100 ms with ticks of 20 ms (etcd 100
+    ms, DLedger 2 s).
+    """
+
+    append_entries_max: int = 512
+    """Entries in one append: bounds the follower's turn."""
+
+    append_bytes_max: int = 1 << 20
+    """Payload bytes in one append, unless a single entry is larger: 1 MiB keeps a heartbeat
+    behind it under 10 ms at 1 Gb/s.
+    """
+
+    window_messages: int = 64
+    """Unanswered appends per follower before entries are held back and batched (etcd 256, DLedger
+    1000).
+    """
+
+    window_bytes: int = 8 << 20
+    """Unanswered payload bytes per follower; covers 100 MB/s over 80 ms of round trip."""
+
+    uncommitted_bytes_max: int = 64 << 20
+    """Bytes proposed but not committed before proposals are refused as Busy: a leader cut off
+    from its quorum must not fill memory (etcd has the same bound, DLedger counts 10 000 entries).
+    """
+
+    tail_bytes_max: int = 32 << 20
+    """Recent entries kept in memory for slower followers; older ones are asked for by
+    `ReadEntries`. What is not yet durable is always kept.
+    """
+
+    def __attrs_post_init__(self) -> None:
+        if self.node not in self.members:
+            raise ValueError(f"node {self.node!r} is not among the members {self.members!r}")
+        if len(set(self.members)) != len(self.members):
+            raise ValueError(f"members {self.members!r} name a node twice")
+        if not 1 <= self.heartbeat_ticks < self.election_timeout_ticks:
+            raise ValueError(
+                f"heartbeat_ticks {self.heartbeat_ticks} must be at least 1 and below"
+                f" election_timeout_ticks {self.election_timeout_ticks}"
+            )
+        for name in ("append_entries_max", "append_bytes_max", "window_messages", "window_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: must be at least 1")

@@ -1,0 +1,442 @@
+"""The words of consensus: ids, log entries, the messages between members, and the events and
+effects of `Raft.step`.
+
+Laws:
+- Everything here is frozen and carries no behaviour; sequences are tuples, so that a message can
+  be handed to two peers and the disk without a copy.
+- `term` in a message is always the *sender's current term*, in requests, answers and refusals
+  alike, pre-votes included. That is what lets one term check in front of the rule table serve
+  every message, and lets a refusal carry the news of a higher term to whoever is behind.
+- A payload is opaque: the core looks at its length and at nothing else.
+
+Section numbers are those of "In Search of an Understandable Consensus Algorithm" (Ongaro,
+Ousterhout) and, marked *thesis*, of Ongaro's dissertation. Deliberately elsewhere: the meaning of
+the events (raft.py, rules.py), how messages become bytes (ledger.peer_frames) and how entries lie
+on disk (storage.formats).
+"""
+
+from enum import IntEnum, StrEnum
+from typing import NewType, TypeAlias
+
+from attrs import frozen
+
+NodeId = NewType("NodeId", str)
+
+Term: TypeAlias = int
+"""Terms start at 1; 0 is the term of the empty log and of a member that never voted."""
+
+Index: TypeAlias = int
+"""Entries are numbered from 1; index 0 stands before the first entry and matches on every member.
+"""
+
+Ticket: TypeAlias = int
+"""Chosen by whoever posts a proposal or a read barrier; the core only hands it back."""
+
+WriteId: TypeAlias = int
+"""Numbers the `Persist` effects of one incarnation, from 1, without gaps, never reused (not even
+after a truncation).
+"""
+
+Round: TypeAlias = int
+"""Numbers the `Append` messages of one leader in one term, rising with each; an answer repeats
+the number it answers.
+"""
+
+
+class Kind(IntEnum):
+    """What an entry is for. Numbers are on disk and on the wire; they are never reused. 2 is kept
+    for configurations.
+    """
+
+    NOOP = 0
+    COMMAND = 1
+
+
+class RoleName(StrEnum):
+    """A role as the outside sees it."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+@frozen(kw_only=True)
+class Entry:
+    """One log entry (§5.3). `kind` may be a plain int equal to a `Kind`; a NOOP carries an empty
+    payload.
+    """
+
+    index: Index
+    term: Term
+    kind: int
+    payload: bytes | memoryview
+
+
+# --------------------------------------------------------------------------------------- messages
+
+
+@frozen(kw_only=True)
+class PreVote:
+    """Asks "would you vote for me in `term + 1`?" without anyone changing term (thesis §9.6)."""
+
+    term: Term
+    last_index: Index
+    last_term: Term
+
+
+@frozen(kw_only=True)
+class PreVoteGranted:
+    """The voter has no leader it hears and the asker's log is good enough."""
+
+    term: Term
+
+
+@frozen(kw_only=True)
+class PreVoteRefused:
+    """No; if `term` is above the asker's, that is the reason and the cure."""
+
+    term: Term
+
+
+@frozen(kw_only=True)
+class RequestVote:
+    """A candidate's request of §5.2; `term` is the term it wants to lead."""
+
+    term: Term
+    last_index: Index
+    last_term: Term
+
+
+@frozen(kw_only=True)
+class VoteGranted:
+    """A promise: the vote is on the voter's disk (§5.2)."""
+
+    term: Term
+
+
+@frozen(kw_only=True)
+class VoteRefused:
+    """The voter has voted for somebody else, or its log is better (§5.4.1)."""
+
+    term: Term
+
+
+@frozen(kw_only=True)
+class Append:
+    """The leader's AppendEntries (§5.3); without entries it is a heartbeat or a probe. `entries`
+    follow `prev_index` without gaps.
+    """
+
+    term: Term
+    prev_index: Index
+    prev_term: Term
+    entries: tuple[Entry, ...]
+    commit: Index
+    round: Round
+
+
+@frozen(kw_only=True)
+class AppendAccepted:
+    """A promise: everything up to `match` equals the leader's log and is on this follower's disk.
+
+    `round` is the latest append answered; one answer may stand for several appends.
+    """
+
+    term: Term
+    match: Index
+    round: Round
+
+
+@frozen(kw_only=True)
+class AppendRefused:
+    """`prev_index` did not match, or the append came from an older term.
+
+    `hint_index` is the last place at or below `prev_index` whose term (`hint_term`) is not above
+    the append's `prev_term`: the logs cannot agree above it. It lets the leader go back by whole
+    terms (end of §5.3).
+    """
+
+    term: Term
+    prev_index: Index
+    hint_index: Index
+    hint_term: Term
+    round: Round
+
+
+Message: TypeAlias = (
+    PreVote
+    | PreVoteGranted
+    | PreVoteRefused
+    | RequestVote
+    | VoteGranted
+    | VoteRefused
+    | Append
+    | AppendAccepted
+    | AppendRefused
+)
+
+MESSAGES: tuple[type[Message], ...] = (
+    PreVote,
+    PreVoteGranted,
+    PreVoteRefused,
+    RequestVote,
+    VoteGranted,
+    VoteRefused,
+    Append,
+    AppendAccepted,
+    AppendRefused,
+)
+
+
+# ----------------------------------------------------------------------------------------- events
+
+
+@frozen(kw_only=True)
+class Tick:
+    """One unit of time has passed; the only clock the core has."""
+
+
+@frozen(kw_only=True)
+class Received:
+    """A message arrived. It may be late, repeated, reordered or of any term; senders that are not
+    members are ignored.
+    """
+
+    sender: NodeId
+    message: Message
+
+
+@frozen(kw_only=True)
+class Propose:
+    """Put `payload` into the log as one entry.
+
+    Answered at once by `Proposed` or by `Settle` with `NotLeader` or `Busy` (both definite). A
+    `Proposed` ticket is heard of again only if leadership is lost before the entry is known to be
+    committed: `Settle` with `Lost`. Otherwise whoever applies the entry settles it.
+    """
+
+    ticket: Ticket
+    payload: bytes | memoryview
+
+
+@frozen(kw_only=True)
+class Persisted:
+    """The `Persist` effect numbered `write` and *every one before it* are durable. Numbers may be
+    skipped, not go back.
+    """
+
+    write: WriteId
+
+
+@frozen(kw_only=True)
+class ReadBarrier:
+    """Ask up to which index a reader must have applied to see every write acknowledged before now
+    (thesis §6.4).
+
+    Answered by `Settle` with `ReadReady` or `NotLeader`.
+    """
+
+    ticket: Ticket
+
+
+@frozen(kw_only=True)
+class PeerUnreachable:
+    """The connection to or from `peer` broke. A hint that saves time; it may be wrong."""
+
+    peer: NodeId
+
+
+@frozen(kw_only=True)
+class EntriesRead:
+    """Answers `ReadEntries`: entries from `first` on without gaps, at least one; none if they
+    could not be read.
+    """
+
+    peer: NodeId
+    first: Index
+    entries: tuple[Entry, ...]
+
+
+@frozen(kw_only=True)
+class ElectableChanged:
+    """Whether this member may lead (its disk is healthy, its log complete). A leader told False
+    steps down at once.
+    """
+
+    electable: bool
+
+
+Event: TypeAlias = (
+    Tick
+    | Received
+    | Propose
+    | Persisted
+    | ReadBarrier
+    | PeerUnreachable
+    | EntriesRead
+    | ElectableChanged
+)
+
+
+# ---------------------------------------------------------------------------------------- effects
+
+
+@frozen(kw_only=True)
+class Persist:
+    """Make durable, in the order of `write`: the term and vote, then cut the log at `first` and
+    append `entries`.
+
+    `first` is None and `entries` empty when only term and vote change. Otherwise entry number
+    `first` and all after it are cut (often there are none) and `entries[0].index == first`. A
+    crash may keep any prefix of what was asked, but never entries without the term and vote of
+    the same write. Answered by `Persisted`.
+    """
+
+    write: WriteId
+    term: Term
+    vote: NodeId | None
+    first: Index | None
+    entries: tuple[Entry, ...]
+
+
+@frozen(kw_only=True)
+class Send:
+    """Send `message`, now, at most once, without waiting; dropping it is allowed. One `Append`
+    may be sent to several peers: it is then the same object, and so may be encoded once.
+    """
+
+    to: NodeId
+    message: Message
+
+
+@frozen(kw_only=True)
+class Commit:
+    """Everything up to `up_to` is committed and on this member's own disk: apply it. Only rises."""
+
+    up_to: Index
+
+
+@frozen(kw_only=True)
+class Proposed:
+    """The proposal `ticket` became the entry at `index`, `term`; it counts only if exactly that
+    entry is applied.
+    """
+
+    ticket: Ticket
+    index: Index
+    term: Term
+
+
+@frozen(kw_only=True)
+class NotLeader:
+    """Refused (definite): nothing happened here; `leader` is the best guess where to go, if there
+    is one.
+    """
+
+    leader: NodeId | None
+
+
+@frozen(kw_only=True)
+class Busy:
+    """Refused (definite): too many bytes wait to be committed; try again later."""
+
+
+@frozen(kw_only=True)
+class Lost:
+    """Indefinite: leadership was lost after the entry was appended; a later leader may still
+    commit it.
+    """
+
+    index: Index
+    term: Term
+
+
+@frozen(kw_only=True)
+class ReadReady:
+    """The barrier is passed: a state with everything up to `index` applied is fresh enough."""
+
+    index: Index
+
+
+Outcome: TypeAlias = NotLeader | Busy | Lost | ReadReady
+
+
+@frozen(kw_only=True)
+class Settle:
+    """The last word on `ticket`."""
+
+    ticket: Ticket
+    outcome: Outcome
+
+
+@frozen(kw_only=True)
+class RoleChanged:
+    """Role, term or known leader changed; `leader` is this node itself when it leads."""
+
+    role: RoleName
+    term: Term
+    leader: NodeId | None
+
+
+@frozen(kw_only=True)
+class ReadEntries:
+    """Read durable entries from `first` on, about `max_bytes` of payload but at least one entry;
+    post `EntriesRead`.
+    """
+
+    peer: NodeId
+    first: Index
+    max_bytes: int
+
+
+Effect: TypeAlias = Persist | Send | Commit | Proposed | Settle | RoleChanged | ReadEntries
+
+
+# --------------------------------------------------------------------------- start and statistics
+
+
+@frozen(kw_only=True)
+class HardState:
+    """What must survive a restart (§5.1, figure 2). `commit` is a hint: it may lag behind, never
+    lead.
+    """
+
+    term: Term = 0
+    vote: NodeId | None = None
+    commit: Index = 0
+
+
+@frozen(kw_only=True)
+class PeerStatistics:
+    """One follower as the leader sees it; `state` is one of probing, streaming, catching-up."""
+
+    peer: NodeId
+    state: str
+    match: Index
+    next: Index
+    in_flight_messages: int
+    in_flight_bytes: int
+    ticks_since_contact: int
+
+
+@frozen(kw_only=True)
+class RaftStatistics:
+    """A snapshot for metrics and `dledger admin`; `peers` is empty unless this node leads."""
+
+    node: NodeId
+    role: RoleName
+    term: Term
+    leader: NodeId | None
+    electable: bool
+    first_index: Index
+    last_index: Index
+    durable_index: Index
+    commit_index: Index
+    announced_index: Index
+    tail_bytes: int
+    uncommitted_bytes: int
+    writes_in_flight: int
+    promises_waiting: int
+    reads_waiting: int
+    peers: tuple[PeerStatistics, ...]
