@@ -1,0 +1,35 @@
+"""Blocking files under the Raft log, behind one small file-system protocol. No Trio here.
+
+`recover` opens a directory and returns a `Log` and a `HardStateFile`; the ledger calls them from
+its loop thread and its writer thread. Laws are told where they are kept: bytes in `formats`,
+the order of writes in `appender`, what may be cut in `recovery`.
+"""
+
+from dledger_py.storage.batch import BadBatch, Batch, StoredEntry, split_raw
+from dledger_py.storage.files import DirectoryInUse, FileSystem, RealFiles
+from dledger_py.storage.formats import Corrupt, HardState, Identity, WrongIdentity
+from dledger_py.storage.hard_state import HardStateFile
+from dledger_py.storage.log import Cut, Log, LogFailed, LogStatistics
+from dledger_py.storage.recovery import CutReport, Recovered, recover
+
+__all__ = [
+    "BadBatch",
+    "Batch",
+    "Corrupt",
+    "Cut",
+    "CutReport",
+    "DirectoryInUse",
+    "FileSystem",
+    "HardState",
+    "HardStateFile",
+    "Identity",
+    "Log",
+    "LogFailed",
+    "LogStatistics",
+    "RealFiles",
+    "Recovered",
+    "StoredEntry",
+    "WrongIdentity",
+    "recover",
+    "split_raw",
+]
