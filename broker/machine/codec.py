@@ -1,0 +1,145 @@
+"""Commands ↔ the payloads of log entries.
+
+Every payload begins with a tag and a version, one byte each. `PutMessages` goes on with a layout of
+its own (`put_messages`); every other with one canonical CBOR array, its fields in the order below.
+
+Laws: a tag is never reused and a table row never changes once released: a new meaning is a new tag,
+more fields are a new version beside the old one. What cannot be understood stops the member
+(`errors`): skipping an entry would let its state drift from the others'.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import frozen
+
+from broker.machine import put_messages
+from broker.machine.commands import (
+    Command,
+    CommitOffsets,
+    DeleteGroup,
+    DeleteTopic,
+    EnsureGroups,
+    EnsureTopics,
+    Initialise,
+    PutGroup,
+    PutTopic,
+)
+from broker.machine.errors import MalformedCommand, UnknownCommand
+from broker.machine.groups import GroupConfig
+from broker.machine.put_messages import PutMessages, decode_put_messages
+from broker.machine.shapes import (
+    FLAG,
+    INT,
+    TEXT,
+    Shape,
+    decode,
+    encode,
+    many,
+    optional,
+    record,
+    row,
+)
+from broker.machine.topics import TopicConfig
+
+ATTRIBUTES: Final = many(row(TEXT, TEXT))
+
+TOPIC_CONFIG: Final = record(
+    TopicConfig,
+    name=TEXT,
+    read_queues=INT,
+    write_queues=INT,
+    perm=INT,
+    filter_type=TEXT,
+    sys_flag=INT,
+    order=FLAG,
+    attributes=ATTRIBUTES,
+)
+
+GROUP_CONFIG: Final = record(
+    GroupConfig,
+    name=TEXT,
+    consume_enable=FLAG,
+    consume_from_min_enable=FLAG,
+    consume_broadcast_enable=FLAG,
+    consume_message_orderly=FLAG,
+    retry_queues=INT,
+    retry_max_times=INT,
+    retry_policy=TEXT,
+    broker_id=INT,
+    which_broker_when_consume_slowly=INT,
+    notify_consumer_ids_changed_enable=FLAG,
+    sys_flag=INT,
+    consume_timeout_minutes=INT,
+    attributes=ATTRIBUTES,
+)
+
+
+@frozen
+class _Row:
+    tag: int
+    version: int
+    shape: Shape[Any]
+
+
+ROWS: Mapping[type[Command], _Row] = {
+    # Tag 1 is PutMessages.
+    Initialise: _Row(
+        2,
+        1,
+        record(Initialise, stamped_ms=INT, topics=many(TOPIC_CONFIG), groups=many(GROUP_CONFIG)),
+    ),
+    EnsureTopics: _Row(3, 1, record(EnsureTopics, stamped_ms=INT, topics=many(TOPIC_CONFIG))),
+    PutTopic: _Row(
+        4,
+        1,
+        record(
+            PutTopic,
+            stamped_ms=INT,
+            name=TEXT,
+            read_queues=INT,
+            write_queues=INT,
+            perm=INT,
+            filter_type=TEXT,
+            sys_flag=INT,
+            order=FLAG,
+            attribute_changes=many(row(TEXT, optional(TEXT))),
+        ),
+    ),
+    DeleteTopic: _Row(5, 1, record(DeleteTopic, stamped_ms=INT, name=TEXT)),
+    EnsureGroups: _Row(6, 1, record(EnsureGroups, stamped_ms=INT, groups=many(GROUP_CONFIG))),
+    PutGroup: _Row(7, 1, record(PutGroup, stamped_ms=INT, config=GROUP_CONFIG)),
+    DeleteGroup: _Row(8, 1, record(DeleteGroup, stamped_ms=INT, name=TEXT, clean_offsets=FLAG)),
+    CommitOffsets: _Row(
+        9, 1, record(CommitOffsets, stamped_ms=INT, commits=many(row(TEXT, TEXT, INT, INT)))
+    ),
+}
+
+_BY_TAG: Mapping[tuple[int, int], _Row] = {(row.tag, row.version): row for row in ROWS.values()}
+assert len(_BY_TAG) == len(ROWS)
+assert all(tag != put_messages.TAG for tag, _version in _BY_TAG)
+
+
+def encode_command(command: Command) -> bytes:
+    """The payload of a command. Messages go through `encode_put_messages` instead."""
+    assert not isinstance(command, PutMessages)
+    found = ROWS[type(command)]
+    return bytes((found.tag, found.version)) + encode(found.shape.to_plain(command))
+
+
+def decode_command(payload: bytes | memoryview) -> Command:
+    """The command of a payload.
+
+    **Raises** `UnknownCommand` for a tag or version of another build, `MalformedCommand` for bytes
+    `encode_command` and `encode_put_messages` never write.
+    """
+    if len(payload) < 2:
+        raise MalformedCommand(f"a payload of {len(payload)} bytes has no tag and version")
+    tag, version = payload[0], payload[1]
+    if tag == put_messages.TAG:
+        return decode_put_messages(payload)
+    found = _BY_TAG.get((tag, version))
+    if found is None:
+        raise UnknownCommand(tag, version)
+    command: Command = found.shape.from_plain(decode(bytes(payload[2:])))
+    return command

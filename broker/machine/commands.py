@@ -1,0 +1,107 @@
+"""What can be asked of the replicated state: one frozen record per command.
+
+Laws: whoever proposes stamps the time, so that applying needs no clock. A command says what is
+wanted, not what the proposer saw: applying decides against the state of that moment. `PutMessages`
+has a layout, and a module, of its own (`put_messages`), because it carries every message.
+"""
+
+from attrs import frozen
+
+from broker.machine.attributes import Change
+from broker.machine.groups import GroupConfig
+from broker.machine.put_messages import PutMessages
+from broker.machine.topics import TopicConfig
+
+
+@frozen(kw_only=True)
+class Initialise:
+    """Create what a new broker group starts with; what exists stays as it is.
+
+    Proposed by each new leader. Unlike `EnsureGroups` it makes no retry topics: the predefined
+    groups get theirs when somebody consumes with them.
+    """
+
+    stamped_ms: int
+    topics: tuple[TopicConfig, ...]
+    groups: tuple[GroupConfig, ...]
+
+
+@frozen(kw_only=True)
+class EnsureTopics:
+    """Create those of these topics that do not exist; the others stay as they are."""
+
+    stamped_ms: int
+    topics: tuple[TopicConfig, ...]
+
+
+@frozen(kw_only=True)
+class PutTopic:
+    """Create a topic, or give an existing one these settings."""
+
+    stamped_ms: int
+    name: str
+    read_queues: int = 16
+    write_queues: int = 16
+    perm: int = 6
+    filter_type: str = "SINGLE_TAG"
+    sys_flag: int = 0
+    order: bool = False
+    attribute_changes: tuple[Change, ...] = ()
+
+
+@frozen(kw_only=True)
+class DeleteTopic:
+    """Forget a topic, its queues, and what any group has consumed of them."""
+
+    stamped_ms: int
+    name: str
+
+
+@frozen(kw_only=True)
+class EnsureGroups:
+    """Create these groups where they do not exist, and each retry topic that is missing."""
+
+    stamped_ms: int
+    groups: tuple[GroupConfig, ...]
+
+
+@frozen(kw_only=True)
+class PutGroup:
+    """Create a group, or give an existing one these settings."""
+
+    stamped_ms: int
+    config: GroupConfig
+
+
+@frozen(kw_only=True)
+class DeleteGroup:
+    """Forget a group; with `clean_offsets` also how far it has consumed."""
+
+    stamped_ms: int
+    name: str
+    clean_offsets: bool = False
+
+
+Commit = tuple[str, str, int, int]
+"""(group, topic, queue id, offset)."""
+
+
+@frozen(kw_only=True)
+class CommitOffsets:
+    """Remember how far groups have consumed; later entries of the tuple win."""
+
+    stamped_ms: int
+    commits: tuple[Commit, ...]
+
+
+Command = (
+    PutMessages
+    | Initialise
+    | EnsureTopics
+    | PutTopic
+    | DeleteTopic
+    | EnsureGroups
+    | PutGroup
+    | DeleteGroup
+    | CommitOffsets
+)

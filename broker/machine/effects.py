@@ -1,0 +1,58 @@
+"""What follows from an applied entry, outside the replicated state.
+
+An effect may be performed again after a restart, when the log is applied from its beginning, so
+each is harmless twice: index writes are positional, the others are hints to look at the tables.
+Waking long polls is part of `IndexMessages`: its units hold the tags codes a waiting pull filters
+by.
+"""
+
+from enum import Enum
+from typing import ClassVar
+
+from attrs import frozen
+
+
+class Audience(Enum):
+    """Which members perform an effect."""
+
+    EVERYWHERE = "everywhere"
+    LEADER = "leader"
+
+
+@frozen
+class IndexMessages:
+    """These messages now stand in the queue: index them, then wake whoever waits for the queue."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    topic: str
+    queue_id: int
+    first_offset: int
+    units: bytes
+    """Consume-queue units (`broker.formats.UNIT`), one per message, of dense offsets."""
+
+
+@frozen
+class DropQueues:
+    """The topic was deleted: forget its index, and let waiting pulls find out."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    topic: str
+
+
+@frozen
+class TopicsChanged:
+    """These topics were created, altered or deleted. The leader registers them at once."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    topics: tuple[str, ...]
+
+
+@frozen
+class GroupsChanged:
+    """These consumer groups were created, altered or deleted."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    groups: tuple[str, ...]
+
+
+Effect = IndexMessages | DropQueues | TopicsChanged | GroupsChanged

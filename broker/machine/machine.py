@@ -1,0 +1,238 @@
+"""The replicated state machine of one broker group.
+
+Laws: equal logs give equal states, on every member and at every restart. A command is validated
+first and then carried out whole. What every member would refuse alike is a reply; what a member
+cannot understand is `errors.Unappliable`, raised before anything changed, and stops it.
+
+One writer, many readers, no lock: only the applier calls `apply`, always between two awaits.
+Readers use the tables directly and keep no view of them across an await. Soft state (connections,
+long polls, queue locks) is elsewhere, and so is every file.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from attrs import define, field
+
+from broker.machine import groups as group_settings
+from broker.machine import names
+from broker.machine import topics as topic_settings
+from broker.machine.attributes import InvalidAttributes, altered
+from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG, decode_command
+from broker.machine.commands import (
+    Command,
+    CommitOffsets,
+    DeleteGroup,
+    DeleteTopic,
+    EnsureGroups,
+    EnsureTopics,
+    Initialise,
+    PutGroup,
+    PutTopic,
+)
+from broker.machine.effects import DropQueues, Effect, GroupsChanged, TopicsChanged
+from broker.machine.groups import GroupConfig, Groups
+from broker.machine.offsets import Offsets
+from broker.machine.put_messages import PutMessages
+from broker.machine.queues import Queues
+from broker.machine.replies import Applied, Declined, Done, Reason
+from broker.machine.shapes import Plain, encode
+from broker.machine.topics import TopicConfig, Topics
+
+
+class Committed(Protocol):
+    """A committed entry, as far as the machine looks at it."""
+
+    @property
+    def position(self) -> int:
+        """Log position of the payload's byte 0."""
+
+    @property
+    def payload(self) -> bytes | memoryview:
+        """The command."""
+
+
+@define(eq=False)
+class Machine:
+    """The tables, and the one way to change them."""
+
+    topics: Topics = field(factory=Topics)
+    groups: Groups = field(factory=Groups)
+    queues: Queues = field(factory=Queues)
+    offsets: Offsets = field(factory=Offsets)
+
+    def apply(self, committed: Committed) -> Applied:
+        """Carry out one committed entry.
+
+        **Raises** `UnknownCommand`, `MalformedCommand`: the member must stop; nothing changed.
+        """
+        command = decode_command(committed.payload)
+        if type(command) is PutMessages:
+            return self.queues.put(command, self.topics, committed.position)
+        return APPLY[type(command)](self, command)
+
+    def state(self) -> Plain:
+        """All of the state as plain values, independent of the order in which it came about."""
+        return [
+            _version(self.topics.data_version),
+            [TOPIC_CONFIG.to_plain(config) for config in sorted(self.topics, key=_name)],
+            _version(self.groups.data_version),
+            [GROUP_CONFIG.to_plain(config) for config in sorted(self.groups, key=_name)],
+            self.queues.state(),
+            self.offsets.state(),
+        ]
+
+    def state_digest(self) -> bytes:
+        """SHA-256 of the state's canonical CBOR: equal on members that applied the same entries."""
+        return hashlib.sha256(encode(self.state())).digest()
+
+
+def _initialise(machine: Machine, command: Initialise) -> Applied:
+    return _create(machine, command.stamped_ms, command.topics, command.groups)
+
+
+def _ensure_topics(machine: Machine, command: EnsureTopics) -> Applied:
+    return _create(machine, command.stamped_ms, command.topics, ())
+
+
+def _ensure_groups(machine: Machine, command: EnsureGroups) -> Applied:
+    retry_topics = [
+        # An existing group's own setting counts, not the default the proposer came with.
+        topic_settings.retry_topic(
+            config.name, (machine.groups.get(config.name) or config).retry_queues
+        )
+        for config in command.groups
+    ]
+    return _create(machine, command.stamped_ms, retry_topics, command.groups)
+
+
+def _create(
+    machine: Machine, stamped_ms: int, topics: Iterable[TopicConfig], groups: Iterable[GroupConfig]
+) -> Applied:
+    """Create what is absent: all of it, or nothing if one part is illegal."""
+    new_topics = {config.name: config for config in topics if config.name not in machine.topics}
+    new_groups = {config.name: config for config in groups if config.name not in machine.groups}
+    declined = _check(machine, new_topics.values(), new_groups.values())
+    if declined is not None:
+        return Applied(declined)
+    created_topics = machine.topics.put(new_topics.values(), stamped_ms)
+    created_groups = machine.groups.put(new_groups.values(), stamped_ms)
+    effects: list[Effect] = []
+    if created_topics:
+        effects.append(TopicsChanged(created_topics))
+    if created_groups:
+        effects.append(GroupsChanged(created_groups))
+    created = created_topics + created_groups
+    return Applied(Done(changed=bool(created), created=created), effects)
+
+
+def _put_topic(machine: Machine, command: PutTopic) -> Applied:
+    before = machine.topics.get(command.name)
+    try:
+        attributes = altered(before.attributes if before else None, command.attribute_changes)
+    except InvalidAttributes as error:
+        return Applied(Declined(reason=Reason.INVALID_ATTRIBUTE, detail=str(error)))
+    config = TopicConfig(
+        name=command.name,
+        read_queues=command.read_queues,
+        write_queues=command.write_queues,
+        perm=command.perm,
+        filter_type=command.filter_type,
+        sys_flag=command.sys_flag,
+        order=command.order,
+        attributes=attributes,
+    )
+    declined = _check(machine, (config,), ())
+    if declined is not None:
+        return Applied(declined)
+    changed = machine.topics.put((config,), command.stamped_ms)
+    created = changed if before is None else ()
+    return Applied(
+        Done(changed=bool(changed), created=created), [TopicsChanged(changed)] if changed else []
+    )
+
+
+def _delete_topic(machine: Machine, command: DeleteTopic) -> Applied:
+    if not machine.topics.drop(command.name, command.stamped_ms):
+        return Applied(Done(changed=False))
+    machine.queues.drop(command.name)
+    machine.offsets.drop_topic(command.name)
+    return Applied(Done(changed=True), [DropQueues(command.name), TopicsChanged((command.name,))])
+
+
+def _put_group(machine: Machine, command: PutGroup) -> Applied:
+    declined = _check(machine, (), (command.config,))
+    if declined is not None:
+        return Applied(declined)
+    existed = command.config.name in machine.groups
+    changed = machine.groups.put((command.config,), command.stamped_ms)
+    return Applied(
+        Done(changed=bool(changed), created=() if existed else changed),
+        [GroupsChanged(changed)] if changed else [],
+    )
+
+
+def _delete_group(machine: Machine, command: DeleteGroup) -> Applied:
+    dropped = machine.groups.drop(command.name, command.stamped_ms)
+    cleaned = command.clean_offsets and machine.offsets.drop_group(command.name)
+    return Applied(
+        Done(changed=dropped or cleaned), [GroupsChanged((command.name,))] if dropped else []
+    )
+
+
+def _commit_offsets(machine: Machine, command: CommitOffsets) -> Applied:
+    for group, topic, queue_id, offset in command.commits:
+        # A commit can arrive after its topic's deletion; it must not outlive it into a new topic.
+        if topic in machine.topics:
+            machine.offsets.put(group, topic, queue_id, offset)
+    return Applied(Done(changed=True))
+
+
+# `Any`: each function takes the command of its row, which no type of a mapping can say.
+APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
+    Initialise: _initialise,
+    EnsureTopics: _ensure_topics,
+    PutTopic: _put_topic,
+    DeleteTopic: _delete_topic,
+    EnsureGroups: _ensure_groups,
+    PutGroup: _put_group,
+    DeleteGroup: _delete_group,
+    CommitOffsets: _commit_offsets,
+}
+
+
+def _check(
+    machine: Machine, topics: Iterable[TopicConfig], groups: Iterable[GroupConfig]
+) -> Declined | None:
+    """The first reason not to put these, or None."""
+    new_topics = new_groups = 0
+    for topic in topics:
+        if fault := names.topic_fault(topic.name):
+            return Declined(reason=Reason.INVALID_NAME, detail=fault)
+        if fault := topic_settings.setting_fault(topic):
+            return Declined(reason=Reason.INVALID_SETTING, detail=fault)
+        new_topics += topic.name not in machine.topics
+    for group in groups:
+        if fault := names.group_fault(group.name):
+            return Declined(reason=Reason.INVALID_NAME, detail=fault)
+        if fault := group_settings.setting_fault(group):
+            return Declined(reason=Reason.INVALID_SETTING, detail=fault)
+        new_groups += group.name not in machine.groups
+    if new_topics and len(machine.topics) + new_topics > topic_settings.TOPICS_MAX:
+        return Declined(
+            reason=Reason.TABLE_FULL, detail=f"only {topic_settings.TOPICS_MAX} topics are possible"
+        )
+    if new_groups and len(machine.groups) + new_groups > group_settings.GROUPS_MAX:
+        return Declined(
+            reason=Reason.TABLE_FULL, detail=f"only {group_settings.GROUPS_MAX} groups are possible"
+        )
+    return None
+
+
+def _version(version: topic_settings.DataVersion) -> Plain:
+    return [version.counter, version.timestamp_ms]
+
+
+def _name(config: TopicConfig | GroupConfig) -> str:
+    return config.name

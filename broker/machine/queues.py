@@ -1,0 +1,141 @@
+"""How far each queue reaches, and the assignment of offsets to messages.
+
+Laws: offsets of a queue are dense and start at 0; a queue exists here from its first message on, so
+a topic of a thousand unused queues costs nothing. Where the messages lie is not kept: it leaves as
+`IndexMessages`. A deleted topic takes its queues along, so its successor starts at 0 again.
+"""
+
+from attrs import define, field, frozen
+
+from broker.formats import UNIT
+from broker.machine.effects import Effect, IndexMessages
+from broker.machine.errors import MalformedCommand
+from broker.machine.put_messages import MESSAGE, PutMessages
+from broker.machine.replies import Applied, MessageReply, Reason
+from broker.machine.shapes import Plain
+from broker.machine.topics import Topics
+
+
+@define
+class Queue:
+    """One queue: it holds the offsets `min_offset` <= offset < `next_offset`."""
+
+    min_offset: int = 0
+    next_offset: int = 0
+    last_stored_ms: int = 0
+    """The stamp of the newest message; 0 if there never was one."""
+
+
+@frozen(kw_only=True)
+class Totals:
+    """What was put since the log's beginning."""
+
+    messages: int
+    bytes: int
+
+
+_NEVER_WRITTEN = Queue()
+
+
+@define
+class Queues:
+    """The table. Anyone may read it between two awaits; `put` and `drop` are the machine's."""
+
+    messages_total: int = 0
+    bytes_total: int = 0
+    _topics: dict[str, dict[int, Queue]] = field(factory=dict)
+
+    def min_offset(self, topic: str, queue_id: int) -> int:
+        """The first offset that can be read; 0 for a queue without messages."""
+        return self._get(topic, queue_id).min_offset
+
+    def next_offset(self, topic: str, queue_id: int) -> int:
+        """The offset the next message gets: RocketMQ's *max offset*. 0 if there was no message."""
+        return self._get(topic, queue_id).next_offset
+
+    def last_stored_ms(self, topic: str, queue_id: int) -> int:
+        """When the newest message was stamped; 0 if there is none."""
+        return self._get(topic, queue_id).last_stored_ms
+
+    def written(self, topic: str) -> tuple[int, ...]:
+        """The queues of a topic that ever got a message, sorted."""
+        return tuple(sorted(self._topics.get(topic, ())))
+
+    def totals(self) -> Totals:
+        """For statistics."""
+        return Totals(messages=self.messages_total, bytes=self.bytes_total)
+
+    def state(self) -> Plain:
+        """All of it as plain values, sorted."""
+        return [
+            self.messages_total,
+            self.bytes_total,
+            [
+                [topic, queue_id, queue.min_offset, queue.next_offset, queue.last_stored_ms]
+                for topic, queues in sorted(self._topics.items())
+                for queue_id, queue in sorted(queues.items())
+            ],
+        ]
+
+    def drop(self, topic: str) -> None:
+        """Forget a deleted topic's queues."""
+        self._topics.pop(topic, None)
+
+    def put(self, command: PutMessages, topics: Topics, position: int) -> Applied:
+        """Give each message the next offset of its queue; `position` is the log's, of the payload.
+
+        Messages of a queue that does not exist get a `Reason` each and leave no other trace.
+
+        **Raises** `MalformedCommand`, before anything changed, if the sizes do not add up.
+        """
+        targets = [self._target(topics, topic, queue_id) for topic, queue_id in command.queues]
+        offsets = [t.next_offset if isinstance(t, Queue) else 0 for t in targets]
+        units = [bytearray() if isinstance(t, Queue) else None for t in targets]
+        replies: list[MessageReply] = []
+        put, stored_bytes, add, pack = 0, 0, replies.append, UNIT.pack
+        at = position + command.records_at
+        try:
+            for number, size, tags_code in MESSAGE.iter_unpack(command.table):
+                of_queue = units[number]
+                if of_queue is None:
+                    reason = targets[number]
+                    assert isinstance(reason, Reason)
+                    add(reason)
+                else:
+                    offset = offsets[number]
+                    offsets[number] = offset + 1
+                    of_queue += pack(at, size, tags_code)
+                    add((offset, at))
+                    put += 1
+                    stored_bytes += size
+                at += size
+        except IndexError:
+            raise MalformedCommand("a message names a queue that is not in the table") from None
+        if at != position + command.payload_bytes:
+            raise MalformedCommand(
+                f"records end at byte {at - position} of a payload of {command.payload_bytes}"
+            )
+        effects: list[Effect] = []
+        for (topic, queue_id), target, of_queue, offset in zip(
+            command.queues, targets, units, offsets, strict=True
+        ):
+            if of_queue:
+                assert isinstance(target, Queue)
+                effects.append(IndexMessages(topic, queue_id, target.next_offset, bytes(of_queue)))
+                target.next_offset = offset
+                target.last_stored_ms = command.stamped_ms
+                self._topics.setdefault(topic, {})[queue_id] = target
+        self.messages_total += put
+        self.bytes_total += stored_bytes
+        return Applied(replies, effects)
+
+    def _get(self, topic: str, queue_id: int) -> Queue:
+        return self._topics.get(topic, {}).get(queue_id, _NEVER_WRITTEN)
+
+    def _target(self, topics: Topics, topic: str, queue_id: int) -> Queue | Reason:
+        config = topics.get(topic)
+        if config is None:
+            return Reason.UNKNOWN_TOPIC
+        if not 0 <= queue_id < config.queues:
+            return Reason.UNKNOWN_QUEUE
+        return self._topics.get(topic, {}).get(queue_id) or Queue()

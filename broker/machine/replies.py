@@ -1,0 +1,58 @@
+"""What applying a command answers to whoever proposed it.
+
+A refusal that every member gives alike is a reply, never an exception: the entry is in the log and
+has been applied, to no effect. Rooms translate a `Reason` into a response code.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+from attrs import frozen
+
+from broker.machine.effects import Effect
+
+
+class Reason(Enum):
+    """Why nothing happened; the same on every member."""
+
+    UNKNOWN_TOPIC = "unknown topic"
+    UNKNOWN_QUEUE = "unknown queue"
+    INVALID_NAME = "invalid name"
+    INVALID_SETTING = "invalid setting"
+    INVALID_ATTRIBUTE = "invalid attribute"
+    TABLE_FULL = "table full"
+
+
+Stored = tuple[int, int]
+"""(queue offset, log position of the record): a plain tuple, because there is one per message."""
+
+MessageReply = Stored | Reason
+"""What became of one message of a `PutMessages`; its reply is a list of these, in their order."""
+
+
+@frozen(kw_only=True)
+class Done:
+    """It is applied. `changed` is false if everything already was as the command wanted it."""
+
+    changed: bool
+    created: tuple[str, ...] = ()
+    """Names of topics and groups that did not exist before."""
+
+
+@frozen(kw_only=True)
+class Declined:
+    """It was not done, and nothing was changed."""
+
+    reason: Reason
+    detail: str
+
+
+Reply = list[MessageReply] | Done | Declined
+
+
+@frozen
+class Applied:
+    """The reply for the proposer, if it still waits, and the effects for this member."""
+
+    reply: Reply
+    effects: Sequence[Effect] = ()
