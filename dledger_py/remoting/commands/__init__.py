@@ -1,0 +1,1 @@
+"""The vocabulary: one attrs class per request and reply, one pure module per JSON body."""
