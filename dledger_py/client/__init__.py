@@ -1,0 +1,1 @@
+"""The client: `from dledger_py.client import connect`."""

@@ -1,0 +1,43 @@
+"""Unique ids: the layout tools read, and no repeats."""
+
+import os
+import time
+
+import pytest
+
+from dledger_py.client.unique_ids import UniqueIds
+
+
+def test_the_layout_is_javas() -> None:
+    made = UniqueIds("10.0.0.9").make()
+
+    assert len(made) == 32
+    assert made == made.upper()
+    assert made[:8] == "0A000009"
+    assert int(made[8:12], 16) == os.getpid() & 0xFFFF
+
+
+def test_ten_thousand_ids_differ() -> None:
+    ids = UniqueIds("127.0.0.1")
+
+    assert len({ids.make() for _ in range(10_000)}) == 10_000
+
+
+def test_a_forked_child_takes_a_prefix_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = UniqueIds("127.0.0.1")
+    before = ids.make()
+    monkeypatch.setattr(os, "getpid", lambda: 4711)
+
+    after = ids.make()
+
+    assert int(after[8:12], 16) == 4711
+    assert after[12:20] != before[12:20]
+
+
+def test_the_time_counts_from_the_start_of_the_local_month(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = UniqueIds("127.0.0.1")
+    monkeypatch.setattr(time, "time", lambda: ids._month_started_s + 1.5)
+
+    assert int(ids.make()[20:28], 16) == 1500
