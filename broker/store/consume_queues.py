@@ -1,0 +1,211 @@
+"""Which record each offset of each queue is: the newest units in memory, the rest in files.
+
+Laws: units are readable the moment `index` returns. A queue's units are dense; indexing again what
+is indexed already changes nothing, a gap is our bug. Memory is bounded by `TAIL_UNITS_MAX` per
+queue and `TAILS_BYTES_MAX` in all: past either, units go to the files. One thread only.
+
+Elsewhere: the files (`queue_files`), the records (`message_reader`). How far a queue reaches is
+also in `broker.machine.queues`, which is what decides; here it says what can be looked up.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field, frozen
+
+from broker.formats import UNIT, UNIT_PLACE
+from broker.store.queue_files import QueueFiles
+
+TAIL_UNITS_MAX: Final = 512  # one write of 10 KiB for so many messages costs some ns for each
+TAILS_BYTES_MAX: Final = 8 * 1024 * 1024  # reached by many quiet queues; then the oldest tail goes
+
+
+class Boundary(Enum):
+    """Which side of a point in time is looked for."""
+
+    LOWER = "LOWER"
+    """The first message stored at that time or later."""
+    UPPER = "UPPER"
+    """The last message stored at that time or earlier."""
+
+
+@frozen(kw_only=True)
+class ConsumeQueuesStatistics:
+    """A snapshot for metrics."""
+
+    queues: int
+    tail_bytes: int
+    open_files: int
+    flushes: int
+
+
+@define(eq=False)
+class _Queue:
+    min_offset: int
+    tail_offset: int
+    """Units below are in the files."""
+    tail: bytearray = field(factory=bytearray)
+
+    @property
+    def next_offset(self) -> int:
+        return self.tail_offset + len(self.tail) // UNIT.size
+
+
+@define(eq=False)
+class ConsumeQueues:
+    """All queues of this member. Made by `create`."""
+
+    _files: QueueFiles
+    tail_units_max: int = TAIL_UNITS_MAX
+    tails_bytes_max: int = TAILS_BYTES_MAX
+    _topics: dict[str, dict[int, _Queue]] = field(factory=dict, init=False)
+    _waiting: dict[tuple[str, int], _Queue] = field(factory=dict, init=False)
+    """Queues with a tail, the one that has waited longest first."""
+    _tail_bytes: int = field(default=0, init=False)
+    _flushes: int = field(default=0, init=False)
+
+    @classmethod
+    def create(cls, directory: Path) -> "ConsumeQueues":
+        """Empty queues: whatever the directory holds is removed, since the log rebuilds it."""
+        files = QueueFiles(directory)
+        files.clear()
+        return cls(files)
+
+    def index(self, topic: str, queue_id: int, first_offset: int, units: bytes) -> None:
+        """Append units, readable at once.
+
+        **Blocks**: for a write of some KiB into the page cache, once in 512 messages.
+        **Durability**: none; the log is what is durable. **Raises** `FailStop` if a write fails.
+        """
+        of_topic = self._topics.get(topic)
+        if of_topic is None:
+            of_topic = self._topics[topic] = {}
+        queue = of_topic.get(queue_id)
+        if queue is None:
+            # Retention lets a queue begin anywhere; its first unit says where.
+            queue = of_topic[queue_id] = _Queue(first_offset, first_offset)
+        known = queue.next_offset - first_offset
+        assert known >= 0, f"queue {queue_id} of {topic!r}: no units for {-known} offsets"
+        if known:
+            units = units[known * UNIT.size :]
+        if not units:
+            return
+        if not queue.tail:
+            self._waiting[topic, queue_id] = queue
+        queue.tail += units
+        self._tail_bytes += len(units)
+        if len(queue.tail) >= self.tail_units_max * UNIT.size:
+            self._flush(topic, queue_id, queue)
+        while self._tail_bytes > self.tails_bytes_max:
+            (old_topic, old_queue_id), old = next(iter(self._waiting.items()))
+            self._flush(old_topic, old_queue_id, old)
+
+    def range(self, topic: str, queue_id: int, offset: int, limit: int) -> bytes:
+        """Units from `offset` on, at most `limit`; none outside of the queue.
+
+        **Blocks**: for a page of the file, if the system has dropped it from memory.
+        """
+        queue = self._get(topic, queue_id)
+        if queue is None or not queue.min_offset <= offset < queue.next_offset:
+            return b""
+        end = min(offset + limit, queue.next_offset)
+        from_tail = (offset - queue.tail_offset) * UNIT.size
+        upto = (end - queue.tail_offset) * UNIT.size
+        if from_tail >= 0:
+            return bytes(queue.tail[from_tail:upto])
+        of_files = self._files.read(topic, queue_id, offset, min(end, queue.tail_offset) - offset)
+        return of_files + queue.tail[:upto] if upto > 0 else of_files
+
+    def min_offset(self, topic: str, queue_id: int) -> int:
+        """The first offset that can be looked up; 0 for a queue without messages."""
+        queue = self._get(topic, queue_id)
+        return queue.min_offset if queue else 0
+
+    def next_offset(self, topic: str, queue_id: int) -> int:
+        """The offset the next unit gets; 0 for a queue without messages."""
+        queue = self._get(topic, queue_id)
+        return queue.next_offset if queue else 0
+
+    def offset_of(self, topic: str, queue_id: int, position: int) -> int | None:
+        """The offset of the record that begins at this log position; None if none of the queue's
+        does.
+
+        So it also tells whether a position somebody named is a record at all.
+        """
+        first, end = self.min_offset(topic, queue_id), self.next_offset(topic, queue_id)
+        found = _first(first, end, lambda offset: self._place(topic, queue_id, offset) >= position)
+        if found < end and self._place(topic, queue_id, found) == position:
+            return found
+        return None
+
+    def offset_by_time(
+        self,
+        stored_ms_of: Callable[[int], int],
+        topic: str,
+        queue_id: int,
+        time_ms: int,
+        boundary: Boundary = Boundary.LOWER,
+    ) -> int:
+        """The offset a point in time stands for; `stored_ms_of` tells the time of a log position.
+
+        LOWER: the next offset if all messages are older. UPPER: the min offset if all are younger.
+        Some twenty positions are looked at; whatever `stored_ms_of` raises goes to the caller.
+        """
+        first, end = self.min_offset(topic, queue_id), self.next_offset(topic, queue_id)
+
+        def stored_ms(offset: int) -> int:
+            return stored_ms_of(self._place(topic, queue_id, offset))
+
+        if boundary is Boundary.LOWER:
+            return _first(first, end, lambda offset: stored_ms(offset) >= time_ms)
+        return max(first, _first(first, end, lambda offset: stored_ms(offset) > time_ms) - 1)
+
+    def drop(self, topic: str) -> None:
+        """Forget a deleted topic. **Blocks**: to remove its files. **Raises** `FailStop`."""
+        for queue_id in self._topics.pop(topic, {}):
+            waiting = self._waiting.pop((topic, queue_id), None)
+            if waiting is not None:
+                self._tail_bytes -= len(waiting.tail)
+        self._files.delete(topic)
+
+    def statistics(self) -> ConsumeQueuesStatistics:
+        """For metrics."""
+        return ConsumeQueuesStatistics(
+            queues=sum(map(len, self._topics.values())),
+            tail_bytes=self._tail_bytes,
+            open_files=self._files.open_files,
+            flushes=self._flushes,
+        )
+
+    def close(self) -> None:
+        """Let go of the files. What is still in memory is given up: the next start rebuilds it."""
+        self._files.close()
+
+    def _get(self, topic: str, queue_id: int) -> _Queue | None:
+        of_topic = self._topics.get(topic)
+        return of_topic.get(queue_id) if of_topic else None
+
+    def _place(self, topic: str, queue_id: int, offset: int) -> int:
+        position: int = UNIT_PLACE.unpack(self.range(topic, queue_id, offset, 1))[0]
+        return position
+
+    def _flush(self, topic: str, queue_id: int, queue: _Queue) -> None:
+        self._files.write(topic, queue_id, queue.tail_offset, bytes(queue.tail))
+        queue.tail_offset = queue.next_offset
+        self._tail_bytes -= len(queue.tail)
+        queue.tail = bytearray()
+        del self._waiting[topic, queue_id]
+        self._flushes += 1
+
+
+def _first(first: int, end: int, holds: Callable[[int], bool]) -> int:
+    """The first offset of first..end-1 from which on it holds; `end` if there is none."""
+    while first < end:
+        middle = (first + end) // 2
+        if holds(middle):
+            end = middle
+        else:
+            first = middle + 1
+    return first

@@ -1,0 +1,148 @@
+"""From consume-queue units to the records a consumer gets.
+
+Laws: records leave whole or not at all, at least one if one was asked for, with their queue offset
+and physical offset filled in: in the log these two fields are blank. Records near each other come
+by one read, and what lies between them is left out. Nothing is remembered between calls, so a call
+that would block in the loop can be made again, unchanged, in a worker thread.
+
+Elsewhere: choosing units (`tag_filter`), finding them (`consume_queues`), parsing records
+(`dledger_py.remoting.wire.message`).
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from attrs import define, frozen
+
+from broker.formats import UNIT, UNIT_PLACE
+from dledger_py.actors import FailStop
+
+MESSAGES_MAX: Final = 32  # per pull, as RocketMQ from memory
+BYTES_MAX: Final = (
+    256 * 1024
+)  # per pull, as RocketMQ from memory; a larger first message goes alone
+
+GAP_BYTES_MAX: Final = 8 * 1024  # reading so much in vain costs less than one more system call
+READ_BYTES_MAX: Final = 2 * BYTES_MAX  # one read with its gaps; bounds what is copied in vain
+
+_SIZE = struct.Struct(">i")
+_OFFSETS = struct.Struct(">qq")  # queue offset, then physical offset
+_OFFSETS_AT: Final = 20
+_SYS_FLAG_AT: Final = 36
+_BORN_HOST_AT: Final = 48
+_BORN_HOST_V6: Final = 16  # sysFlag bit
+_TIME_HEAD_BYTES: Final = 76  # up to the end of the store timestamp behind an IPv6 born host
+
+
+class LogReader(Protocol):
+    """What is wanted of the log."""
+
+    def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
+        """Raw bytes, the caller's own. With `nowait`: `BlockingIOError` rather than wait."""
+        ...
+
+
+@frozen(kw_only=True)
+class Fetched:
+    """Records in the order of their offsets, one after the other."""
+
+    body: bytes
+    messages: int
+    next_offset: int
+    """Where to go on: behind the last unit that was looked at."""
+
+
+@define(eq=False)
+class MessageReader:
+    """Reads records of one log."""
+
+    log: LogReader
+
+    def read(
+        self,
+        units: bytes,
+        first_offset: int,
+        chosen: Sequence[int],
+        *,
+        messages_max: int = MESSAGES_MAX,
+        bytes_max: int = BYTES_MAX,
+        nowait: bool = False,
+    ) -> Fetched:
+        """The records of the chosen units (numbers within `units`), as far as the limits allow.
+
+        **Blocks** unless `nowait`, which raises `BlockingIOError` where it would have to: then call
+        again without it in a worker thread. **Raises** `FailStop` if the index does not fit the
+        log.
+        """
+        wanted, more_at = _within_limits(units, chosen, messages_max, bytes_max)
+        parts: list[memoryview] = []
+        for run in _runs(wanted):
+            start = run[0][1]
+            end = run[-1][1] + run[-1][2]
+            buffer = self.log.read_bytes(start, end - start, nowait=nowait)
+            view = memoryview(buffer)
+            for number, position, size in run:
+                at = position - start
+                if _SIZE.unpack_from(buffer, at)[0] != size:
+                    raise _mismatch(position, size, buffer, at)
+                _OFFSETS.pack_into(buffer, at + _OFFSETS_AT, first_offset + number, position)
+                parts.append(view[at : at + size])
+        return Fetched(
+            body=b"".join(parts),
+            messages=len(parts),
+            next_offset=first_offset + more_at,
+        )
+
+    def stored_ms(self, position: int, *, nowait: bool = False) -> int:
+        """When the record at this position was stored. **Blocks**, **Raises**: as `read`."""
+        head = self.log.read_bytes(position, _TIME_HEAD_BYTES, nowait=nowait)
+        return stored_ms_in(head)
+
+
+def stored_ms_in(record: bytes | bytearray | memoryview) -> int:
+    """The store timestamp of a record, of which the first 76 bytes are enough."""
+    (sys_flag,) = _SIZE.unpack_from(record, _SYS_FLAG_AT)
+    host_bytes = 20 if sys_flag & _BORN_HOST_V6 else 8
+    at = _BORN_HOST_AT + host_bytes
+    return int.from_bytes(record[at : at + 8], "big", signed=True)
+
+
+Wanted = tuple[int, int, int]
+"""(number of the unit, log position, size)."""
+
+
+def _within_limits(
+    units: bytes, chosen: Sequence[int], messages_max: int, bytes_max: int
+) -> tuple[list[Wanted], int]:
+    """What may be returned, and the number of the unit to go on with."""
+    wanted: list[Wanted] = []
+    total = 0
+    for number in chosen:
+        position, size = UNIT_PLACE.unpack_from(units, number * UNIT.size)
+        total += size
+        if wanted and (total > bytes_max or len(wanted) >= messages_max):
+            return wanted, number
+        wanted.append((number, position, size))
+    return wanted, len(units) // UNIT.size
+
+
+def _runs(wanted: list[Wanted]) -> list[list[Wanted]]:
+    """Cut where two neighbours lie too far apart for one read."""
+    runs: list[list[Wanted]] = []
+    run_start = run_end = -READ_BYTES_MAX
+    for one in wanted:
+        _number, position, size = one
+        near = 0 <= position - run_end <= GAP_BYTES_MAX
+        if near and position + size - run_start <= READ_BYTES_MAX:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+            run_start = position
+        run_end = position + size
+    return runs
+
+
+def _mismatch(position: int, size: int, buffer: bytearray, at: int) -> FailStop:
+    (found,) = _SIZE.unpack_from(buffer, at)
+    return FailStop(f"log position {position}: a record of {size} bytes expected, {found} found")

@@ -1,0 +1,148 @@
+"""The consume queues' files: positional writes and reads of whole units, few files open at a time.
+
+    <directory>/<topic>/<queue id>/<20-digit byte offset>        300,000 units of 20 bytes each
+
+Laws: the unit of offset n lies at byte 20 n, so writing it twice is harmless. Nothing is synced:
+the files are rebuilt from the log at every start, hence a crash may leave anything behind. The
+number of open files is bounded however many queues there are. All calls block, writes into the page
+cache only; all come from one thread. Elsewhere: which units are still in memory (`consume_queues`).
+
+Errors are of the kind *stop*: a disk that is full or failing for an index is so for the log too.
+"""
+
+import os
+import re
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field
+
+from broker.formats import UNIT, UNITS_PER_FILE, place_in_file, queue_file_name
+from dledger_py.actors import FailStop
+
+OPEN_FILES_MAX: Final = 256  # of the usual 1024 a process; sockets and log segments need theirs
+
+_FILE_NAMES = str.maketrans("%|", "~,")  # legal on Linux as they are, but not everywhere
+_MAPPABLE = re.compile(r"[%|A-Za-z0-9_+-]{1,255}", re.ASCII)
+
+Key = tuple[str, int, str]
+
+
+@define(eq=False)
+class QueueFiles:
+    """The files below one directory."""
+
+    directory: Path
+    open_files_max: int = OPEN_FILES_MAX
+    _open: OrderedDict[Key, int] = field(factory=OrderedDict, init=False)
+
+    @property
+    def open_files(self) -> int:
+        """How many descriptors are held."""
+        return len(self._open)
+
+    def clear(self) -> None:
+        """Begin with no files. **Raises** `FailStop`."""
+        self.close()
+        self._remove(self.directory)
+
+    def write(self, topic: str, queue_id: int, first_offset: int, units: bytes) -> None:
+        """Put units at their places. **Raises** `FailStop`."""
+        for offset, part in _by_file(first_offset, units):
+            name = queue_file_name(offset)
+            try:
+                descriptor = self._descriptor((topic, queue_id, name))
+                _write_all(descriptor, part, place_in_file(offset))
+            except OSError as error:
+                raise FailStop(
+                    f"writing consume queue {self._path(topic, queue_id)}: {error}"
+                ) from error
+
+    def read(self, topic: str, queue_id: int, offset: int, count: int) -> bytes:
+        """The units of `count` offsets, all of which were written. **Raises** `FailStop`."""
+        parts = []
+        while count:
+            within = min(count, UNITS_PER_FILE - offset % UNITS_PER_FILE)
+            try:
+                descriptor = self._descriptor((topic, queue_id, queue_file_name(offset)))
+                part = os.pread(descriptor, within * UNIT.size, place_in_file(offset))
+            except OSError as error:
+                raise FailStop(
+                    f"reading consume queue {self._path(topic, queue_id)}: {error}"
+                ) from error
+            if len(part) != within * UNIT.size:
+                raise FailStop(
+                    f"consume queue {self._path(topic, queue_id)}: {len(part)} bytes from offset "
+                    f"{offset} on, expected {within * UNIT.size}"
+                )
+            parts.append(part)
+            offset += within
+            count -= within
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def delete(self, topic: str) -> None:
+        """Remove a topic's files. **Raises** `FailStop`."""
+        for key in [key for key in self._open if key[0] == topic]:
+            os.close(self._open.pop(key))
+        self._remove(self.directory / _file_name(topic))
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _descriptor(self, key: Key) -> int:
+        descriptor = self._open.get(key)
+        if descriptor is not None:
+            self._open.move_to_end(key)
+            return descriptor
+        while len(self._open) >= self.open_files_max:
+            os.close(self._open.popitem(last=False)[1])
+        topic, queue_id, name = key
+        folder = self._path(topic, queue_id)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            descriptor = os.open(folder / name, flags, 0o644)
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder / name, flags, 0o644)
+        self._open[key] = descriptor
+        return descriptor
+
+    def _path(self, topic: str, queue_id: int) -> Path:
+        return self.directory / _file_name(topic) / str(queue_id)
+
+    def _remove(self, folder: Path) -> None:
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise FailStop(f"removing consume queues in {folder}: {error}") from error
+
+
+def _file_name(topic: str) -> str:
+    """A topic's folder: one character for each, so that the longest legal topic still fits."""
+    assert _MAPPABLE.fullmatch(topic), f"topic {topic!r} cannot be a file name"
+    return topic.translate(_FILE_NAMES)
+
+
+def _by_file(offset: int, units: bytes) -> list[tuple[int, bytes]]:
+    """Cut at the file boundaries: (offset of the first unit, units)."""
+    room = (UNITS_PER_FILE - offset % UNITS_PER_FILE) * UNIT.size
+    parts = [(offset, units[:room])]
+    while room < len(units):
+        size = UNITS_PER_FILE * UNIT.size
+        parts.append((offset + room // UNIT.size, units[room : room + size]))
+        room += size
+    return parts
+
+
+def _write_all(descriptor: int, data: bytes, place: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, place)
+        view = view[written:]
+        place += written
