@@ -28,7 +28,7 @@ from dledger_py.remoting.wire.frame import ONE_WAY, RESPONSE, Frame, encode_head
 from dledger_py.remoting.wire.schema import (
     Decode,
     Header,
-    MalformedHeader,
+    Malformed,
     Request,
     encode,
     spellings,
@@ -182,7 +182,7 @@ def refusal(error: BaseException) -> Answer[Any]:
     """The answer an exception means: Refused says it itself, the rest is SYSTEM_ERROR."""
     if isinstance(error, Refused):
         return Answer(code=error.code, remark=error.remark)
-    if isinstance(error, MalformedHeader):
+    if isinstance(error, Malformed):
         return Answer(code=ResponseCode.SYSTEM_ERROR, remark=str(error))
     remark = f"{type(error).__name__}: {error}"
     return Answer(code=ResponseCode.SYSTEM_ERROR, remark=remark)
@@ -267,7 +267,7 @@ class Routes:
         caller = Caller(connection, frame)
         try:
             result = route.method(route.decode(frame.fields), caller)
-        except (Refused, MalformedHeader) as error:
+        except (Refused, Malformed) as error:
             respond(connection, frame, refusal(error))
             return None
         except Exception as error:

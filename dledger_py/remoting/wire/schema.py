@@ -51,8 +51,12 @@ Decode = Callable[[Mapping[str, str]], Any]
 Encode = Callable[[Any], dict[str, str]]
 
 
-class MalformedHeader(Exception):
-    """A field is missing or unreadable; the request was refused, nothing happened."""
+class Malformed(Exception):
+    """A request that cannot be understood; it was refused, nothing happened."""
+
+
+class MalformedHeader(Malformed):
+    """A header field is missing or unreadable."""
 
     def __init__(self, header: type, wire_name: str, problem: str) -> None:
         super().__init__(f"{header.__name__}.{wire_name}: {problem}")

@@ -1,0 +1,397 @@
+"""The stored message: the same bytes in the log, in a pull answer and in a transaction check.
+
+Laws
+- A record is built once; whoever reads it fills in the two offsets (`patch_offsets`), at fixed
+  positions outside the body's CRC. Nothing else ever changes.
+- The IPv6 bits of sysFlag follow the hosts that are really there, never what a client claims.
+- A topic longer than 127 bytes makes a V2 record, which Go, ali-ons and C++ cannot read: the broker
+  limits group names so that it does not come to that.
+
+Source: MessageDecoder, MessageExtEncoder, MessageSysFlag, MessageClientIDSetter, HookUtils.
+Properties are a string here; `properties` takes them apart. Compressed bodies stay as they are.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from struct import Struct as Layout
+from typing import Final
+from zlib import crc32
+
+from attrs import frozen
+
+from dledger_py.remoting.wire import properties as property_text
+from dledger_py.remoting.wire.schema import Malformed
+
+MAGIC_V1: Final = 0xDAA320A7
+MAGIC_V2: Final = 0xDAA320AB
+MAGIC_BLANK: Final = 0xCBD43194
+
+QUEUE_ID_AT: Final = 12
+QUEUE_OFFSET_AT: Final = 20
+PHYSICAL_OFFSET_AT: Final = 28
+SYS_FLAG_AT: Final = 36
+BORN_HOST_AT: Final = 48
+
+# sysFlag
+COMPRESSED: Final = 1
+MULTI_TAGS: Final = 2
+TRANSACTION_MASK: Final = 12
+TRANSACTION_NONE: Final = 0
+TRANSACTION_PREPARED: Final = 4
+TRANSACTION_COMMIT: Final = 8
+TRANSACTION_ROLLBACK: Final = 12
+BORN_HOST_IPV6: Final = 16
+STORE_HOST_IPV6: Final = 32
+COMPRESSION_TYPE_MASK: Final = 0x700
+
+TOPIC_SIZE_V1_MAX: Final = 127
+TOPIC_SIZE_MAX: Final = 255
+BODY_CRC_MASK: Final = 0x7FFFFFFF
+
+_HEAD_V4 = Layout(">IIIiiqqiq8sq8siqi")  # up to and with the body's length
+_HEAD = {
+    (False, False): _HEAD_V4,
+    (True, False): Layout(">IIIiiqqiq20sq8siqi"),
+    (False, True): Layout(">IIIiiqqiq8sq20siqi"),
+    (True, True): Layout(">IIIiiqqiq20sq20siqi"),
+}
+_OFFSETS = Layout(">qq")
+_SIZE_AND_MAGIC = Layout(">II")
+_INT = Layout(">i")
+_LONG = Layout(">q")
+_BATCH_ITEM = Layout(">iiiii")  # size, magic, crc, flag, body length
+
+assert _HEAD_V4.size == 88
+RECORD_OVERHEAD: Final = 91  # of a V1 record between IPv4 hosts: all but topic, properties, body
+
+_LENGTH_1: Final = [bytes((size,)) for size in range(256)]
+_LENGTH_2 = Layout(">H")
+
+
+class MalformedRecord(Malformed):
+    """Bytes that are no message, or no batch of them."""
+
+
+# --- hosts ----------------------------------------------------------------------------------------
+
+
+def pack_host(host: str, port: int) -> bytes:
+    """Address and port as records hold them: 8 bytes, or 20 for IPv6 (mapped ones become IPv4).
+
+    Raises: ValueError for a name instead of an address.
+    """
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.packed + port.to_bytes(4, "big")
+
+
+def unpack_host(packed: bytes) -> tuple[str, int]:
+    """The inverse of `pack_host`."""
+    return str(ip_address(packed[:-4])), int.from_bytes(packed[-4:], "big")
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def encode_record(
+    *,
+    queue_id: int,
+    flag: int,
+    sys_flag: int,
+    born_timestamp_ms: int,
+    born_host: bytes,
+    store_timestamp_ms: int,
+    store_host: bytes,
+    body: bytes,
+    topic: str,
+    properties: bytes = b"",
+    reconsume_times: int = 0,
+    prepared_offset: int = 0,
+    queue_offset: int = 0,
+    physical_offset: int = 0,
+) -> bytes:
+    """One record; hosts as `pack_host` gives them. The two offsets are usually patched in later.
+
+    Raises: MalformedRecord if topic or properties are too long for their length fields.
+    """
+    layout = _HEAD_V4
+    if len(born_host) != 8 or len(store_host) != 8:
+        layout = _HEAD[len(born_host) == 20, len(store_host) == 20]
+        sys_flag |= (len(born_host) == 20) * BORN_HOST_IPV6 | (
+            len(store_host) == 20
+        ) * STORE_HOST_IPV6
+    elif sys_flag & (BORN_HOST_IPV6 | STORE_HOST_IPV6):
+        sys_flag &= ~(BORN_HOST_IPV6 | STORE_HOST_IPV6)
+    name = topic.encode()
+    name_size = len(name)
+    body_size = len(body)
+    properties_size = len(properties)
+    if properties_size > property_text.PROPERTIES_SIZE_MAX:
+        raise MalformedRecord(f"properties of {properties_size} bytes: at most 32767 fit")
+    magic = MAGIC_V1
+    if name_size <= TOPIC_SIZE_V1_MAX:
+        name_length = _LENGTH_1[name_size]
+    elif name_size <= TOPIC_SIZE_MAX:
+        magic = MAGIC_V2
+        name_length = _LENGTH_2.pack(name_size)
+    else:
+        raise MalformedRecord(f"topic of {name_size} bytes: at most {TOPIC_SIZE_MAX} fit")
+    size = layout.size + body_size + len(name_length) + name_size + 2 + properties_size
+    head = layout.pack(
+        size,
+        magic,
+        crc32(body) & BODY_CRC_MASK,
+        queue_id,
+        flag,
+        queue_offset,
+        physical_offset,
+        sys_flag,
+        born_timestamp_ms,
+        born_host,
+        store_timestamp_ms,
+        store_host,
+        reconsume_times,
+        prepared_offset,
+        body_size,
+    )
+    return b"".join((head, body, name_length, name, _LENGTH_2.pack(properties_size), properties))
+
+
+def patch_offsets(buffer: bytearray, at: int, queue_offset: int, physical_offset: int) -> None:
+    """Fill in the offsets of the record that begins at `at`."""
+    _OFFSETS.pack_into(buffer, at + QUEUE_OFFSET_AT, queue_offset, physical_offset)
+
+
+def record_size(buffer: bytes | bytearray | memoryview, at: int = 0) -> int:
+    """The size of the record at `at`. Raises: MalformedRecord if none begins there."""
+    if len(buffer) - at < RECORD_OVERHEAD:
+        raise MalformedRecord(f"{len(buffer) - at} bytes at {at}: too few for a record")
+    size, magic = _SIZE_AND_MAGIC.unpack_from(buffer, at)
+    if magic not in (MAGIC_V1, MAGIC_V2):
+        raise MalformedRecord(f"magic {magic:#010x} at {at} is none of a record's")
+    if size < RECORD_OVERHEAD or at + size > len(buffer):
+        raise MalformedRecord(f"record of {size} bytes at {at}, but the data ends at {len(buffer)}")
+    return int(size)
+
+
+def store_timestamp_ms(buffer: bytes | bytearray | memoryview, at: int = 0) -> int:
+    """When the record at `at` was stored."""
+    (sys_flag,) = _INT.unpack_from(buffer, at + SYS_FLAG_AT)
+    host_size = 20 if sys_flag & BORN_HOST_IPV6 else 8
+    (stamp,) = _LONG.unpack_from(buffer, at + BORN_HOST_AT + host_size)
+    return int(stamp)
+
+
+@frozen(kw_only=True)
+class Record:
+    """A stored message, taken apart."""
+
+    size: int
+    body_crc: int
+    queue_id: int
+    flag: int
+    queue_offset: int
+    physical_offset: int
+    sys_flag: int
+    born_timestamp_ms: int
+    born_host: bytes
+    store_timestamp_ms: int
+    store_host: bytes
+    reconsume_times: int
+    prepared_offset: int
+    body: bytes
+    topic: str
+    properties: str
+
+    @property
+    def offset_message_id(self) -> str:
+        return offset_message_id(self.store_host, self.physical_offset)
+
+    def property(self, key: str) -> str | None:
+        """One property; None if absent or empty."""
+        return property_text.find(self.properties, key)
+
+
+def decode_record(buffer: bytes | bytearray | memoryview, at: int = 0) -> Record:
+    """The record at `at`. The CRC is not checked: `body_is_intact` does.
+
+    Raises: MalformedRecord.
+    """
+    size = record_size(buffer, at)
+    (sys_flag,) = _INT.unpack_from(buffer, at + SYS_FLAG_AT)
+    layout = _HEAD[bool(sys_flag & BORN_HOST_IPV6), bool(sys_flag & STORE_HOST_IPV6)]
+    with memoryview(buffer) as whole, whole[at : at + size] as view:
+        if layout.size > size:
+            raise MalformedRecord(f"record of {size} bytes at {at}: too few for its hosts")
+        fields = layout.unpack_from(view)
+        cut = _Cutter(view, layout.size, at)
+        body = cut.take(fields[14])
+        wide = fields[1] == MAGIC_V2
+        topic = cut.take(cut.length(2 if wide else 1))
+        properties = cut.take(cut.length(2))
+    try:
+        return Record(
+            size=size,
+            body_crc=fields[2],
+            queue_id=fields[3],
+            flag=fields[4],
+            queue_offset=fields[5],
+            physical_offset=fields[6],
+            sys_flag=sys_flag,
+            born_timestamp_ms=fields[8],
+            born_host=fields[9],
+            store_timestamp_ms=fields[10],
+            store_host=fields[11],
+            reconsume_times=fields[12],
+            prepared_offset=fields[13],
+            body=body,
+            topic=topic.decode(),
+            properties=properties.decode(),
+        )
+    except UnicodeDecodeError as error:
+        raise MalformedRecord(f"record at {at}: {error}") from error
+
+
+def decode_records(data: bytes | bytearray | memoryview) -> list[Record]:
+    """All records of a pull body. Raises: MalformedRecord; a cut record is one."""
+    records = []
+    at = 0
+    while at < len(data):
+        record = decode_record(data, at)
+        records.append(record)
+        at += record.size
+    return records
+
+
+def body_is_intact(record: Record) -> bool:
+    """Whether the body still has the CRC it was stored with."""
+    return crc32(record.body) & BODY_CRC_MASK == record.body_crc
+
+
+class _Cutter:
+    """Takes length-prefixed pieces off a record, never past its end."""
+
+    __slots__ = ("_at", "_record_at", "_view")
+
+    def __init__(self, view: memoryview, at: int, record_at: int) -> None:
+        self._view = view
+        self._at = at
+        self._record_at = record_at
+
+    def length(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "big")
+
+    def take(self, size: int) -> bytes:
+        end = self._at + size
+        if size < 0 or end > len(self._view):
+            raise MalformedRecord(
+                f"record at {self._record_at}: {size} bytes at {self._at} of {len(self._view)}"
+            )
+        piece = bytes(self._view[self._at : end])
+        self._at = end
+        return piece
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@frozen
+class BatchItem:
+    """One message of a batch as its producer wrote it."""
+
+    flag: int
+    body: bytes
+    properties: bytes
+
+
+def split_batch_body(body: bytes) -> list[BatchItem]:
+    """The messages of a SEND_BATCH_MESSAGE body.
+
+    Raises: MalformedRecord for lengths that do not fit into each other.
+    """
+    items = []
+    for at, size in _batch_items(body):
+        _, _, _, flag, body_size = _BATCH_ITEM.unpack_from(body, at)
+        middle = at + _BATCH_ITEM.size + body_size
+        end = at + size
+        if body_size < 0 or middle + 2 > end:
+            raise MalformedRecord(f"batch item at {at}: body of {body_size} bytes in {size}")
+        (properties_size,) = _LENGTH_2.unpack_from(body, middle)
+        if middle + 2 + properties_size != end:
+            raise MalformedRecord(f"batch item at {at}: properties of {properties_size} bytes")
+        item_body = body[at + _BATCH_ITEM.size : middle]
+        items.append(BatchItem(flag, item_body, body[middle + 2 : end]))
+    return items
+
+
+def _batch_items(body: bytes) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at < len(body):
+        if len(body) - at < _BATCH_ITEM.size + 2:
+            raise MalformedRecord(f"batch item at {at}: only {len(body) - at} bytes are left")
+        (size,) = _INT.unpack_from(body, at)
+        if size < _BATCH_ITEM.size + 2 or at + size > len(body):
+            raise MalformedRecord(f"batch item at {at}: size {size}, {len(body) - at} are left")
+        yield at, size
+        at += size
+
+
+def encode_batch_body(items: Iterable[BatchItem]) -> bytes:
+    """The body of a batch; what a producer sends."""
+    parts: list[bytes] = []
+    for item in items:
+        size = _BATCH_ITEM.size + len(item.body) + 2 + len(item.properties)
+        parts += (
+            _BATCH_ITEM.pack(size, 0, 0, item.flag, len(item.body)),
+            item.body,
+            _LENGTH_2.pack(len(item.properties)),
+            item.properties,
+        )
+    return b"".join(parts)
+
+
+# --- ids and tags ---------------------------------------------------------------------------------
+
+
+def offset_message_id(host: bytes, position: int) -> str:
+    """The id from which a client can find the message again: store host and physical offset.
+
+    Go's transaction producer panics on a malformed one, so every send answer carries it.
+    """
+    return f"{host.hex().upper()}{position:016X}"
+
+
+def parse_offset_message_id(text: str) -> tuple[str, int, int]:
+    """Host, port and physical offset. Raises: MalformedRecord."""
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError as error:
+        raise MalformedRecord(f"message id {text[:60]!r} is not hexadecimal") from error
+    if len(raw) not in (16, 28):
+        raise MalformedRecord(f"message id {text[:60]!r}: 32 or 56 characters are expected")
+    host, port = unpack_host(raw[:-8])
+    return host, port, int.from_bytes(raw[-8:], "big")
+
+
+def unique_key(host: bytes, process_id: int, salt: int, since_month_ms: int, counter: int) -> str:
+    """A client-side message id (UNIQ_KEY), for those who send none.
+
+    `host` is packed, its port is not used; `since_month_ms` counts from the first day of the
+    month, which is how tools estimate the time of sending from it.
+    """
+    return (
+        f"{host[:-4].hex().upper()}{process_id & 0xFFFF:04X}{salt & 0xFFFFFFFF:08X}"
+        f"{since_month_ms & 0xFFFFFFFF:08X}{counter & 0xFFFF:04X}"
+    )
+
+
+@lru_cache(maxsize=4096)  # tags repeat; the loop below costs 0.1 µs a character
+def tags_code(tag: str) -> int:
+    """Java's String.hashCode of a tag, what subscriptions are matched by; no tag is 0."""
+    units = tag.encode("utf-16-be", "surrogatepass")
+    code = 0
+    for at in range(0, len(units), 2):
+        code = (31 * code + (units[at] << 8 | units[at + 1])) & 0xFFFFFFFF
+    return code - ((code & 0x80000000) << 1)
