@@ -1,0 +1,265 @@
+"""What each role does with each message: one short function per decision, and the table that says
+which applies where.
+
+Laws:
+- The terms were compared before the table is asked: here, message and receiver are in the same
+  term. `STALE` says what is done with messages of older terms; a newer term has been adopted by
+  then.
+- The table has exactly one rule for every (role, message) pair. `ignore` and `impossible` are
+  decisions too.
+- Rules decide; they change the core only through its verbs (`say`, `promise`, `follow`, `store`,
+  ...).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dledger_py.raft import quorum, reads, replication
+from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
+from dledger_py.raft.vocabulary import (
+    Append,
+    AppendAccepted,
+    AppendRefused,
+    Entry,
+    Index,
+    Message,
+    NodeId,
+    PreVote,
+    PreVoteGranted,
+    PreVoteRefused,
+    RequestVote,
+    VoteGranted,
+    VoteRefused,
+)
+
+if TYPE_CHECKING:
+    from dledger_py.raft.raft import Raft
+
+
+class Impossible(AssertionError):
+    """Stop: this cannot happen unless an invariant is broken, and going on could only spread the
+    damage.
+    """
+
+
+# Any: the table pairs each rule with the one message type it is written for, which a dict's type
+# cannot express.
+Rule: TypeAlias = Callable[["Raft", NodeId, Any], None]
+
+
+# -------------------------------------------------------------------------------------- elections
+
+
+def consider_pre_vote(raft: "Raft", sender: NodeId, message: PreVote) -> None:
+    """Thesis §9.6: grant unless we hear a leader, or know a better log (§5.4.1). Changes nothing
+    here.
+    """
+    if not raft.hears_leader() and raft.log.is_as_good_as_ours(
+        message.last_index, message.last_term
+    ):
+        raft.promise(sender, PreVoteGranted(term=raft.term))
+    else:
+        raft.promise(sender, PreVoteRefused(term=raft.term))
+
+
+def refuse_pre_vote(raft: "Raft", sender: NodeId, message: PreVote) -> None:
+    """There is a leader: this node."""
+    raft.promise(sender, PreVoteRefused(term=raft.term))
+
+
+def count_pre_vote(raft: "Raft", sender: NodeId, message: PreVoteGranted) -> None:
+    """Thesis §9.6: with a majority, campaign in earnest."""
+    role = raft.role
+    assert type(role) is PreCandidate
+    role.granted[sender] = None
+    if quorum.is_majority(raft.members, role.granted):
+        raft.campaign()
+
+
+def consider_vote(raft: "Raft", sender: NodeId, message: RequestVote) -> None:
+    """§5.2: one vote per term, first come first served; §5.4.1: not for a log worse than ours."""
+    free = raft.vote == sender or (raft.vote is None and raft.leader is None)
+    if free and raft.log.is_as_good_as_ours(message.last_index, message.last_term):
+        raft.vote_for(sender)
+        raft.promise(sender, VoteGranted(term=raft.term))
+    else:
+        raft.promise(sender, VoteRefused(term=raft.term))
+
+
+def refuse_vote(raft: "Raft", sender: NodeId, message: RequestVote) -> None:
+    """This node's vote in this term is its own (§5.2)."""
+    raft.promise(sender, VoteRefused(term=raft.term))
+
+
+def count_vote(raft: "Raft", sender: NodeId, message: VoteGranted) -> None:
+    """§5.2: with a majority, lead."""
+    role = raft.role
+    assert type(role) is Candidate
+    role.granted[sender] = None
+    raft.lead_if_elected(role)
+
+
+# ------------------------------------------------------------------------------------ replication
+
+
+def accept(raft: "Raft", sender: NodeId, message: Append) -> None:
+    """§5.3, figure 2 (AppendEntries, receiver): check, cut only what conflicts, append, commit
+    what is verified, acknowledge.
+    """
+    raft.follow(sender)
+    if not raft.log.matches(message.prev_index, message.prev_term):
+        refuse_append(raft, sender, message)
+        return
+    entries = message.entries
+    if entries and message.prev_index != raft.log.last_index:
+        entries = without_known(raft, entries)
+    if entries:
+        raft.store(entries)
+    # Not min(leader's commit, our last index): beyond what this message has verified, ours may be
+    # another log.
+    verified = message.prev_index + len(message.entries)
+    raft.commit_up_to(min(message.commit, verified))
+    raft.promise(sender, AppendAccepted(term=raft.term, match=verified, round=message.round))
+
+
+def without_known(raft: "Raft", entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """Return the part of `entries` from the first one on that the log lacks or contradicts (§5.3).
+
+    A late or repeated append holds nothing new and therefore must not cut anything.
+    """
+    log = raft.log
+    for place, entry in enumerate(entries):
+        if entry.index > log.last_index:
+            return entries[place:]
+        if log.term_at(entry.index) != entry.term:
+            return entries[place:]
+    return ()
+
+
+def refuse_append(raft: "Raft", sender: NodeId, message: Append) -> None:
+    """§5.3: say how far the logs could agree at best, so that the leader goes back by whole
+    terms.
+    """
+    hint = raft.log.last_not_above(message.prev_index, message.prev_term)
+    raft.promise(
+        sender,
+        AppendRefused(
+            term=raft.term,
+            prev_index=message.prev_index,
+            hint_index=hint,
+            hint_term=raft.log.term_at(hint),
+            round=message.round,
+        ),
+    )
+
+
+def count_match(raft: "Raft", sender: NodeId, message: AppendAccepted) -> None:
+    """§5.3, §5.4.2: a follower's durable match may advance the commit index and lets more be
+    sent.
+    """
+    leader = raft.role
+    assert type(leader) is Leader
+    match = message.match
+    if match > raft.log.last_index:
+        raise Impossible(f"{sender} matches {match}, our log ends at {raft.log.last_index}")
+    note_answer(raft, leader, sender, message.round)
+    progress = leader.followers[sender]
+    progress.accepted(match)
+    if match > leader.match[sender]:
+        leader.match[sender] = match
+        raft.commit_if_agreed(leader)
+    if progress.next <= raft.log.last_index:
+        replication.send_more(raft, leader, progress)
+    if leader.reads:
+        reads.settle_confirmed(raft, leader)
+
+
+def back_off(raft: "Raft", sender: NodeId, message: AppendRefused) -> None:
+    """§5.3: the follower does not match at `prev_index`: probe lower, by whole terms, never below
+    what is known to match.
+    """
+    leader = raft.role
+    assert type(leader) is Leader
+    note_answer(raft, leader, sender, message.round)
+    progress = leader.followers[sender]
+    match = leader.match[sender]
+    fresh = message.round > progress.probed_round and message.prev_index > match
+    if fresh:
+        hint = raft.log.last_not_above(message.hint_index, message.hint_term)
+        progress.probe_from(max(match, min(hint, message.prev_index - 1)) + 1, leader.round)
+        replication.send_empty(raft, leader, progress)
+    if leader.reads:
+        reads.settle_confirmed(raft, leader)
+
+
+def note_answer(raft: "Raft", leader: Leader, sender: NodeId, round: Index) -> None:
+    """Any answer of this term shows that the follower still follows (thesis §6.2, §6.4)."""
+    leader.heard[sender] = raft.now
+    if round > leader.answered[sender]:
+        leader.answered[sender] = round
+
+
+# ------------------------------------------------------------------------------ no rule is a rule
+
+
+def ignore(raft: "Raft", sender: NodeId, message: Message) -> None:
+    """A late answer to a question nobody asks any more; its term was already looked at."""
+
+
+def impossible(raft: "Raft", sender: NodeId, message: Message) -> None:
+    """Two leaders in one term, or an answer to a leader that never was: stop the process."""
+    raise Impossible(f"{raft.role.name} of term {raft.term} got {message} from {sender}")
+
+
+RULES: dict[tuple[type[Role], type[Message]], Rule] = {
+    (Follower, PreVote): consider_pre_vote,
+    (Follower, PreVoteGranted): ignore,
+    (Follower, PreVoteRefused): ignore,
+    (Follower, RequestVote): consider_vote,
+    (Follower, VoteGranted): ignore,
+    (Follower, VoteRefused): ignore,
+    (Follower, Append): accept,
+    (Follower, AppendAccepted): ignore,  # this node led the term and has stepped down
+    (Follower, AppendRefused): ignore,
+    (PreCandidate, PreVote): consider_pre_vote,
+    (PreCandidate, PreVoteGranted): count_pre_vote,
+    (PreCandidate, PreVoteRefused): ignore,  # asked again with the next heartbeat
+    (PreCandidate, RequestVote): consider_vote,
+    (PreCandidate, VoteGranted): ignore,
+    (PreCandidate, VoteRefused): ignore,
+    (PreCandidate, Append): accept,  # the leader is alive after all
+    (PreCandidate, AppendAccepted): ignore,
+    (PreCandidate, AppendRefused): ignore,
+    (Candidate, PreVote): consider_pre_vote,
+    (Candidate, PreVoteGranted): ignore,
+    (Candidate, PreVoteRefused): ignore,
+    (Candidate, RequestVote): refuse_vote,
+    (Candidate, VoteGranted): count_vote,
+    (Candidate, VoteRefused): ignore,  # the election timeout ends a lost campaign
+    (Candidate, Append): accept,  # somebody else won
+    (Candidate, AppendAccepted): impossible,
+    (Candidate, AppendRefused): impossible,
+    (Leader, PreVote): refuse_pre_vote,
+    (Leader, PreVoteGranted): ignore,
+    (Leader, PreVoteRefused): ignore,
+    (Leader, RequestVote): refuse_vote,
+    (Leader, VoteGranted): ignore,
+    (Leader, VoteRefused): ignore,
+    (Leader, Append): impossible,
+    (Leader, AppendAccepted): count_match,
+    (Leader, AppendRefused): back_off,
+}
+
+STALE: dict[type[Message], Rule] = {
+    # Requests are refused with our term, or whoever is behind would never learn why it is not
+    # heard: a node in a higher term with a shorter log could neither win nor be led.
+    PreVote: refuse_pre_vote,
+    RequestVote: refuse_vote,
+    Append: refuse_append,
+    PreVoteGranted: ignore,
+    PreVoteRefused: ignore,
+    VoteGranted: ignore,
+    VoteRefused: ignore,
+    AppendAccepted: ignore,
+    AppendRefused: ignore,
+}
