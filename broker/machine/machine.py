@@ -184,7 +184,8 @@ def _delete_group(machine: Machine, command: DeleteGroup) -> Applied:
 def _commit_offsets(machine: Machine, command: CommitOffsets) -> Applied:
     for group, topic, queue_id, offset in command.commits:
         # A commit can arrive after its topic's deletion; it must not outlive it into a new topic.
-        if topic in machine.topics:
+        # After its queue's removal it is kept: the queue comes back as it was if the topic grows.
+        if topic in machine.topics and 0 <= queue_id < topic_settings.QUEUES_MAX:
             machine.offsets.put(group, topic, queue_id, offset)
     return Applied(Done(changed=True))
 

@@ -1,0 +1,142 @@
+"""Commands for the tests of this floor: one of each kind, and any of them."""
+
+from attrs import frozen
+from hypothesis import strategies as st
+
+from broker.machine.attributes import KNOWN
+from broker.machine.codec import encode_command
+from broker.machine.commands import (
+    Command,
+    CommitOffsets,
+    DeleteGroup,
+    DeleteTopic,
+    EnsureGroups,
+    EnsureTopics,
+    Initialise,
+    PutGroup,
+    PutTopic,
+)
+from broker.machine.groups import GroupConfig
+from broker.machine.put_messages import Message, encode_put_messages
+from broker.machine.topics import TopicConfig
+
+
+@frozen
+class Entry:
+    """A committed entry, as far as the machine looks at it."""
+
+    position: int
+    payload: bytes | memoryview
+
+
+TOPIC = TopicConfig(
+    name="orders",
+    read_queues=4,
+    write_queues=8,
+    perm=7,
+    filter_type="MULTI_TAG",
+    sys_flag=1,
+    order=True,
+    attributes=(("message.type", "FIFO"),),
+)
+
+GROUP = GroupConfig(
+    name="shop",
+    consume_enable=False,
+    consume_message_orderly=True,
+    retry_queues=2,
+    retry_max_times=3,
+    retry_policy='{"type":"EXPONENTIAL"}',
+    broker_id=1,
+    attributes=(("a", "b"),),
+)
+
+EXAMPLES: dict[str, Command] = {
+    "02-initialise": Initialise(
+        stamped_ms=1_700_000_000_000, topics=(TOPIC,), groups=(GROUP, GroupConfig(name="g"))
+    ),
+    "03-ensure-topics": EnsureTopics(stamped_ms=1_700_000_000_000, topics=(TOPIC,)),
+    "04-put-topic": PutTopic(
+        stamped_ms=1_700_000_000_000,
+        name="orders",
+        read_queues=4,
+        attribute_changes=(("message.type", "DELAY"), ("reserve.time", None)),
+    ),
+    "05-delete-topic": DeleteTopic(stamped_ms=1_700_000_000_000, name="orders"),
+    "06-ensure-groups": EnsureGroups(stamped_ms=1_700_000_000_000, groups=(GROUP,)),
+    "07-put-group": PutGroup(stamped_ms=1_700_000_000_000, config=GROUP),
+    "08-delete-group": DeleteGroup(stamped_ms=1_700_000_000_000, name="shop", clean_offsets=True),
+    "09-commit-offsets": CommitOffsets(
+        stamped_ms=1_700_000_000_000, commits=(("shop", "orders", 3, 42), ("shop", "orders", 0, -1))
+    ),
+}
+
+MESSAGES: list[Message] = [
+    ("orders", 3, 2598919, b"first record"),
+    ("%RETRY%shop", 0, 0, b"second"),
+    ("orders", 3, -1504546191, b"third one"),
+]
+
+# Few names, so that commands meet the same topics, groups and queues again and again.
+_names = st.sampled_from(["a", "b", "c", "%RETRY%g", "not.legal"])
+_groups = st.sampled_from(["g", "h", "not/legal"])
+_times = st.integers(0, 2**40)
+_small = st.integers(-1, 4)
+_topics = st.builds(TopicConfig, name=_names, read_queues=_small, write_queues=_small)
+_configs = st.builds(GroupConfig, name=_groups, retry_queues=_small)
+_changes = st.lists(
+    st.tuples(
+        st.sampled_from([*KNOWN, "odd"]),
+        st.none() | st.sampled_from(["FIFO", "DELAY", "BatchCQ", "SimpleCQ", "7"]),
+    ),
+    max_size=2,
+    unique_by=lambda change: change[0],
+).map(tuple)
+
+_queue_ids = st.integers(-1, 3)
+_commits = st.lists(st.tuples(_groups, _names, _queue_ids, st.integers(-1, 2**40)), max_size=4).map(
+    tuple
+)
+
+commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(
+        Initialise,
+        stamped_ms=_times,
+        topics=st.lists(_topics, max_size=2).map(tuple),
+        groups=st.lists(_configs, max_size=2).map(tuple),
+    ),
+    st.builds(EnsureTopics, stamped_ms=_times, topics=st.lists(_topics, max_size=3).map(tuple)),
+    st.builds(
+        PutTopic,
+        stamped_ms=_times,
+        name=_names,
+        read_queues=_small,
+        write_queues=_small,
+        attribute_changes=_changes,
+    ),
+    st.builds(DeleteTopic, stamped_ms=_times, name=_names),
+    st.builds(EnsureGroups, stamped_ms=_times, groups=st.lists(_configs, max_size=2).map(tuple)),
+    st.builds(PutGroup, stamped_ms=_times, config=_configs),
+    st.builds(DeleteGroup, stamped_ms=_times, name=_groups, clean_offsets=st.booleans()),
+    st.builds(CommitOffsets, stamped_ms=_times, commits=_commits),
+)
+
+messages: st.SearchStrategy[list[Message]] = st.lists(
+    st.tuples(_names, _queue_ids, st.integers(-(2**31), 2**31 - 1), st.binary(max_size=9)),
+    max_size=6,
+)
+
+payloads: st.SearchStrategy[bytes] = commands.map(encode_command) | st.builds(
+    encode_put_messages, _times, messages
+)
+
+
+def log_of(payloads: list[bytes]) -> list[Entry]:
+    """Entries whose payloads lie 40 bytes apart, as entry headers would have it."""
+    entries = []
+    position = 0
+    for payload in payloads:
+        position += 40
+        entries.append(Entry(position, payload))
+        position += len(payload)
+    return entries

@@ -1,0 +1,150 @@
+"""Commands survive the log, and nothing else passes for one."""
+
+import contextlib
+from pathlib import Path
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.machine.codec import ROWS, decode_command, encode_command
+from broker.machine.commands import Command, DeleteTopic
+from broker.machine.errors import MalformedCommand, Unappliable, UnknownCommand
+from broker.machine.put_messages import (
+    HEAD,
+    MESSAGE,
+    QUEUE,
+    Message,
+    PutMessages,
+    encode_put_messages,
+)
+from tests.machine.machine_commands import EXAMPLES, MESSAGES, commands, messages
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "machine"
+
+
+def golden(name: str) -> bytes:
+    return bytes.fromhex((GOLDEN / f"{name}.hex").read_text())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_commands_keep_their_bytes(name: str) -> None:
+    """A log written by any release must be readable by every later one."""
+    assert EXAMPLES[name] == decode_command(golden(name))
+    assert golden(name) == encode_command(EXAMPLES[name])
+
+
+def test_messages_keep_their_bytes() -> None:
+    assert golden("01-put-messages") == encode_put_messages(1_700_000_000_000, MESSAGES)
+
+
+def test_every_tag_has_golden_bytes() -> None:
+    tags = {int(path.name[:2]) for path in GOLDEN.glob("*.hex")}
+
+    assert {1, *(row.tag for row in ROWS.values())} == tags
+
+
+@given(commands)
+def test_a_command_comes_back(command: Command) -> None:
+    assert command == decode_command(memoryview(encode_command(command)))
+
+
+@given(st.integers(-(2**63), 2**63 - 1), messages)
+def test_messages_come_back(stamped_ms: int, sent: list[Message]) -> None:
+    payload = encode_put_messages(stamped_ms, sent)
+    command = decode_command(payload)
+
+    assert isinstance(command, PutMessages)
+    assert stamped_ms == command.stamped_ms
+    at = command.records_at
+    found = []
+    for number, size, tags_code in MESSAGE.iter_unpack(command.table):
+        found.append((*command.queues[number], tags_code, payload[at : at + size]))
+        at += size
+    assert sent == found
+    assert len(payload) == command.payload_bytes == at
+
+
+def test_a_queue_is_written_once_however_many_messages_it_gets() -> None:
+    one = encode_put_messages(0, [("orders", 0, 0, b"x")])
+    ten = encode_put_messages(0, [("orders", 0, 0, b"x")] * 10)
+
+    assert 9 * (MESSAGE.size + 1) == len(ten) - len(one)
+
+
+DELETE = encode_command(DeleteTopic(stamped_ms=1, name="a"))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x05",
+        DELETE[:-1],
+        DELETE + b"\x00",
+        DELETE[:2] + b"\x9f\x01\x61a\xff",  # an array of indefinite length
+        DELETE[:2] + b"\x82\x18\x01\x61a",  # 1 in two bytes
+        DELETE[:2] + b"\x82\x01\x7f\x61a\xff",  # a string of indefinite length
+        DELETE[:2] + b"\x81\x01",  # a field is missing
+        DELETE[:2] + b"\x83\x01\x61a\x01",  # one too many
+        DELETE[:2] + b"\x82\xf5\x61a",  # true is no integer
+        DELETE[:2] + b"\x82\xf9\x3c\x00\x61a",  # nor is 1.0
+        DELETE[:2] + b"\x82\x01\x41a",  # bytes are no string
+        DELETE[:2] + b"\x82\x01\xf6",  # null is no name
+        DELETE[:2] + b"\x82\xc2\x49\x01" + bytes(8) + b"\x61a",  # 2**64
+        DELETE[:2] + b"\x82\x1b\xff" + bytes(7) + b"\x61a",  # more than 2**63
+        DELETE[:2] + b"\xa1\x01\x61a",  # a map
+        DELETE[:2] + b"\xa2\x01\x61a\x01\x61a",  # with its key twice
+        DELETE[:2] + b"\x82\x01\x62\xff\xff",  # not UTF-8
+        DELETE[:2] + b"\x81" * 100_000 + b"\x00",  # deep
+        DELETE[:2] + b"\x82\x01\xd8\x1c\x61a",  # a shareable value
+        b"\x09\x01" + cbor2.dumps([1, [["g", "t", 0]]]),
+        b"\x06\x01" + cbor2.dumps([1, ["g"]]),
+    ],
+    ids=lambda payload: payload[:12].hex(),
+)
+def test_what_no_encoder_writes_is_malformed(payload: bytes) -> None:
+    with pytest.raises(MalformedCommand):
+        decode_command(payload)
+
+
+@pytest.mark.parametrize("start", [b"\x00\x01", b"\xff\x01", b"\x05\x02", b"\x05\x00"])
+def test_another_builds_command_is_unknown(start: bytes) -> None:
+    with pytest.raises(UnknownCommand, match=f"tag {start[0]} version {start[1]}"):
+        decode_command(start + DELETE[2:])
+
+
+PUT = encode_put_messages(1, [("ab", 0, 7, b"record")])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        PUT[: HEAD.size - 1],
+        PUT[: HEAD.size + QUEUE.size - 1],
+        PUT[: HEAD.size + QUEUE.size + 1],
+        PUT[: HEAD.size + QUEUE.size + 2 + MESSAGE.size - 1],
+        PUT[:16] + PUT[16:].replace(b"ab", b"\xff\xff"),
+        HEAD.pack(1, 1, 1, 2, 0) + (QUEUE.pack(0, 2) + b"ab") * 2,
+        HEAD.pack(1, 1, 1, 0, 2**32 - 1),
+    ],
+    ids=["head", "queue", "name", "table", "utf-8", "twice", "count"],
+)
+def test_cut_off_messages_are_malformed(payload: bytes) -> None:
+    with pytest.raises(MalformedCommand):
+        decode_command(payload)
+
+
+def test_messages_of_another_version_are_unknown() -> None:
+    with pytest.raises(UnknownCommand, match="tag 1 version 2"):
+        decode_command(b"\x01\x02" + PUT[2:])
+
+
+@given(
+    st.binary(max_size=80)
+    | st.builds(lambda tag, rest: bytes((tag, 1)) + rest, st.integers(1, 9), st.binary(max_size=80))
+)
+def test_noise_never_raises_anything_else(payload: bytes) -> None:
+    with contextlib.suppress(Unappliable):
+        decode_command(payload)

@@ -1,0 +1,237 @@
+"""Golden scripts of the machine: commands above `---`, what became of them below.
+
+    put orders/0 orders/0          a message each: topic/queue[:tags code][*record size]
+    ---
+    stored orders/0 offset 0 at 66
+    stored orders/0 offset 1 at 166
+    > IndexMessages orders/0 from 0: 66+100#0 166+100#0
+
+Lines with `>` are effects. Every command goes through the codec, as the payload of a log entry
+right behind the one before it. To write new expectations, run pytest with REWRITE=1 and look at the
+diff: the run fails once, on purpose.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from attrs import define, evolve, field, frozen
+
+from broker.formats import UNIT
+from broker.machine.attributes import parse_changes
+from broker.machine.codec import encode_command
+from broker.machine.commands import (
+    Command,
+    CommitOffsets,
+    DeleteGroup,
+    DeleteTopic,
+    EnsureGroups,
+    EnsureTopics,
+    Initialise,
+    PutGroup,
+    PutTopic,
+)
+from broker.machine.effects import DropQueues, Effect, GroupsChanged, IndexMessages, TopicsChanged
+from broker.machine.groups import GroupConfig, standard_groups
+from broker.machine.machine import Machine
+from broker.machine.put_messages import encode_put_messages
+from broker.machine.replies import Declined, Done, Reason
+from broker.machine.topics import TopicConfig, standard_topics
+
+SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
+
+
+@frozen
+class Entry:
+    position: int
+    payload: bytes
+
+
+@define
+class Stage:
+    """Carries out one command line and tells what came of it; nothing moves by itself."""
+
+    machine: Machine = field(factory=Machine)
+    stamped_ms: int = 1000
+    position: int = 0
+
+    def run(self, line: str) -> Iterator[str]:
+        verb, *words = line.split()
+        act: Callable[..., Iterator[str]] = getattr(self, "do_" + verb.replace("-", "_"))
+        yield from act(*words)
+
+    def apply(self, command: Command) -> Iterator[str]:
+        applied = self.machine.apply(self._entry(encode_command(command)))
+        reply = applied.reply
+        if isinstance(reply, Done):
+            created = " created " + " ".join(reply.created) if reply.created else ""
+            yield ("done" if reply.changed else "unchanged") + created
+        else:
+            assert isinstance(reply, Declined)
+            yield f"declined, {reply.reason.value}: {reply.detail}"
+        yield from map(effect_line, applied.effects)
+
+    def do_at(self, stamped_ms: str) -> Iterator[str]:
+        self.stamped_ms = int(stamped_ms)
+        yield from ()
+
+    def do_initialise(self, cluster: str, broker: str) -> Iterator[str]:
+        yield from self.apply(
+            Initialise(
+                stamped_ms=self.stamped_ms,
+                topics=standard_topics(cluster, broker),
+                groups=standard_groups(),
+            )
+        )
+
+    def do_ensure_topics(self, *words: str) -> Iterator[str]:
+        topics = tuple(
+            TopicConfig(name=name, read_queues=int(queues), write_queues=int(queues))
+            for name, _, queues in (word.partition(":") for word in words)
+        )
+        yield from self.apply(EnsureTopics(stamped_ms=self.stamped_ms, topics=topics))
+
+    def do_put_topic(self, name: str, *words: str) -> Iterator[str]:
+        changes = parse_changes(",".join(word for word in words if word[0] in "+-"))
+        settings = {
+            key: int(value)
+            for key, value in (word.split("=") for word in words if word[0] not in "+-")
+        }
+        yield from self.apply(
+            PutTopic(
+                stamped_ms=self.stamped_ms,
+                name=name,
+                read_queues=settings.get("read", 4),
+                write_queues=settings.get("write", 4),
+                perm=settings.get("perm", 6),
+                attribute_changes=changes,
+            )
+        )
+
+    def do_delete_topic(self, name: str) -> Iterator[str]:
+        yield from self.apply(DeleteTopic(stamped_ms=self.stamped_ms, name=name))
+
+    def do_ensure_groups(self, *names: str) -> Iterator[str]:
+        groups = tuple(GroupConfig(name=name) for name in names)
+        yield from self.apply(EnsureGroups(stamped_ms=self.stamped_ms, groups=groups))
+
+    def do_put_group(self, name: str, *words: str) -> Iterator[str]:
+        settings = {key: int(value) for key, value in (word.split("=") for word in words)}
+        config = evolve(GroupConfig(name=name), **settings)
+        yield from self.apply(PutGroup(stamped_ms=self.stamped_ms, config=config))
+
+    def do_delete_group(self, name: str, *words: str) -> Iterator[str]:
+        clean = "clean" in words
+        yield from self.apply(
+            DeleteGroup(stamped_ms=self.stamped_ms, name=name, clean_offsets=clean)
+        )
+
+    def do_commit(self, group: str, *words: str) -> Iterator[str]:
+        commits = []
+        for word in words:
+            queue, offset = word.split("=")
+            topic, queue_id = queue.split("/")
+            commits.append((group, topic, int(queue_id), int(offset)))
+        yield from self.apply(CommitOffsets(stamped_ms=self.stamped_ms, commits=tuple(commits)))
+
+    def do_put(self, *words: str) -> Iterator[str]:
+        messages = []
+        for word in words:
+            rest, _, size = word.partition("*")
+            queue, _, code = rest.partition(":")
+            topic, queue_id = queue.split("/")
+            messages.append((topic, int(queue_id), int(code or 0), bytes(int(size or 100))))
+        entry = self._entry(encode_put_messages(self.stamped_ms, messages))
+        applied = self.machine.apply(entry)
+        assert isinstance(applied.reply, list)
+        for message, reply in zip(messages, applied.reply, strict=True):
+            queue = f"{message[0]}/{message[1]}"
+            if isinstance(reply, Reason):
+                yield f"declined {queue}, {reply.value}"
+            else:
+                yield f"stored {queue} offset {reply[0]} at {reply[1]}"
+        yield from map(effect_line, applied.effects)
+
+    def do_topics(self) -> Iterator[str]:
+        version = self.machine.topics.data_version
+        yield f"topics, version {version.counter} of {version.timestamp_ms}"
+        for topic in self.machine.topics:
+            attributes = "".join(f" {key}={value}" for key, value in topic.attributes)
+            queues = f"{topic.read_queues}/{topic.write_queues}"
+            yield f"  {topic.name} {queues} perm {topic.perm}{attributes}"
+
+    def do_groups(self) -> Iterator[str]:
+        version = self.machine.groups.data_version
+        yield f"groups, version {version.counter} of {version.timestamp_ms}"
+        for group in self.machine.groups:
+            yield f"  {group.name} retries {group.retry_max_times} in {group.retry_queues}"
+
+    def do_queues(self, *topics: str) -> Iterator[str]:
+        for topic in topics:
+            for queue_id in self.machine.queues.written(topic):
+                first = self.machine.queues.min_offset(topic, queue_id)
+                after = self.machine.queues.next_offset(topic, queue_id)
+                newest = self.machine.queues.last_stored_ms(topic, queue_id)
+                yield f"{topic}/{queue_id} {first}..{after}, newest of {newest}"
+        totals = self.machine.queues.totals()
+        yield f"{totals.messages} messages, {totals.bytes} bytes"
+
+    def do_offsets(self) -> Iterator[str]:
+        offsets = self.machine.offsets
+        for group in offsets.groups():
+            for topic in offsets.topics_of(group):
+                line = " ".join(
+                    f"{q}={o}" for q, o in sorted(offsets.of_topic(group, topic).items())
+                )
+                yield f"{group} of {topic}: {line}"
+        if not offsets.groups():
+            yield "no offsets"
+
+    def _entry(self, payload: bytes) -> Entry:
+        entry = Entry(self.position, payload)
+        self.position += len(payload)
+        return entry
+
+
+def effect_line(effect: Effect) -> str:
+    name = type(effect).__name__
+    match effect:
+        case IndexMessages():
+            units = " ".join(
+                f"{position}+{size}#{code}"
+                for position, size, code in UNIT.iter_unpack(effect.units)
+            )
+            return f"> {name} {effect.topic}/{effect.queue_id} from {effect.first_offset}: {units}"
+        case DropQueues():
+            return f"> {name} {effect.topic}"
+        case TopicsChanged():
+            return f"> {name} {' '.join(effect.topics)}"
+        case GroupsChanged():
+            return f"> {name} {' '.join(effect.groups)}"
+
+
+def played(script: str) -> str:
+    """The script with the expectations replaced by what really happens."""
+    stage = Stage()
+    blocks = []
+    for block in script.strip().split("\n\n"):
+        commands = block.split("\n---")[0].splitlines()
+        lines = [line for command in commands if command[0] != "#" for line in stage.run(command)]
+        blocks.append("\n".join([*commands, "---", *lines] if lines else commands))
+    return "\n\n".join(blocks) + "\n"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script(path: Path) -> None:
+    expected = path.read_text()
+
+    actual = played(expected)
+    if actual != expected and os.environ.get("REWRITE"):
+        path.write_text(actual)
+
+    assert expected == actual
+
+
+def test_there_are_scripts() -> None:
+    assert len(SCRIPTS) >= 5
