@@ -45,7 +45,6 @@ Int32 = Annotated[int, 32]
 Int64 = Annotated[int, 64]
 
 _WIRE_NAME: Final = "wire_name"
-_FIXED: Final = "fixed"
 
 Decode = Callable[[Mapping[str, str]], Any]
 Encode = Callable[[Any], dict[str, str]]
@@ -168,12 +167,14 @@ def reply_type(request: type[Request[Any]]) -> type[Header] | None:
     raise TypeError(f"{request.__name__} does not say Request[reply]")
 
 
+def wire_name(field: "attrs.Attribute[Any]") -> str:
+    """The name a field of a header or a JSON body has on the wire."""
+    return field.metadata.get(_WIRE_NAME) or _camel(field.name)
+
+
 def wire_names(header: type[Header]) -> dict[str, str]:
     """Wire names by attribute."""
-    return {
-        field.name: field.metadata.get(_WIRE_NAME) or _camel(field.name)
-        for field in attrs.fields(header)
-    }
+    return {field.name: wire_name(field) for field in attrs.fields(header)}
 
 
 def _camel(name: str) -> str:

@@ -1,0 +1,74 @@
+"""What operators ask of a broker: statistics, connections, its running state, its settings."""
+
+from attrs import frozen
+
+from dledger_py.remoting.wire.codes import RequestCode
+from dledger_py.remoting.wire.schema import Reply, Request
+
+
+@frozen(kw_only=True)
+class GetBrokerConfigReply(Reply):
+    version: str  # the JSON of a DataVersion
+
+
+@frozen(kw_only=True)
+class GetBrokerConfig(Request[GetBrokerConfigReply]):
+    """The broker's settings; body: properties text, `key=value` by line. Code 26."""
+
+    code = RequestCode.GET_BROKER_CONFIG
+
+
+@frozen(kw_only=True)
+class GetBrokerRuntime(Request[None]):
+    """Counters and gauges; body: `statistics.KeyValueTable`. Code 28."""
+
+    code = RequestCode.GET_BROKER_RUNTIME_INFO
+
+
+@frozen(kw_only=True)
+class GetTopicStats(Request[None]):
+    """Offsets of a topic's queues; body: `statistics.TopicStats`. Code 202."""
+
+    code = RequestCode.GET_TOPIC_STATS_INFO
+    topic: str
+
+
+@frozen(kw_only=True)
+class GetConsumerConnections(Request[None]):
+    """A group's online members; body: `statistics.ConsumerConnections`. Code 203."""
+
+    code = RequestCode.GET_CONSUMER_CONNECTION_LIST
+    consumer_group: str
+
+
+@frozen(kw_only=True)
+class GetProducerConnections(Request[None]):
+    """A producer group's members; body: `statistics.ProducerConnections`. Code 204."""
+
+    code = RequestCode.GET_PRODUCER_CONNECTION_LIST
+    producer_group: str
+
+
+@frozen(kw_only=True)
+class GetConsumeStats(Request[None]):
+    """How far a group is behind; body: `statistics.ConsumeStats`. Code 208."""
+
+    code = RequestCode.GET_CONSUME_STATS
+    consumer_group: str
+    topic: str | None = None
+    topic_list: str | None = None  # joined by ";"
+
+
+@frozen(kw_only=True)
+class QueryTopicGroups(Request[None]):
+    """Which groups consume a topic; body: `statistics.GroupList`. Code 300."""
+
+    code = RequestCode.QUERY_TOPIC_CONSUME_BY_WHO
+    topic: str
+
+
+@frozen(kw_only=True)
+class GetSystemTopics(Request[None]):
+    """The broker's own topics; body: `routes.TopicList`. Code 305."""
+
+    code = RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER

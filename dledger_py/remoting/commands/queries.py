@@ -1,0 +1,36 @@
+"""Finding single messages: by position or by key."""
+
+from attrs import frozen
+
+from dledger_py.remoting.wire.codes import RequestCode
+from dledger_py.remoting.wire.schema import Int32, Reply, Request, wire
+
+
+@frozen(kw_only=True)
+class QueryReply(Reply):
+    """How far the index reaches; body: stored messages."""
+
+    index_last_update_timestamp: int = 0
+    index_last_update_phyoffset: int = 0
+
+
+@frozen(kw_only=True)
+class QueryMessage(Request[QueryReply]):
+    """Messages with a key, newest first, by store time. Code 12."""
+
+    code = RequestCode.QUERY_MESSAGE
+    topic: str
+    key: str
+    max_num: Int32
+    begin_timestamp: int
+    end_timestamp: int
+    by_unique_key: bool = wire("_UNIQUE_KEY_QUERY", default=False)
+
+
+@frozen(kw_only=True)
+class ViewMessage(Request[None]):
+    """The one message at a physical offset; body: the stored message. Code 33."""
+
+    code = RequestCode.VIEW_MESSAGE_BY_ID
+    offset: int
+    topic: str | None = None
