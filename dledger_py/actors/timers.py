@@ -7,6 +7,7 @@ inbox.ref, Tick())`. They end with that nursery and hold no state anyone needs t
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import trio
@@ -26,7 +27,8 @@ async def every(period_s: float, ref: Ref[M], message: M) -> None:
     assert not isinstance(message, Call), "a question can be asked only once"
     due = trio.current_time()
     while True:
-        due = max(due + period_s, trio.current_time())
+        late_s = trio.current_time() - due
+        due += period_s * max(1, math.ceil(late_s / period_s))
         await trio.sleep_until(due)
         try:
             ref.tell_nowait(message)
