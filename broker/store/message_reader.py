@@ -17,6 +17,7 @@ from attrs import define, frozen
 
 from broker.formats import UNIT, UNIT_PLACE
 from dledger_py.actors import FailStop
+from dledger_py.remoting.wire.message import patch_offsets, store_timestamp_ms
 
 MESSAGES_MAX: Final = 32  # per pull, as RocketMQ from memory
 BYTES_MAX: Final = (
@@ -27,11 +28,6 @@ GAP_BYTES_MAX: Final = 8 * 1024  # reading so much in vain costs less than one m
 READ_BYTES_MAX: Final = 2 * BYTES_MAX  # one read with its gaps; bounds what is copied in vain
 
 _SIZE = struct.Struct(">i")
-_OFFSETS = struct.Struct(">qq")  # queue offset, then physical offset
-_OFFSETS_AT: Final = 20
-_SYS_FLAG_AT: Final = 36
-_BORN_HOST_AT: Final = 48
-_BORN_HOST_V6: Final = 16  # sysFlag bit
 _TIME_HEAD_BYTES: Final = 76  # up to the end of the store timestamp behind an IPv6 born host
 
 
@@ -86,7 +82,7 @@ class MessageReader:
                 at = position - start
                 if _SIZE.unpack_from(buffer, at)[0] != size:
                     raise _mismatch(position, size, buffer, at)
-                _OFFSETS.pack_into(buffer, at + _OFFSETS_AT, first_offset + number, position)
+                patch_offsets(buffer, at, first_offset + number, position)
                 parts.append(view[at : at + size])
         return Fetched(
             body=b"".join(parts),
@@ -96,16 +92,7 @@ class MessageReader:
 
     def stored_ms(self, position: int, *, nowait: bool = False) -> int:
         """When the record at this position was stored. **Blocks**, **Raises**: as `read`."""
-        head = self.log.read_bytes(position, _TIME_HEAD_BYTES, nowait=nowait)
-        return stored_ms_in(head)
-
-
-def stored_ms_in(record: bytes | bytearray | memoryview) -> int:
-    """The store timestamp of a record, of which the first 76 bytes are enough."""
-    (sys_flag,) = _SIZE.unpack_from(record, _SYS_FLAG_AT)
-    host_bytes = 20 if sys_flag & _BORN_HOST_V6 else 8
-    at = _BORN_HOST_AT + host_bytes
-    return int.from_bytes(record[at : at + 8], "big", signed=True)
+        return store_timestamp_ms(self.log.read_bytes(position, _TIME_HEAD_BYTES, nowait=nowait))
 
 
 Wanted = tuple[int, int, int]

@@ -14,6 +14,7 @@ diff: the run fails once, on purpose.
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import define, evolve, field, frozen
@@ -117,7 +118,7 @@ class Stage:
         yield from self.apply(EnsureGroups(stamped_ms=self.stamped_ms, groups=groups))
 
     def do_put_group(self, name: str, *words: str) -> Iterator[str]:
-        settings = {key: int(value) for key, value in (word.split("=") for word in words)}
+        settings: dict[str, Any] = {k: int(v) for k, v in (word.split("=") for word in words)}
         config = evolve(GroupConfig(name=name), **settings)
         yield from self.apply(PutGroup(stamped_ms=self.stamped_ms, config=config))
 
