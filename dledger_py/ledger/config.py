@@ -1,0 +1,120 @@
+"""The settings of one ledger, each with its unit in its name and the reason for its default."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+from dledger_py.storage.formats import PAYLOAD_MAX_BYTES
+
+
+@frozen(kw_only=True)
+class LedgerConfig:
+    """What one member is told at its start. **Raises** ValueError where the numbers cannot work
+    together."""
+
+    node: str
+    """This member's id: one of `peers`."""
+
+    peers: dict[str, str]
+    """Every member's peer address, this one's included: {"n0": "host:port", …}, the same on all."""
+
+    data_dir: str
+    """The folder that belongs to this member alone. Created if it is missing."""
+
+    cluster: str = "dledger"
+    """Members of another cluster are refused, so that two clusters on reused addresses never
+    meet."""
+
+    group: str = "broker-a"
+    """The replication group inside the cluster."""
+
+    flush: Literal["sync", "async"] = "sync"
+    """"sync": an entry counts on a member once it is on its disk. "async": once it is in its page
+    cache, which survives the process but not the machine; the disk follows within
+    `async_flush_ms`."""
+
+    async_flush_ms: int = 500
+    """Longest time entries stay in the page cache only, under flush "async" (RocketMQ: 500 ms)."""
+
+    tick_ms: int = 20
+    """The unit of the core's clock: a fifth of a heartbeat, so that randomised timeouts spread
+    well."""
+
+    heartbeat_ms: int = 100
+    """Silence after which a leader says that it still leads (etcd 100 ms, DLedger 2 s)."""
+
+    election_timeout_ms: int = 1000
+    """Silence after which a leader is given up (etcd 1 s, DLedger 6 s). A leader that dies is
+    noticed sooner, by its connections; this is for one that falls silent."""
+
+    segment_size_bytes: int = 64 << 20
+    """A log file is closed once it is this long: small enough to check or drop as a whole."""
+
+    payload_max_bytes: int = 8 << 20
+    """Largest proposal: twice RocketMQ's largest message (4 MiB), since a turn's batch may end
+    with one."""
+
+    uncommitted_max_bytes: int = 64 << 20
+    """Proposals that wait for their reply, before further ones are refused as Busy (etcd has such
+    a bound)."""
+
+    append_max_bytes: int = 1 << 20
+    """Entries in one append to a follower, unless one alone is larger."""
+
+    window_max_bytes: int = 8 << 20
+    """Entries on their way to one follower and not yet acknowledged."""
+
+    tail_max_bytes: int = 16 << 20
+    """Newest entries kept in memory for followers that are a little behind; others read the
+    disk."""
+
+    send_buffer_max_bytes: int = 16 << 20
+    """Bytes for one peer that its socket would not take yet. Beyond, appends are dropped and
+    counted: the core notices and probes. Twice the window, which keeps it from being reached in
+    health."""
+
+    listen: str | None = None
+    """Where to listen for peers, if not at this member's address in `peers`: behind a NAT, say."""
+
+    connect_timeout_ms: int = 1000
+    """How long a dial may take before it is tried again."""
+
+    redial_max_ms: int = 1000
+    """Longest pause between two dials; the first is a fiftieth of it, and each is jittered."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.node not in self.peers:
+            raise ValueError(f"node {self.node!r} is not among the peers {sorted(self.peers)}")
+        if self.tick_ms < 1 or self.heartbeat_ms < self.tick_ms:
+            raise ValueError(
+                f"heartbeat_ms {self.heartbeat_ms} must be at least one tick of {self.tick_ms} ms"
+            )
+        if self.election_timeout_ms < 3 * self.heartbeat_ms:
+            raise ValueError(
+                f"election_timeout_ms {self.election_timeout_ms}: three heartbeats of"
+                f" {self.heartbeat_ms} ms must fit, so that a lost one deposes nobody"
+            )
+        if not 1 <= self.payload_max_bytes <= PAYLOAD_MAX_BYTES:
+            raise ValueError(
+                f"payload_max_bytes {self.payload_max_bytes}: 1 to {PAYLOAD_MAX_BYTES} are possible"
+            )
+        if self.flush not in ("sync", "async"):
+            raise ValueError(f"flush {self.flush!r}: only 'sync' and 'async' exist")
+        for name, address in self.peers.items():
+            split_address(address, of=name)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Every member but this one."""
+        return tuple(name for name in self.peers if name != self.node)
+
+
+def split_address(address: str, *, of: str) -> tuple[str, int]:
+    """`host:port`, or `[v6]:port`, taken apart. **Raises** ValueError naming whose address it
+    is."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"address {address!r} of {of!r}: host:port expected")
+    return host.removeprefix("[").removesuffix("]"), int(port)

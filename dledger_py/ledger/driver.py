@@ -1,0 +1,343 @@
+"""The synchronous monitor around the core: an event in, every effect performed, nothing awaited.
+
+`post` runs on the event loop and returns when the core has taken the event and all its effects
+are on their way: entries sealed and handed to the writer thread, messages given to sockets,
+committed entries applied. A proposal thus reaches the disk and the followers without one task
+switch; why this is no mailbox is told in docs/decisions.
+
+Laws:
+- One event at a time. A `post` from inside an effect (a settled caller proposes again) is queued
+  and taken in the same burst.
+- Within the effects of one event, entries are sealed before messages that carry them are sent.
+- Nobody is settled inside their own call of `propose` or `read_barrier`.
+- An exception in the core, an effect, the machine or a callback ends the process: the burst
+  stops, the caller goes on unharmed, and the driver's own task raises FailStop. After that every
+  event is ignored.
+
+Elsewhere: what the events mean (raft), threads and sockets (log_writer, peer_link), settling
+(proposals).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Never
+
+import structlog
+import trio
+
+from dledger_py.actors import FailStop, Inbox
+from dledger_py.ledger import errors
+from dledger_py.ledger.applier import Applier
+from dledger_py.ledger.log_tail import LogTail, TailEntry
+from dledger_py.ledger.log_writer import LogWriter, Write
+from dledger_py.ledger.machine import Applied, RoleName, RoleView
+from dledger_py.ledger.peer_frames import decode_message, encode_head
+from dledger_py.ledger.peer_link import PeerLink
+from dledger_py.ledger.settlements import Settlements
+from dledger_py.raft import vocabulary as raft
+from dledger_py.raft.raft import Raft
+from dledger_py.storage import Batch, Log
+from dledger_py.storage.formats import ENTRY_HEADER_BYTES, KIND_NOOP
+
+log = structlog.get_logger()
+
+_ROLE_NAMES: dict[raft.RoleName, RoleName] = {
+    raft.RoleName.FOLLOWER: "follower",
+    raft.RoleName.PRE_CANDIDATE: "candidate",
+    raft.RoleName.CANDIDATE: "candidate",
+    raft.RoleName.LEADER: "leader",
+}
+
+
+_TICK = raft.Tick()
+
+
+class Driver:
+    """Owns the core. `run` is its task: it only waits, for a stop or for a failure to report."""
+
+    def __init__(
+        self,
+        *,
+        core: Raft,
+        node: str,
+        hard: raft.HardState,
+        log: Log,
+        tail: LogTail,
+        settlements: Settlements,
+        links: Mapping[str, PeerLink],
+        read_entries: Callable[[raft.ReadEntries], None],
+        on_role: Callable[[RoleView], None],
+    ) -> None:
+        self._core = core
+        self._node = node
+        self._saved = (hard.term, hard.vote)
+        self._log = log
+        self._tail = tail
+        self._settlements = settlements
+        self._links = links
+        self._read_entries = read_entries
+        self._on_role = on_role
+        self._writer: LogWriter
+        self._applier: Applier
+        self._events: deque[tuple[raft.Event, bytes]] = deque()
+        self._busy = False
+        self._failure: Exception | None = None
+        self._over = trio.Event()
+        self._event: raft.Event = _TICK
+        self._body = b""
+        self._sent: raft.Append | None = None
+        self._sent_parts: Sequence[bytes | memoryview] = ()
+        self.view = RoleView(role="follower", term=hard.term, leader=None, ready=False)
+        # Any: each performer takes the one effect type it is listed under.
+        self._performers: dict[type[raft.Effect], Callable[[Any], None]] = {
+            raft.Persist: self._persist,
+            raft.Send: self._send,
+            raft.Commit: self._commit,
+            raft.Proposed: self._proposed,
+            raft.Settle: self._settle,
+            raft.RoleChanged: self._role_changed,
+            raft.ReadEntries: self._read,
+        }
+
+    def connect(self, writer: LogWriter, applier: Applier) -> None:
+        """Close the circle: these two report to the driver and are driven by it."""
+        self._writer = writer
+        self._applier = applier
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        """**Raises** FailStop once an event could not be carried through."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_when_closed, inbox)
+            inbox.ready()
+            await self._over.wait()
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise FailStop(f"consensus cannot go on: {self._failure!r}") from self._failure
+
+    async def _stop_when_closed(self, inbox: Inbox[Never]) -> None:
+        await inbox.wait_closed()
+        self._over.set()
+
+    # ---- events
+
+    def post(self, event: raft.Event, body: bytes = b"") -> None:
+        """Take one event. `body` is the bytes of the entries in it, if it has any. Never raises."""
+        self._events.append((event, body))
+        if not self._busy:
+            self._burst()
+
+    def propose(self, payload: bytes, settle: Callable[[Any], None]) -> None:
+        if self._failure is not None:
+            self._settlements.refuse(settle, errors.NotLeader(None))
+            return
+        ticket = self._settlements.admit(len(payload), settle)
+        if ticket is not None:
+            self._post_for_caller(raft.Propose(ticket=ticket, payload=payload))
+
+    def read_barrier(self, settle: Callable[[Any], None]) -> None:
+        if self._failure is not None:
+            self._settlements.refuse(settle, errors.NotLeader(None))
+            return
+        ticket = self._settlements.admit_barrier(settle)
+        self._post_for_caller(raft.ReadBarrier(ticket=ticket))
+
+    def _post_for_caller(self, event: raft.Event) -> None:
+        self._events.append((event, b""))
+        if not self._busy:
+            self._settlements.deferring = True
+            try:
+                self._burst()
+            finally:
+                self._settlements.deferring = False
+
+    def receive(self, peer: str, frames: Sequence[tuple[bytes, bytes]]) -> None:
+        """Take the frames of one member. **Raises** FrameError; what came before it was taken."""
+        sender = raft.NodeId(peer)
+        try:
+            for header, body in frames:
+                message = decode_message(header, body)
+                self._events.append((raft.Received(sender=sender, message=message), body))
+        finally:
+            if not self._busy:
+                self._burst()
+
+    def found(self, peer: str) -> None:
+        """A peer has dialled us, so it is worth dialling."""
+        self._links[peer].dial_now()
+
+    def lost(self, peer: str) -> None:
+        """A connection from or to a peer broke."""
+        self.post(raft.PeerUnreachable(peer=raft.NodeId(peer)))
+
+    def tick(self) -> None:
+        self.post(_TICK)
+
+    def persisted(self, write: int) -> None:
+        self.post(raft.Persisted(write=write))
+
+    def end_slice(self) -> None:
+        """The applier's task answered callers outside of any burst."""
+        if not self._busy:
+            self._burst()
+
+    def fail(self, error: Exception) -> None:
+        """Stop taking events; the driver's task tells the supervisor."""
+        if self._failure is None:
+            self._failure = error
+            self._events.clear()
+            self._over.set()
+
+    def _burst(self) -> None:
+        events = self._events
+        if self._failure is not None:
+            events.clear()
+            return
+        performers = self._performers
+        self._busy = True
+        try:
+            while True:
+                while events:
+                    self._event, self._body = events.popleft()
+                    for effect in self._core.step(self._event):
+                        performers[type(effect)](effect)
+                self._settlements.end_turn()
+                if not events:
+                    break
+        except Exception as error:
+            self.fail(error)
+        finally:
+            self._busy = False
+
+    # ---- effects
+
+    def _persist(self, effect: raft.Persist) -> None:
+        cut = None
+        batch = None
+        if effect.first is not None:
+            if effect.first <= self._log.last_index:
+                cut = self._log.cut(effect.first)
+                self._tail.cut(effect.first)
+            batch = self._seal(effect.entries)
+            self._remember(effect.entries, batch)
+        hard = None
+        if (effect.term, effect.vote) != self._saved:
+            self._saved = (effect.term, effect.vote)
+            hard = (effect.term, effect.vote, self._applier.target)
+        self._writer.submit(Write(effect.write, hard, cut, batch))
+
+    def _seal(self, entries: tuple[raft.Entry, ...]) -> Batch:
+        """Ours are given their bytes here; a leader's keep theirs, all or the last of what came."""
+        event = self._event
+        if type(event) is not raft.Received or type(event.message) is not raft.Append:
+            return self._log.seal(entries)
+        size = len(self._body)
+        if entries is not event.message.entries:
+            size = sum(ENTRY_HEADER_BYTES + len(entry.payload) for entry in entries)
+            assert entries[-1] is event.message.entries[-1]
+        return self._log.seal_raw(
+            self._body if size == len(self._body) else memoryview(self._body)[-size:]
+        )
+
+    def _remember(self, entries: tuple[raft.Entry, ...], batch: Batch) -> None:
+        data = batch.data
+        start_position = batch.start_position
+        end = 0
+        for entry in entries:
+            start = end
+            end = start + ENTRY_HEADER_BYTES + len(entry.payload)
+            self._tail.append(
+                TailEntry(
+                    entry.index, entry.term, entry.kind, start_position + start, data, start, end
+                )
+            )
+        assert end == len(data)
+
+    def _send(self, effect: raft.Send) -> None:
+        message = effect.message
+        if type(message) is not raft.Append:
+            self._links[effect.to].send((encode_head(message),))
+            return
+        if message is not self._sent:  # one append for several followers is encoded once
+            body = self._body_of(message)
+            self._sent = message
+            self._sent_parts = (encode_head(message, sum(map(len, body))), *body)
+        self._links[effect.to].send(self._sent_parts)
+
+    def _body_of(self, message: raft.Append) -> Sequence[bytes | memoryview]:
+        """The entries' bytes: from this event's body if they were read for it, else from the
+        tail."""
+        entries = message.entries
+        if not entries:
+            return ()
+        if type(self._event) is raft.EntriesRead and entries is self._event.entries:
+            return (self._body,)
+        parts = self._tail.raw(entries[0].index, len(entries))
+        assert parts is not None, (
+            f"entries from {entries[0].index} on are neither read nor in memory"
+        )
+        return parts
+
+    def _commit(self, effect: raft.Commit) -> None:
+        self._applier.advance(effect.up_to)
+
+    def _proposed(self, effect: raft.Proposed) -> None:
+        self._settlements.proposed(effect.ticket, effect.index, effect.term)
+
+    def _settle(self, effect: raft.Settle) -> None:
+        match effect.outcome:
+            case raft.ReadReady(index=index):
+                self._settlements.confirmed(effect.ticket, index, self._applier.applied_index)
+            case raft.NotLeader(leader=leader):
+                self._settlements.lost(effect.ticket, errors.NotLeader(leader))
+            case raft.Busy():
+                self._settlements.lost(effect.ticket, errors.Busy("too much is uncommitted"))
+            case raft.Lost(index=index, term=term):
+                story = f"leadership was lost after entry {index} of term {term} was appended"
+                self._settlements.lost(effect.ticket, errors.Indefinite(story))
+
+    def _role_changed(self, effect: raft.RoleChanged) -> None:
+        role = _ROLE_NAMES[effect.role]
+        same = role == "leader" == self.view.role and effect.term == self.view.term
+        self._show(
+            RoleView(
+                role=role,
+                term=effect.term,
+                leader=effect.leader,
+                ready=same and self.view.ready,
+            )
+        )
+
+    def _read(self, effect: raft.ReadEntries) -> None:
+        self._read_entries(effect)
+
+    # ---- what the applier reports
+
+    def applied(self, index: int, term: int, kind: int, applied: Applied | None) -> None:
+        """One entry was applied: its proposer is answered, and a new leader's first makes it
+        ready."""
+        if applied is not None:
+            if applied.effects:
+                self._settlements.touch()
+            self._settlements.applied(index, term, applied.reply)
+            return
+        self._settlements.applied(index, term, None)
+        view = self.view
+        if kind == KIND_NOOP and view.role == "leader" and view.term == term:
+            self._show(RoleView(role="leader", term=term, leader=self._node, ready=True))
+
+    def _show(self, view: RoleView) -> None:
+        before = self.view
+        if view == before:
+            return
+        self.view = view
+        log.info(
+            "raft.role_changed",
+            node=self._node,
+            role=view.role,
+            term=view.term,
+            leader=view.leader,
+            ready=view.ready,
+        )
+        self._on_role(view)

@@ -1,0 +1,519 @@
+"""The replicated log as the rest of the program uses it.
+
+    ledger = Ledger(config, machine, perform=dispatch)
+    ledger.propose(payload, settle)         # never blocks; `settle` is called once, later
+    reply = await ledger.commit(payload)    # the same, awaited
+    await ledger.read_barrier()             # now the machine shows all that was ever acknowledged
+
+A `Ledger` is an actor: run it under a supervisor (never to be restarted: its machine cannot be),
+or with `open_ledger`. It opens the data folder, replays what is committed and keeps a subtree of
+actors of its own: the log writer, the driver, the applier, the entry reader, the ticker, the
+listener and one link for each peer. Whatever endangers a promise ends in FailStop; what fails on
+the way to a peer is tried again.
+
+Elsewhere: who may be told what when (settlements), what consensus is (raft), what a command means
+(the machine's author).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+from secrets import randbits
+from typing import Any, Never
+
+import structlog
+import trio
+from attrs import frozen
+
+from dledger_py.actors import Child, FailStop, Inbox, Restart, Supervisor, TreeNode
+from dledger_py.ledger.applier import Applier
+from dledger_py.ledger.config import LedgerConfig, split_address
+from dledger_py.ledger.driver import Driver
+from dledger_py.ledger.entry_reader import EntryReader
+from dledger_py.ledger.errors import LedgerError, NotLeader
+from dledger_py.ledger.log_tail import LogTail
+from dledger_py.ledger.log_writer import LogWriter, WriterStatistics
+from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
+from dledger_py.ledger.peer_frames import PROTOCOL_VERSION, Hello, encode_hello
+from dledger_py.ledger.peer_link import LinkStatistics, PeerLink, PeerListener, open_listener
+from dledger_py.ledger.settlements import Settlements
+from dledger_py.ledger.ticker import Ticker
+from dledger_py.raft import vocabulary as raft
+from dledger_py.raft.config import RaftConfig
+from dledger_py.raft.log_view import LogView
+from dledger_py.raft.raft import Raft
+from dledger_py.storage import (
+    Corrupt,
+    DirectoryInUse,
+    FileSystem,
+    Identity,
+    Log,
+    LogStatistics,
+    RealFiles,
+    Recovered,
+    WrongIdentity,
+    recover,
+)
+
+log = structlog.get_logger()
+
+TAIL_SURPLUS = 5 / 4
+"""The ledger's tail against the core's, which counts bytes a little differently and trims an
+eighth late: what the core holds and may send must be here too."""
+
+LATE_TICK = 10
+"""A tick is told to be late when a tenth of the election timeout was lost with it."""
+
+LINK_RESTARTS_MAX = 10
+"""A link or listener that crashes more often than this in a minute has a bug, not a bad day."""
+
+
+@frozen(kw_only=True)
+class LedgerStatistics:
+    """A snapshot for metrics and operators."""
+
+    view: RoleView
+    applied_index: int
+    applied_position: int
+    committed_index: int
+    proposals_waiting: int
+    proposals_waiting_bytes: int
+    tail_entries: int
+    tail_bytes: int
+    loop_stalls: int
+    raft: raft.RaftStatistics
+    log: LogStatistics
+    writer: WriterStatistics
+    links: tuple[LinkStatistics, ...]
+
+
+class Ledger:
+    """One member of one replicated log, and the machine it drives."""
+
+    def __init__(
+        self,
+        config: LedgerConfig,
+        machine: Machine,
+        *,
+        perform: Callable[[Committed, Applied], None] | None = None,
+        files: FileSystem | None = None,
+        listener: socket.socket | None = None,
+        random: Random | None = None,
+    ) -> None:
+        """`perform` gets each command that had effects, on every member, in log order, before its
+        proposer is answered. `listener` is a listening socket to use instead of opening one; the
+        ledger closes it. `files` and `random` are for tests.
+        """
+        self.config = config
+        self._machine = machine
+        self._perform = perform
+        self._files = files or RealFiles()
+        self._listener = listener
+        self._random = random or Random()
+        self._role_callbacks: list[Callable[[RoleView], None]] = []
+        self._settlements = Settlements(config.uncommitted_max_bytes, self._fail)
+        self._parts: _Parts | None = None
+        self._ran = False
+        self._opened = trio.Event()
+
+    # ---- writing and reading
+
+    def propose(self, payload: bytes, settle: Callable[[Any], None]) -> None:
+        """Put `payload` into the log of the group. Event loop only; never blocks.
+
+        `settle` is called once, after this call has returned, with the machine's reply, or with
+        `NotLeader` or `Busy` (definite: it did not happen), or with `Indefinite`. **Durability**:
+        with a reply, the entry is committed; under flush "sync" it is on the disks of a majority.
+        """
+        if len(payload) > self.config.payload_max_bytes:
+            raise ValueError(
+                f"payload of {len(payload)} bytes: {self.config.payload_max_bytes} are possible"
+            )
+        if self._parts is None:
+            self._settlements.refuse(settle, NotLeader(None))
+            return
+        self._parts.driver.propose(payload, settle)
+
+    async def commit(self, payload: bytes) -> Any:
+        """Propose, and wait for the reply. **Raises** LedgerError as `propose` settles with.
+
+        Cancelling it only stops the waiting: what was proposed may still happen.
+        """
+        waiter = _Waiter()
+        self.propose(payload, waiter.settle)
+        return await waiter.wait()
+
+    def read_barrier_nowait(self, settle: Callable[[LedgerError | None], None]) -> None:
+        """Call `settle` once the machine here shows every write acknowledged before now.
+
+        `settle` gets None, or `NotLeader`: only a leader can tell. Not before this call has
+        returned.
+        """
+        if self._parts is None:
+            self._settlements.refuse(settle, NotLeader(None))
+            return
+        self._parts.driver.read_barrier(settle)
+
+    async def read_barrier(self) -> None:
+        """Wait until the machine here shows every write acknowledged before now. **Raises**
+        NotLeader."""
+        waiter = _Waiter()
+        self.read_barrier_nowait(waiter.settle)
+        await waiter.wait()
+
+    # ---- what others watch
+
+    @property
+    def view(self) -> RoleView:
+        """This member's role, now."""
+        if self._parts is None:
+            return RoleView(role="follower", term=0, leader=None, ready=False)
+        return self._parts.driver.view
+
+    def on_role_change(self, callback: Callable[[RoleView], None]) -> None:
+        """Have `callback` called with every new view. It must not block, and may propose."""
+        self._role_callbacks.append(callback)
+
+    def after_turn(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once after each burst of answers or effects."""
+        self._settlements.after_turn(callback)
+
+    async def wait_replayed(self) -> None:
+        """Wait until everything known as committed when the folder was opened is applied."""
+        await self._opened.wait()
+        await self.parts.applier.replayed.wait()
+
+    @property
+    def log(self) -> Log:
+        """The log, for reading bodies by position: `ledger.log.read_bytes(…)`. Once it is open."""
+        return self.parts.log
+
+    @property
+    def first_position(self) -> int:
+        """The log position of the first byte kept."""
+        return 0  # until retention exists
+
+    @property
+    def committed_position(self) -> int:
+        """The log position behind the last entry applied here."""
+        return self._parts.applier.applied_position if self._parts is not None else 0
+
+    @property
+    def applied_index(self) -> int:
+        return self._parts.applier.applied_index if self._parts is not None else 0
+
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        """Where this member listens for its peers. Once it is open."""
+        host, port = self.parts.listener.getsockname()[:2]
+        return host, port
+
+    @property
+    def parts(self) -> _Parts:
+        """What a running ledger is made of. For tests and metrics, not for users."""
+        assert self._parts is not None, "the ledger is not open yet"
+        return self._parts
+
+    def statistics(self) -> LedgerStatistics | None:
+        """A snapshot, or nothing while the folder is being opened."""
+        parts = self._parts
+        if parts is None:
+            return None
+        return LedgerStatistics(
+            view=parts.driver.view,
+            applied_index=parts.applier.applied_index,
+            applied_position=parts.applier.applied_position,
+            committed_index=parts.applier.target,
+            proposals_waiting=self._settlements.waiting,
+            proposals_waiting_bytes=self._settlements.waiting_bytes,
+            tail_entries=len(parts.tail),
+            tail_bytes=parts.tail.size_bytes,
+            loop_stalls=parts.ticker.stalls,
+            raft=parts.core.statistics(),
+            log=parts.log.statistics(),
+            writer=parts.writer.statistics(),
+            links=tuple(link.statistics() for link in parts.links.values()),
+        )
+
+    def tree(self) -> TreeNode:
+        """The ledger's actors as they are now."""
+        return self.parts.supervisor.tree()
+
+    # ---- living
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        """Open the folder, then take part until a stop is asked for. **Raises** FailStop."""
+        assert not self._ran, "a machine that has applied a log cannot apply it again"
+        self._ran = True
+        recovered = await self._recover()
+        listener = self._listener
+        try:
+            listener = listener or self._listen()
+            self._parts = parts = self._assemble(recovered, listener)
+            self._opened.set()
+            await parts.supervisor.run(inbox)
+        finally:
+            self._settlements.abandon()
+            if listener is not None:
+                listener.close()
+            if self._parts is None or self._parts.writer.ended:
+                # Otherwise the disk hangs, and closing would hang on it too.
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(recovered.close)
+
+    async def _recover(self) -> Recovered:
+        config = self.config
+        identity = Identity(cluster=config.cluster, group=config.group, member=config.node)
+        opening = partial(
+            recover, self._files, config.data_dir, identity, config.segment_size_bytes
+        )
+        try:
+            recovered = await trio.to_thread.run_sync(opening)
+        except (Corrupt, WrongIdentity, DirectoryInUse, OSError) as error:
+            raise FailStop(f"the data folder of {config.node} cannot be opened: {error}") from error
+        if recovered.cut is not None:
+            log.warning("log.torn_tail_cut", report=recovered.cut)
+        log.info(
+            "log.opened",
+            node=config.node,
+            last_index=recovered.log.last_index,
+            end_position=recovered.log.end_position,
+            term=recovered.hard_state.term,
+            commit=recovered.hard_state.commit,
+            created=recovered.created,
+        )
+        return recovered
+
+    def _listen(self) -> socket.socket:
+        config = self.config
+        address = config.listen or config.peers[config.node]
+        try:
+            return open_listener(*split_address(address, of=config.node))
+        except OSError as error:
+            raise FailStop(
+                f"{config.node} cannot listen for its peers at {address}: {error}"
+            ) from error
+
+    def _assemble(self, recovered: Recovered, listener: socket.socket) -> _Parts:
+        config = self.config
+        hard = raft.HardState(
+            term=recovered.hard_state.term,
+            vote=None
+            if recovered.hard_state.vote is None
+            else raft.NodeId(recovered.hard_state.vote),
+            commit=recovered.hard_state.commit,
+        )
+        core = Raft(
+            config=_raft_config(config),
+            log=LogView(
+                first_index=recovered.log.first_index,
+                last_index=recovered.log.last_index,
+                terms=recovered.log.terms,
+            ),
+            hard=hard,
+            random=self._random.randrange,
+        )
+        tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
+        incarnation = randbits(62)
+        links = {
+            peer: self._link(peer, incarnation, lambda lost: driver.lost(lost))
+            for peer in config.others
+        }
+        reader = Child(
+            "entry reader",
+            lambda: EntryReader(recovered.log, driver.post),
+            mailbox=len(config.peers),
+        )
+        driver = Driver(
+            core=core,
+            node=config.node,
+            hard=hard,
+            log=recovered.log,
+            tail=tail,
+            settlements=self._settlements,
+            links=links,
+            read_entries=partial(_ask, reader),
+            on_role=self._tell_role,
+        )
+        applier = Applier(
+            self._machine,
+            recovered.log,
+            tail,
+            perform=self._perform,
+            on_applied=driver.applied,
+            on_slice=driver.end_slice,
+            target=hard.commit,
+        )
+        writer = LogWriter(
+            recovered.log,
+            recovered.hard_state_file,
+            sync=config.flush == "sync",
+            async_flush_s=config.async_flush_ms / 1000,
+            on_durable=driver.persisted,
+            commit_hint=lambda: applier.target,
+        )
+        driver.connect(writer, applier)
+        ticker = Ticker(
+            config.tick_ms / 1000,
+            driver.tick,
+            stall_s=config.election_timeout_ms / 1000 / LATE_TICK,
+        )
+        acceptor = PeerListener(listener, driver, partial(_refusal, config))
+        network = Supervisor(
+            "peers",
+            (
+                Child("listener", lambda: acceptor),
+                *(Child(f"link to {peer}", partial(_same, link)) for peer, link in links.items()),
+            ),
+            max_restarts=LINK_RESTARTS_MAX,
+        )
+        supervisor = Supervisor(
+            f"ledger of {config.node}",
+            (
+                Child("log writer", lambda: writer, restart=Restart.NEVER),
+                Child("driver", lambda: driver, restart=Restart.NEVER),
+                Child("applier", lambda: applier, restart=Restart.NEVER),
+                reader,
+                Child("ticker", lambda: ticker),
+                Child("peers", lambda: network, restart=Restart.NEVER),
+            ),
+        )
+        return _Parts(
+            core=core,
+            log=recovered.log,
+            tail=tail,
+            driver=driver,
+            applier=applier,
+            writer=writer,
+            ticker=ticker,
+            links=links,
+            listener=listener,
+            supervisor=supervisor,
+        )
+
+    def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
+        config = self.config
+        hello = Hello(
+            cluster=config.cluster,
+            group=config.group,
+            sender=config.node,
+            receiver=peer,
+            incarnation=incarnation,
+        )
+        return PeerLink(
+            peer,
+            split_address(config.peers[peer], of=peer),
+            encode_hello(hello),
+            buffer_max_bytes=config.send_buffer_max_bytes,
+            connect_timeout_s=config.connect_timeout_ms / 1000,
+            redial_max_s=config.redial_max_ms / 1000,
+            random=self._random.random,
+            on_lost=on_lost,
+        )
+
+    def _tell_role(self, view: RoleView) -> None:
+        for callback in self._role_callbacks:
+            callback(view)
+
+    def _fail(self, error: Exception) -> None:
+        if self._parts is None:
+            raise error
+        self._parts.driver.fail(error)
+
+
+@frozen(kw_only=True)
+class _Parts:
+    """What a running ledger is made of."""
+
+    core: Raft
+    log: Log
+    tail: LogTail
+    driver: Driver
+    applier: Applier
+    writer: LogWriter
+    ticker: Ticker
+    links: dict[str, PeerLink]
+    listener: socket.socket
+    supervisor: Supervisor
+
+
+class _Waiter:
+    """One task that waits to be settled."""
+
+    def __init__(self) -> None:
+        self._settled = trio.Event()
+        self._result: Any = None
+
+    def settle(self, result: Any) -> None:
+        self._result = result
+        self._settled.set()
+
+    async def wait(self) -> Any:
+        await self._settled.wait()
+        if isinstance(self._result, LedgerError):
+            raise self._result
+        return self._result
+
+
+@asynccontextmanager
+async def open_ledger(
+    config: LedgerConfig,
+    machine: Machine,
+    *,
+    perform: Callable[[Committed, Applied], None] | None = None,
+    files: FileSystem | None = None,
+    listener: socket.socket | None = None,
+) -> AsyncIterator[Ledger]:
+    """Run a ledger for the time of an `async with` block, which begins once its actors are up.
+
+    **Raises** FailStop, inside an exception group if the block was running.
+    """
+    ledger = Ledger(config, machine, perform=perform, files=files, listener=listener)
+    supervisor = Supervisor(
+        f"around {config.node}", (Child("ledger", lambda: ledger, restart=Restart.NEVER),)
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.serve)
+        yield ledger
+        nursery.cancel_scope.cancel()
+
+
+def _raft_config(config: LedgerConfig) -> RaftConfig:
+    return RaftConfig(
+        node=raft.NodeId(config.node),
+        members=tuple(raft.NodeId(name) for name in sorted(config.peers)),
+        election_timeout_ticks=-(-config.election_timeout_ms // config.tick_ms),
+        heartbeat_ticks=config.heartbeat_ms // config.tick_ms,
+        append_bytes_max=config.append_max_bytes,
+        window_bytes=config.window_max_bytes,
+        uncommitted_bytes_max=config.uncommitted_max_bytes,
+        tail_bytes_max=config.tail_max_bytes,
+    )
+
+
+def _refusal(config: LedgerConfig, hello: Hello) -> str | None:
+    """Why this hello is not welcome, for a log line; None if it is."""
+    if hello.version != PROTOCOL_VERSION:
+        return f"peer protocol {hello.version}, ours is {PROTOCOL_VERSION}"
+    if hello.cluster != config.cluster:
+        return f"{hello.sender!r} is of cluster {hello.cluster!r}, not of {config.cluster!r}"
+    if hello.group != config.group:
+        return f"{hello.sender!r} is of group {hello.group!r}, not of {config.group!r}"
+    if hello.receiver != config.node:
+        return f"{hello.sender!r} looks for {hello.receiver!r}, this is {config.node!r}"
+    if hello.sender not in config.others:
+        return f"{hello.sender!r} is not among the peers {config.others}"
+    return None
+
+
+def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> None:
+    # The core has at most one read per peer in the air and the mailbox room for as many.
+    reader.ref.tell_nowait(request)
+
+
+def _same(link: PeerLink) -> PeerLink:
+    return link

@@ -1,0 +1,246 @@
+"""The one thread that changes the disk: all that is queued, one write, one sync, one report.
+
+Group commit needs no timer: while one group is being synced, the next one gathers. The thread is
+our own because handing a call to Trio's pool and back costs more than the sync itself on a quick
+disk.
+
+Laws:
+- Order: cuts and batches reach the log in the order they were queued; a group's term and vote are
+  durable before its entries are written, and both before any of its writes is reported.
+- Reports are cumulative: write number n durable means all before it are.
+- A failure is final. Nothing is tried again and nothing is written after it: the kernel may have
+  dropped the very pages that a second sync would report as safe. The actor raises FailStop.
+
+The loop's side (`submit`, `stalled_s`, `run`) and the thread's side (`_work` and below) share the
+queue, one number and the failure. Elsewhere: what lies where (storage), what must be durable
+(raft).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Never
+
+import trio
+from attrs import frozen
+
+from dledger_py.actors import FailStop, Inbox
+from dledger_py.storage import Batch, Cut, HardStateFile, Log
+
+GROUP_LIMIT_BYTES = 8 << 20
+"""Largest group: past a few MiB a sync takes longer for each byte, and acknowledgements wait for
+it."""
+
+SEAL_IDLE_S = 0.1
+"""Silence after which the end of the log is attested, so that later damage cannot pass for a torn
+write."""
+
+
+@frozen
+class Write:
+    """One `Persist` of the core. `hard` is (term, vote, commit hint) when term or vote changed."""
+
+    number: int
+    hard: tuple[int, str | None, int] | None
+    cut: Cut | None
+    batch: Batch | None
+
+
+@frozen(kw_only=True)
+class WriterStatistics:
+    """How the disk was used since the start. Writes over groups is what group commit saves."""
+
+    writes: int
+    groups: int
+    waiting: int
+    stalled_ms: int
+    longest_group_ms: int
+
+
+class LogWriter:
+    """Actor: owns the writer thread and, through it, the log's and the hard state's files."""
+
+    def __init__(
+        self,
+        log: Log,
+        hard_state: HardStateFile,
+        *,
+        sync: bool,
+        async_flush_s: float,
+        on_durable: Callable[[int], None],
+        commit_hint: Callable[[], int],
+    ) -> None:
+        """`on_durable(number)` is called on the loop; `commit_hint()` once, in the thread, at the
+        end."""
+        self._log = log
+        self._hard_state = hard_state
+        self._sync = sync
+        self._async_flush_s = async_flush_s
+        self._on_durable = on_durable
+        self._commit_hint = commit_hint
+        self._queue: SimpleQueue[Write | None] = SimpleQueue()
+        self._waiting: deque[tuple[int, float]] = deque()
+        self._failure: BaseException | None = None
+        self._ended = trio.Event()
+        self._thread: threading.Thread | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._groups = 0
+        self._writes = 0
+        self._longest_group_s = 0.0
+
+    # ---- the loop's side
+
+    def submit(self, write: Write) -> None:
+        """Queue a write. Never blocks; the core bounds how much can be waiting."""
+        self._waiting.append((write.number, monotonic()))
+        self._queue.put(write)
+
+    @property
+    def ended(self) -> bool:
+        """The thread is gone: nobody uses the files any more."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def statistics(self) -> WriterStatistics:
+        stalled_s = monotonic() - self._waiting[0][1] if self._waiting else 0.0
+        return WriterStatistics(
+            writes=self._writes,
+            groups=self._groups,
+            waiting=len(self._waiting),
+            stalled_ms=round(stalled_s * 1000),
+            longest_group_ms=round(self._longest_group_s * 1000),
+        )
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        """Let the thread work until a stop is asked for; it finishes what is queued.
+
+        **Raises** FailStop when the disk failed.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        # A daemon, because a process whose disk hangs must still be able to end.
+        self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
+        self._thread.start()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_when_closed, inbox)
+                inbox.ready()
+                await self._ended.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._queue.put(None)
+        if self._failure is not None:
+            raise FailStop(_story(self._failure)) from self._failure
+
+    async def _end_when_closed(self, inbox: Inbox[Never]) -> None:
+        await inbox.wait_closed()
+        self._queue.put(None)
+
+    def _report(self, number: int) -> None:
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= number:
+            waiting.popleft()
+        self._on_durable(number)
+
+    # ---- the thread's side
+
+    def _work(self) -> None:
+        assert self._token is not None
+        try:
+            self._serve()
+        except BaseException as error:
+            self._failure = error
+        with suppress(trio.RunFinishedError):  # then nobody is left to tell
+            self._token.run_sync_soon(self._ended.set)
+
+    def _serve(self) -> None:
+        idle = True
+        dirty_since: float | None = None
+        while True:
+            if dirty_since is not None and monotonic() - dirty_since >= self._async_flush_s:
+                self._log.write([], sync=True)
+                dirty_since = None
+            try:
+                first = self._queue.get(timeout=None if idle else SEAL_IDLE_S)
+            except Empty:
+                self._log.seal_idle()
+                idle, dirty_since = True, None
+                continue
+            if first is None:
+                self._close()
+                return
+            idle = False
+            if not self._sync and dirty_since is None:
+                dirty_since = monotonic()
+            if not self._write_group(first):
+                self._close()
+                return
+
+    def _write_group(self, write: Write) -> bool:
+        """Write `write` and all that queued up behind it. False if the end was among it."""
+        began = monotonic()
+        go_on = True
+        hard = write.hard
+        number = write.number
+        parts: list[tuple[Cut | None, list[Batch]]] = [(write.cut, [])]
+        size = 0
+        while True:
+            if write.cut is not None and (parts[-1][1] or parts[-1][0] is not write.cut):
+                parts.append((write.cut, []))
+            if write.batch is not None:
+                parts[-1][1].append(write.batch)
+                size += len(write.batch.data)
+            number = write.number
+            hard = write.hard or hard
+            self._writes += 1
+            if size >= GROUP_LIMIT_BYTES:
+                break
+            try:
+                following = self._queue.get_nowait()
+            except Empty:
+                break
+            if following is None:
+                go_on = False
+                break
+            write = following
+        self._perform(hard, parts)
+        self._groups += 1
+        self._longest_group_s = max(self._longest_group_s, monotonic() - began)
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(self._report, number)
+        except trio.RunFinishedError:
+            return False
+        return go_on
+
+    def _perform(
+        self,
+        hard: tuple[int, str | None, int] | None,
+        parts: list[tuple[Cut | None, list[Batch]]],
+    ) -> None:
+        if hard is not None:
+            term, vote, commit = hard
+            self._hard_state.save(term, vote, min(commit, self._log.durable_index))
+        last = len(parts) - 1
+        for place, (cut, batches) in enumerate(parts):
+            if cut is not None or batches:
+                # One sync for the group: what comes earlier in it is made durable by the last.
+                self._log.write(batches, cut, sync=self._sync and place == last)
+
+    def _close(self) -> None:
+        self._log.seal_idle()
+        state = self._hard_state.load()
+        commit = min(self._commit_hint(), self._log.durable_index)
+        if commit > state.commit:
+            self._hard_state.save(state.term, state.vote, commit)
+
+
+def _story(error: BaseException) -> str:
+    """One line for an operator: what failed, on which file, with which errno."""
+    if isinstance(error, OSError):
+        file = error.filename or "the log"
+        return f"writing {file} failed: {error.strerror} (errno {error.errno})"
+    return f"writing the log failed: {error!r}"

@@ -1,0 +1,394 @@
+"""The sockets between members: one connection for each direction.
+
+Each member dials every other and only *sends* on what it dialled; it only *reads* what it
+accepted. So a member's word to one peer is one ordered stream with one owner, and the two
+directions break and heal on their own. Whoever sees either of them break reports the peer lost at
+once: a killed process is noticed by its connections, not by an election timeout.
+
+Laws:
+- `PeerLink.send` never waits. What the socket takes at once is gone before it returns; the rest
+  is kept up to a bound, beyond which frames are dropped and counted. Consensus tolerates loss,
+  not delay.
+- Frames are never torn by a drop: one that was begun is finished or dies with its connection.
+- What comes in is bounded by the frame reader; who comes in is checked by the hello before
+  anything else of theirs is looked at. A stranger costs one small buffer for `HELLO_TIMEOUT_S`.
+
+Non-blocking sockets of the standard library are used directly: trio's own `send` always visits
+the scheduler, and here most sends need no waiting at all. Elsewhere: the bytes (peer_frames), the
+meaning.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Never, Protocol
+
+import structlog
+import trio
+from attrs import frozen
+
+from dledger_py.actors import Inbox
+from dledger_py.ledger.errors import FrameError
+from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
+
+log = structlog.get_logger()
+
+RECEIVE_BYTES = 256 << 10
+"""One buffer for all readers, since each is emptied before the next is read: a few appends at a
+time."""
+
+HELLO_TIMEOUT_S = 5.0
+"""A dialler says hello at once; one that does not in this time is no member."""
+
+ACCEPTED_LIMIT = 64
+"""Accepted connections at a time: groups have a handful of members, the rest is room for
+strangers."""
+
+SILENT_DROP_S = 5.0
+"""Unacknowledged bytes older than this break a connection (TCP_USER_TIMEOUT). Otherwise, after a
+long partition, the kernel's own back-off could keep a healed link silent for a minute."""
+
+STEADY_S = 1.0
+"""A connection that lived this long resets the pause between dials. One that was closed at once was
+refused, and dialling again at full speed would only flood two logs."""
+
+
+@frozen(kw_only=True)
+class LinkStatistics:
+    """One peer's outgoing connection."""
+
+    peer: str
+    connected: bool
+    buffered_bytes: int
+    frames_sent: int
+    frames_dropped: int
+    dials: int
+
+
+class PeerLink:
+    """Actor: the way to one peer. Dials, says hello, sends, dials again; for ever."""
+
+    def __init__(
+        self,
+        peer: str,
+        address: tuple[str, int],
+        hello: bytes,
+        *,
+        buffer_max_bytes: int,
+        connect_timeout_s: float,
+        redial_max_s: float,
+        random: Callable[[], float],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.peer = peer
+        self._address = address
+        self._hello = hello
+        self._buffer_max_bytes = buffer_max_bytes
+        self._connect_timeout_s = connect_timeout_s
+        self._redial_max_s = redial_max_s
+        self._random = random
+        self._on_lost = on_lost
+        self._socket: socket.socket | None = None
+        self._left: deque[memoryview] = deque()
+        self._left_bytes = 0
+        self._left_over = trio.Event()
+        self._sooner = trio.Event()
+        self._frames_sent = 0
+        self._frames_dropped = 0
+        self._dials = 0
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send the frame that `parts` make up, or as much as fits now and the rest soon; or drop
+        it."""
+        sock = self._socket
+        if sock is None or self._left_bytes > self._buffer_max_bytes:
+            self._frames_dropped += 1
+            return
+        self._frames_sent += 1
+        if self._left:
+            self._keep(parts, 0)
+            return
+        try:
+            sent = sock.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # the watcher of this connection sees the same and says so
+        if sent < sum(map(len, parts)):
+            self._keep(parts, sent)
+
+    def dial_now(self) -> None:
+        """End the pause between two dials: the peer was just seen alive."""
+        self._sooner.set()
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics(
+            peer=self.peer,
+            connected=self._socket is not None,
+            buffered_bytes=self._left_bytes,
+            frames_sent=self._frames_sent,
+            frames_dropped=self._frames_dropped,
+            dials=self._dials,
+        )
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._dial_for_ever)
+            inbox.ready()
+            await inbox.wait_closed()
+            nursery.cancel_scope.cancel()
+
+    async def _dial_for_ever(self) -> None:
+        pause_s = self._redial_max_s / 50
+        while True:
+            self._dials += 1
+            began = trio.current_time()
+            try:
+                sock = await self._dial()
+            except OSError as error:
+                log.debug("peer.dial_failed", peer=self.peer, reason=str(error))
+            else:
+                await self._serve(sock)
+            if trio.current_time() - began > STEADY_S + self._connect_timeout_s:
+                pause_s = self._redial_max_s / 50
+            self._sooner = trio.Event()
+            # Jittered downwards only, so that the bound is a bound.
+            with trio.move_on_after(pause_s * (0.5 + 0.5 * self._random())):
+                await self._sooner.wait()
+            pause_s = min(2 * pause_s, self._redial_max_s)
+
+    async def _dial(self) -> socket.socket:
+        host, port = self._address
+        with trio.move_on_after(self._connect_timeout_s):
+            stream = await trio.open_tcp_stream(host, port)
+            sock = socket.socket(fileno=stream.socket.detach())
+            prepare(sock)
+            return sock
+        raise OSError(f"no connection to {host}:{port} within {self._connect_timeout_s:g} s")
+
+    async def _serve(self, sock: socket.socket) -> None:
+        self._left.clear()
+        self._left_bytes = 0
+        self._left_over = trio.Event()
+        self._socket = sock
+        self.send([self._hello])
+        log.info("peer.dialled", peer=self.peer)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_left_over, sock, nursery.cancel_scope)
+                await wait_end(sock)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._socket = None
+            trio.lowlevel.notify_closing(sock)
+            sock.close()
+        log.info("peer.lost", peer=self.peer, direction="to")
+        self._on_lost(self.peer)
+
+    def _keep(self, parts: Sequence[bytes | memoryview], sent: int) -> None:
+        for part in parts:
+            if sent >= len(part):
+                sent -= len(part)
+                continue
+            rest = memoryview(part)[sent:]
+            sent = 0
+            self._left.append(rest)
+            self._left_bytes += len(rest)
+        self._left_over.set()
+
+    async def _write_left_over(self, sock: socket.socket, scope: trio.CancelScope) -> None:
+        left = self._left
+        while True:
+            if not left:
+                self._left_over = trio.Event()
+                await self._left_over.wait()
+            await trio.lowlevel.wait_writable(sock)
+            while left:
+                try:
+                    sent = sock.send(left[0])
+                except BlockingIOError:
+                    break
+                except OSError:
+                    scope.cancel()
+                    return
+                self._left_bytes -= sent
+                if sent < len(left[0]):
+                    left[0] = left[0][sent:]
+                    break
+                left.popleft()
+
+
+class Receiver(Protocol):
+    """Who the frames are for."""
+
+    def receive(self, peer: str, frames: Sequence[tuple[bytes, bytes]]) -> None:
+        """Take frames of one member, in order. **Raises** FrameError to have the connection
+        closed."""
+        ...
+
+    def found(self, peer: str) -> None:
+        """This member has dialled and said a good hello."""
+        ...
+
+    def lost(self, peer: str) -> None:
+        """The connection from this member broke, and it has no newer one."""
+        ...
+
+
+class PeerListener:
+    """Actor: accepts the other members' connections and reads them."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        receiver: Receiver,
+        check_hello: Callable[[Hello], str | None],
+    ) -> None:
+        """`check_hello` gives the reason to refuse a hello, or nothing."""
+        self._listener = listener
+        self._receiver = receiver
+        self._check_hello = check_hello
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._current: dict[str, trio.CancelScope] = {}
+        self._accepted = 0
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._accept_for_ever, nursery)
+                inbox.ready()
+                await inbox.wait_closed()
+                nursery.cancel_scope.cancel()
+        finally:
+            # Closed only at the end of the whole ledger: a restarted listener needs it again.
+            self._current.clear()
+
+    async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._listener)
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                # Out of descriptors, or the dialler left again: neither is cured by trying at once.
+                log.warning("peer.accept_failed", reason=str(error))
+                await trio.sleep(0.1)
+                continue
+            if self._accepted >= ACCEPTED_LIMIT:
+                log.warning("peer.refused", remote=str(address), reason="too many connections")
+                sock.close()
+                continue
+            self._accepted += 1
+            nursery.start_soon(self._serve, sock, str(address))
+
+    async def _serve(self, sock: socket.socket, remote: str) -> None:
+        try:
+            prepare(sock)
+            await self._read(sock, remote)
+        except FrameError as error:
+            log.warning("peer.refused", remote=remote, reason=str(error))
+        except OSError as error:
+            log.debug("peer.broken", remote=remote, reason=str(error))
+        finally:
+            self._accepted -= 1
+            trio.lowlevel.notify_closing(sock)
+            sock.close()
+
+    async def _read(self, sock: socket.socket, remote: str) -> None:
+        reader = FrameReader()
+        frames: list[tuple[bytes, bytes]] = []
+        with trio.move_on_after(HELLO_TIMEOUT_S):
+            while not frames:
+                await trio.lowlevel.wait_readable(sock)
+                if not self._receive(sock, reader, frames):
+                    return
+        if not frames:
+            raise FrameError(f"no hello within {HELLO_TIMEOUT_S:g} s")
+        hello = decode_hello(*frames.pop(0))
+        if (reason := self._check_hello(hello)) is not None:
+            raise FrameError(reason)
+        peer = hello.sender
+        log.info("peer.accepted", peer=peer, remote=remote, incarnation=hello.incarnation)
+        self._receiver.found(peer)
+        error: Exception | None = None
+        with trio.CancelScope() as scope:
+            if (older := self._current.get(peer)) is not None:
+                older.cancel()
+            self._current[peer] = scope
+            try:
+                await self._read_frames(sock, reader, peer, frames)
+            except (OSError, FrameError) as raised:
+                error = raised
+        if self._current.get(peer) is scope:
+            del self._current[peer]
+            log.info("peer.lost", peer=peer, direction="from")
+            self._receiver.lost(peer)
+        if error is not None:
+            raise error
+
+    async def _read_frames(
+        self,
+        sock: socket.socket,
+        reader: FrameReader,
+        peer: str,
+        frames: list[tuple[bytes, bytes]],
+    ) -> None:
+        while True:
+            if frames:
+                self._receiver.receive(peer, frames)
+                frames.clear()
+            # Always a visit to the scheduler, also when there is more: a flood starves nobody.
+            await trio.lowlevel.wait_readable(sock)
+            if not self._receive(sock, reader, frames):
+                return
+
+    def _receive(
+        self, sock: socket.socket, reader: FrameReader, frames: list[tuple[bytes, bytes]]
+    ) -> bool:
+        """Read what is there. False at the end of the stream."""
+        try:
+            count = sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return True
+        if count == 0:
+            return False
+        frames += reader.feed(self._buffer[:count])
+        return True
+
+
+async def wait_end(sock: socket.socket) -> None:
+    """Wait until the other side closes or breaks a connection on which it has nothing to say."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            if not sock.recv(4096):
+                return
+        except BlockingIOError:
+            continue
+        except OSError:
+            return
+
+
+def prepare(sock: socket.socket) -> None:
+    """No waiting in calls, no waiting for full packets, no endless waiting for acknowledgements."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_DROP_S * 1000))
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket for `PeerListener`; port 0 lets the system choose."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(ACCEPTED_LIMIT)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,183 @@
+"""A group of ledgers in one process: real sockets on loopback, real actors, chosen ports."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from attrs import define, field
+
+from dledger_py.actors import Child, Restart, Supervisor
+from dledger_py.ledger.config import LedgerConfig
+from dledger_py.ledger.ledger import Ledger
+from dledger_py.ledger.machine import Applied, Committed
+from dledger_py.ledger.peer_link import open_listener
+from dledger_py.storage import FileSystem
+
+PATIENCE_S = 20.0
+"""Every wait in these tests ends by an event; this is only how long a broken build takes to fail."""
+
+
+@define(eq=False)
+class Recorder:
+    """A machine that remembers what it was given, and answers with its length."""
+
+    commands: list[bytes] = field(factory=list)
+    positions: list[int] = field(factory=list)
+    performed: list[Any] = field(factory=list)
+
+    def apply(self, committed: Committed) -> Applied:
+        self.commands.append(bytes(committed.payload))
+        self.positions.append(committed.position)
+        return Applied(reply=len(self.commands), effects=(("seen", committed.index),))
+
+    def perform(self, committed: Committed, applied: Applied) -> None:
+        self.performed.extend(applied.effects)
+
+
+@define(eq=False)
+class Member:
+    """One running ledger, or one that ran."""
+
+    name: str
+    ledger: Ledger
+    machine: Recorder
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    ended: trio.Event = field(factory=trio.Event)
+    error: BaseException | None = None
+    supervisor: Supervisor = field(init=False)
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        self.supervisor = Supervisor(
+            f"around {self.name}", (Child("ledger", lambda: self.ledger, restart=Restart.NEVER),)
+        )
+        try:
+            with self.scope:
+                await self.supervisor.serve(task_status=task_status)
+        except BaseException as error:
+            self.error = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self.ended.set()
+
+
+@define(eq=False)
+class Group:
+    """Members on reserved ports; each can be started, stopped and started again."""
+
+    nursery: trio.Nursery
+    folder: Path
+    names: tuple[str, ...]
+    settings: dict[str, Any]
+    files: Callable[[str], FileSystem | None]
+    peers: dict[str, str] = field(factory=dict)
+    members: dict[str, Member] = field(factory=dict)
+    _sockets: dict[str, socket.socket] = field(factory=dict)
+    _news: trio.Event = field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        for name in self.names:
+            sock = open_listener("127.0.0.1", 0)
+            self._sockets[name] = sock
+            self.peers[name] = f"127.0.0.1:{sock.getsockname()[1]}"
+
+    def make(self, name: str, **settings: Any) -> Member:
+        """A member that is not running yet."""
+        config = LedgerConfig(
+            node=name,
+            peers=settings.pop("peers", self.peers),
+            data_dir=str(self.folder / name),
+            **{"election_timeout_ms": 400, "heartbeat_ms": 40, **self.settings, **settings},
+        )
+        machine = Recorder()
+        ledger = Ledger(
+            config,
+            machine,
+            perform=machine.perform,
+            files=self.files(name),
+            listener=self._sockets.pop(name, None),
+        )
+        ledger.on_role_change(lambda view: self._tell())
+        ledger.after_turn(self._tell)
+        member = self.members[name] = Member(name, ledger, machine)
+        return member
+
+    async def start(self, *names: str, **settings: Any) -> None:
+        for name in names or self.names:
+            await self.nursery.start(self.make(name, **settings).run)
+
+    async def stop(self, name: str) -> None:
+        """Politely: the log is sealed and closed."""
+        member = self.members[name]
+        member.scope.cancel()
+        await member.ended.wait()
+
+    async def wait_until(self, condition: Callable[[], Any]) -> Any:
+        """Look again whenever any member's role changes or anything is applied anywhere."""
+        with trio.fail_after(PATIENCE_S):
+            while not (found := condition()):
+                self._news = trio.Event()
+                await self._news.wait()
+        return found
+
+    async def wait_leader(self, *, but: str | None = None) -> Member:
+        """A member that leads and is ready."""
+
+        def leader() -> Member | None:
+            for member in self.members.values():
+                view = member.ledger.view
+                alive = not member.ended.is_set() and not member.scope.cancel_called
+                if alive and member.name != but and view.role == "leader" and view.ready:
+                    return member
+            return None
+
+        return await self.wait_until(leader)
+
+    async def wait_applied(self, count: int, *names: str) -> None:
+        """Until these members (or all running) have applied `count` commands."""
+        running = [
+            self.members[name]
+            for name in names or self.names
+            if not self.members[name].ended.is_set()
+        ]
+        await self.wait_until(lambda: all(len(m.machine.commands) >= count for m in running))
+
+    def follower(self) -> Member:
+        return next(m for m in self.members.values() if m.ledger.view.role != "leader")
+
+    def _tell(self) -> None:
+        self._news.set()
+
+    def close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+
+
+@pytest.fixture
+def open_group(tmp_path: Path) -> Callable[..., Any]:
+    """`async with open_group(3) as group`: members n0, n1, … that are not running yet."""
+
+    @asynccontextmanager
+    async def opened(
+        size: int = 3,
+        *,
+        files: Callable[[str], FileSystem | None] = lambda name: None,
+        **settings: Any,
+    ) -> AsyncIterator[Group]:
+        names = tuple(f"n{number}" for number in range(size))
+        async with trio.open_nursery() as nursery:
+            group = Group(nursery, tmp_path, names, settings, files)
+            try:
+                yield group
+            finally:
+                for member in group.members.values():
+                    member.scope.cancel()
+                group.close()
+
+    return opened
