@@ -7,9 +7,9 @@ the order of writes in `appender`, what may be cut in `recovery`.
 
 from dledger_py.storage.batch import BadBatch, Batch, StoredEntry, split_raw
 from dledger_py.storage.files import DirectoryInUse, FileSystem, RealFiles
-from dledger_py.storage.formats import Corrupt, HardState, Identity, WrongIdentity
+from dledger_py.storage.formats import Corrupt, HardState, Identity, LogFailed, WrongIdentity
 from dledger_py.storage.hard_state import HardStateFile
-from dledger_py.storage.log import Cut, Log, LogFailed, LogStatistics
+from dledger_py.storage.log import Cut, Log, LogStatistics
 from dledger_py.storage.recovery import CutReport, Recovered, recover
 
 __all__ = [

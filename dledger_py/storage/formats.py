@@ -59,6 +59,10 @@ ADVICE_REPLACE = (
 ADVICE_UPGRADE = "Nothing was changed. Start the version that wrote this directory, or a newer one"
 
 
+class LogFailed(Exception):
+    """An earlier write or sync failed, so nothing more is written here. Kind: stop."""
+
+
 class WrongIdentity(Exception):
     """The directory belongs to another cluster, group or member. Kind: refused; no change made."""
 

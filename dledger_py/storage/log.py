@@ -13,16 +13,32 @@ Elsewhere: file changes and their order (`appender`), opening (`recovery`), byte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from attrs import frozen
 
-from dledger_py.storage.batch import Batch, StoredEntry
-from dledger_py.storage.formats import End, EntryLike
-
-
-class LogFailed(Exception):
-    """An earlier write or sync of this log failed, nothing more is written. Kind: stop."""
+from dledger_py.storage import batch as batches_of
+from dledger_py.storage.anchors import ANCHOR_SPACING_BYTES, Anchors
+from dledger_py.storage.appender import Appender
+from dledger_py.storage.batch import Batch, StoredEntry, stored_entries
+from dledger_py.storage.files import Lock
+from dledger_py.storage.formats import (
+    EMPTY,
+    ENTRY_HEADER_BYTES,
+    Corrupt,
+    End,
+    EntryLike,
+    LogFailed,
+    Walk,
+    WalkedEntry,
+    peek_place,
+    walk,
+)
+from dledger_py.storage.segment import Segments
 
 
 @frozen
@@ -50,61 +66,113 @@ class LogStatistics:
 class Log:
     """One member's log. Made by `recovery.recover`."""
 
+    def __init__(
+        self,
+        *,
+        appender: Appender,
+        segments: Segments,
+        anchors: Anchors,
+        terms: Sequence[tuple[int, int]],
+        lock: Lock,
+    ) -> None:
+        self._appender = appender
+        self._segments = segments
+        self._directory_lock = lock
+        # Loop thread only.
+        self._end = appender.end
+        self._terms = list(terms)
+        self._unwritten: deque[Batch] = deque()
+        # Shared, under the lock. A cut counts at once for readers and later for the files; while
+        # files lag behind (asked > done), nothing above the lowest such cut is readable.
+        self._lock = threading.Lock()
+        self._anchors = anchors
+        self._cuts_asked = 0
+        self._cuts_done = 0
+        self._ceiling: int | None = None
+
+    # -- where the log ends
+
     @property
     def first_index(self) -> int:
-        """The first entry kept: 1 until retention exists; last_index + 1 when empty."""
-        raise NotImplementedError
+        """The first entry kept: always 1 until retention exists (also in an empty log)."""
+        return 1
 
     @property
     def last_index(self) -> int:
         """The last entry sealed (0: none ever)."""
-        raise NotImplementedError
+        return self._end.index
 
     @property
     def last_term(self) -> int:
-        raise NotImplementedError
+        return self._end.term
 
     @property
     def last_crc(self) -> int:
-        raise NotImplementedError
+        return self._end.crc
 
     @property
     def end_position(self) -> int:
         """Just behind the last entry sealed."""
-        raise NotImplementedError
+        return self._end.position
 
     @property
     def terms(self) -> tuple[tuple[int, int], ...]:
         """(first index, term) of each run of equal terms, for raft's LogView."""
-        raise NotImplementedError
+        return tuple(self._terms)
 
     @property
     def durable_position(self) -> int:
         """Everything below was synced. Any thread."""
-        raise NotImplementedError
+        return self._appender.durable.position
 
     @property
     def durable_index(self) -> int:
         """The last entry that was synced. The commit hint saved must not exceed it. Any thread."""
-        raise NotImplementedError
+        return self._appender.durable.index
 
     def statistics(self) -> LogStatistics:
         """Any thread."""
-        raise NotImplementedError
+        return LogStatistics(
+            first_index=self.first_index,
+            last_index=self._end.index,
+            end_position=self._end.position,
+            written_position=self._appender.end.position,
+            durable_position=self._appender.durable.position,
+            attested_position=self._appender.claimed.position,
+            segments=self._segments.count(),
+            anchors=len(self._anchors),
+            open_read_files=self._segments.open_count(),
+        )
+
+    # -- loop thread
 
     def seal(self, entries: Sequence[EntryLike]) -> Batch:
         """Give entries (indexes from last_index + 1 on) their place and bytes. No I/O.
 
         The log ends behind them at once; they are on disk only after `write`.
         """
-        raise NotImplementedError
+        return self._extend(batches_of.seal(self._end, entries))
 
     def seal_raw(self, raw: bytes | bytearray | memoryview) -> Batch:
         """Accept entries as another member's log holds them, if they continue this one. No I/O.
 
         Copies only what is not `bytes`. Raises BadBatch (a ValueError); the log is unchanged then.
         """
-        raise NotImplementedError
+        return self._extend(batches_of.seal_raw(self._end, raw))
+
+    def _extend(self, batch: Batch) -> Batch:
+        with self._lock:
+            self._anchors.note(batch.first_index, batch.start_position, batch.starts)
+        for run in batch.terms:
+            if not self._terms or self._terms[-1][1] != run[1]:
+                self._terms.append(run)
+        self._end = batch.end
+        if self._cuts_asked == self._cuts_done:
+            written = self._appender.end.position
+            while self._unwritten and self._unwritten[0].end.position <= written:
+                self._unwritten.popleft()
+        self._unwritten.append(batch)
+        return batch
 
     def cut(self, first_index: int) -> Cut | None:
         """The log ends before entry `first_index`, at once; give the result to the next `write`.
@@ -113,7 +181,39 @@ class Log:
         a batch still being written; cuts are rare (a follower drops what an old leader sent).
         Raises LookupError for an entry that is not in the log; Corrupt.
         """
-        raise NotImplementedError
+        if first_index == self._end.index + 1:
+            return None
+        end = self._end_before(first_index)
+        with self._lock:
+            self._cuts_asked += 1
+            self._ceiling = (
+                end.position if self._ceiling is None else min(self._ceiling, end.position)
+            )
+            self._anchors.cut(end.position)
+        while self._terms and self._terms[-1][0] >= first_index:
+            self._terms.pop()
+        while self._unwritten and self._unwritten[-1].start_position >= end.position:
+            self._unwritten.pop()
+        self._end = end
+        return Cut(end)
+
+    def _end_before(self, index: int) -> End:
+        if not self.first_index <= index <= self._end.index:
+            raise LookupError(f"entry {index}: only {self.first_index} to {self._end.index} exist")
+        if index == 1:
+            return EMPTY
+        run = bisect_right(self._terms, index - 1, key=lambda run: run[0]) - 1
+        term = self._terms[run][1]
+        for batch in reversed(self._unwritten):  # the newest holds, where a cut made two overlap
+            if batch.first_index <= index <= batch.last_index:
+                at = batch.position_of(index) - batch.start_position
+                _index, position, crc = peek_place(batch.data, at)
+                return End(index - 1, term, position, crc)
+        (entry,) = self.read(index, 1)
+        _index, position, crc = peek_place(entry.raw)
+        return End(index - 1, term, position, crc)
+
+    # -- writer thread
 
     def write(
         self, batches: Sequence[Batch], cut_to: Cut | None = None, *, sync: bool = True
@@ -128,7 +228,21 @@ class Log:
         Durability: with sync, all that was ever written is on disk on return; a cut always is.
         Raises OSError as it came from the disk, and LogFailed ever after: stop the process.
         """
-        raise NotImplementedError
+        with self._writing():
+            if cut_to is not None:
+                self._perform(cut_to)
+            if batches:
+                self._appender.append(batches)
+            if sync:
+                self._appender.sync()
+
+    def _perform(self, cut: Cut) -> None:
+        self._appender.cut(cut.end)
+        with self._lock:
+            self._cuts_done += 1
+            assert self._cuts_done <= self._cuts_asked
+            if self._cuts_done == self._cuts_asked:
+                self._ceiling = None
 
     def seal_idle(self) -> None:
         """Attest all that was written (syncing it first). Writer thread; after 100 ms of silence.
@@ -136,11 +250,31 @@ class Log:
         Without it the last group before a crash is durable, but damage in it would pass for a
         torn write. No-op when everything is attested already. Raises as `write`.
         """
-        raise NotImplementedError
+        with self._writing():
+            if self._appender.durable.position != self._appender.end.position:
+                self._appender.sync()
+            self._appender.attest()
 
     def close(self) -> None:
         """`seal_idle` (unless the log failed), close all files, release the directory."""
-        raise NotImplementedError
+        try:
+            if not self._appender.broken:
+                self.seal_idle()
+        finally:
+            self._appender.close()
+            self._segments.close()
+            self._directory_lock.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever escapes from within leaves the files in an unknown state: never write again."""
+        if self._appender.broken:
+            raise LogFailed(f"{self._segments.directory}: an earlier write or sync failed")
+        self._appender.broken = True
+        yield
+        self._appender.broken = False
+
+    # -- any thread
 
     def read(self, first_index: int, max_bytes: int) -> tuple[StoredEntry, ...]:
         """Entries from `first_index` on, CRC-checked, as many as fit into max_bytes, at least one.
@@ -149,13 +283,87 @@ class Log:
         the result is empty then. Any thread. Blocks. Raises LookupError outside of the log,
         Corrupt.
         """
-        raise NotImplementedError
+        while True:
+            with self._lock:
+                if not self.first_index <= first_index <= self._end.index:
+                    reason = (
+                        f"entry {first_index}: only {self.first_index} to {self._end.index} exist"
+                    )
+                    raise LookupError(reason)
+                cuts = self._cuts_asked
+                limit = self._readable()
+                anchor = self._anchors.floor(first_index)
+            try:
+                return self._read(anchor, first_index, max_bytes, limit)
+            except (Corrupt, FileNotFoundError):
+                # A cut asked for meanwhile may have changed the bytes under us; each turn of
+                # this loop needs another cut. Without one it is what it looks like.
+                if cuts == self._cuts_asked:
+                    raise
 
     def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
         """`length` raw log bytes from `position` on, unchecked; the bytearray is the caller's.
 
         nowait: never waits for the disk; raises BlockingIOError when the bytes are not in the
         page cache (or the file system cannot tell) -- then ask again without it in a thread.
-        Any thread. Raises LookupError when the range is not within the written log.
+        Any thread. Raises LookupError when the range is not within the written log; Corrupt when
+        the files end before it does.
         """
-        raise NotImplementedError
+        with self._lock:
+            limit = self._readable()
+        if position < 0 or length < 0 or position + length > limit:
+            raise LookupError(
+                f"bytes {position} to {position + length}: only 0 to {limit} are written"
+            )
+        buffer = bytearray(length)
+        got = self._segments.read_into(memoryview(buffer), position, nowait=nowait)
+        if got < length:
+            raise self._corrupt(position + got, "file ends before the log does")
+        return buffer
+
+    def _readable(self) -> int:
+        written = self._appender.end.position
+        return written if self._ceiling is None else min(written, self._ceiling)
+
+    def _read(
+        self, anchor: tuple[int, int], first_index: int, max_bytes: int, limit: int
+    ) -> tuple[StoredEntry, ...]:
+        index, start = anchor
+        wanted = max_bytes if index == first_index else ANCHOR_SPACING_BYTES + max_bytes
+        while start < limit:
+            buffer = memoryview(bytearray(min(wanted, limit - start)))
+            got = self._segments.read_into(buffer, start)
+            if got < len(buffer):
+                raise self._corrupt(start + got, "file ends before the log does")
+            found = _walk_from(buffer, index, start)
+            needed = 0
+            if found.bad is not None:
+                needed = found.bad.needed
+                if not needed or len(buffer) == limit - start:
+                    raise self._corrupt(start + found.bad.at, found.bad.reason)
+            if found.end.index >= first_index or not needed:
+                skipped = found.entries[first_index - index :]
+                return stored_entries(buffer, _fitting(skipped, max_bytes), start)
+            wanted = max(found.at + needed, wanted + ANCHOR_SPACING_BYTES)
+        return ()
+
+    def _corrupt(self, position: int, reason: str) -> Corrupt:
+        file, offset = self._segments.locate(position)
+        return Corrupt(file, offset, f"{reason} (log position {position})")
+
+
+def _walk_from(buffer: memoryview, index: int, position: int) -> Walk:
+    """Walk from an anchor: the crc before it is taken from the first entry itself."""
+    if len(buffer) < ENTRY_HEADER_BYTES:
+        return walk(buffer, End(index - 1, 0, position, 0))
+    _index, _position, crc = peek_place(buffer)
+    return walk(buffer, End(index - 1, 0, position, crc))
+
+
+def _fitting(entries: Sequence[WalkedEntry], max_bytes: int) -> Sequence[WalkedEntry]:
+    """As many of the first entries as fit, at least one."""
+    if not entries:
+        return entries
+    first_start = entries[0][3]
+    count = bisect_right(entries, max_bytes, key=lambda entry: entry[4] - first_start)
+    return entries[: max(1, count)]

@@ -2,18 +2,71 @@
 
 The rule: bytes that somebody may have been told are durable are never cut. The attest slots say
 up to where everything was synced once; the hard state says how far entries were committed.
-Damage below either is Corrupt. Damage behind both is the torn tail of a group nobody was told
-about, and is cut and reported.
+Damage below either is Corrupt. Damage behind both is the torn tail of a group that nobody can
+have been told about, and is cut and reported. (One group is between the two: the last before a
+crash was synced but not yet attested. Rot in exactly that group, before the next one is written
+or the log has been idle for 100 ms, passes for a torn write unless its entries were committed
+and the hard state says so.)
+
+First everything is read and judged, then mended; Corrupt and WrongIdentity leave all as it was.
+Mending can be cut short at any point and begun again. It ends with everything durable and
+attested: what was found behind the attested end may be in the page cache only (the process was
+killed before its sync, or its sync failed and the kernel dropped the pages), so these bytes are
+written once more and synced before anyone relies on them.
+
+Elsewhere: the order of writes that makes this sufficient (`appender`).
 """
 
 from __future__ import annotations
 
-from attrs import frozen
+from contextlib import ExitStack
 
-from dledger_py.storage.files import FileSystem
-from dledger_py.storage.formats import HardState, Identity
-from dledger_py.storage.hard_state import HardStateFile
+from attrs import define, field, frozen
+
+from dledger_py.storage.anchors import Anchors
+from dledger_py.storage.appender import Appender, create_segment
+from dledger_py.storage.files import File, FileSystem, Lock
+from dledger_py.storage.formats import (
+    ADVICE_UPGRADE,
+    EMPTY,
+    HEADER_BLOCK_BYTES,
+    NEWBORN,
+    Attest,
+    Bad,
+    Corrupt,
+    End,
+    HardRecord,
+    HardState,
+    Identity,
+    SegmentHeader,
+    Walk,
+    WrongIdentity,
+    attest_offset,
+    decode_attests,
+    decode_segment_header,
+    encode_attest,
+    encode_segment_header,
+    segment_name,
+    segment_start,
+    walk,
+)
+from dledger_py.storage.hard_state import (
+    HARD_STATE_NAME,
+    HardStateFile,
+    create_hard_state,
+    read_hard_state,
+)
 from dledger_py.storage.log import Log
+from dledger_py.storage.segment import Segments
+
+LOCK_NAME = "LOCK"
+
+# RocketMQ's segments have 1 GiB, mapped; ours are only written and read, and a smaller one frees
+# space sooner and is scanned sooner. An entry never spans two.
+SEGMENT_SIZE_BYTES = 64 * 1024 * 1024
+
+# Read at a time while scanning: large enough to hide a seek, small enough for the CPU's cache.
+SCAN_BYTES = 1024 * 1024
 
 
 @frozen(kw_only=True)
@@ -39,10 +92,10 @@ class Recovered:
 
     def close(self) -> None:
         """Close log and hard state, and release the directory. Writer thread."""
-        raise NotImplementedError
-
-
-SEGMENT_SIZE_BYTES = 64 * 1024 * 1024
+        try:
+            self.hard_state_file.close()
+        finally:
+            self.log.close()
 
 
 def recover(
@@ -53,11 +106,361 @@ def recover(
 ) -> Recovered:
     """Open (or create) one member's directory, verify every entry in it, lock it.
 
-    Everything in the returned log and hard state is durable: what was found in the page cache
-    only (the last process was killed between write and sync) is written and synced again.
+    Everything in the returned log and hard state is durable.
 
     Blocks: reads the whole log once, sequentially.
     Raises Corrupt; DirectoryInUse when another process has it open; WrongIdentity when it belongs
     to another cluster, group or member; OSError.
     """
-    raise NotImplementedError
+    assert segment_size_bytes > 0
+    files.make_directory(directory)
+    lock = files.lock(f"{directory}/{LOCK_NAME}")
+    with ExitStack() as on_failure:
+        on_failure.callback(lock.release)
+        recovered = _Opening(files, directory, identity, segment_size_bytes, lock).open()
+        on_failure.pop_all()
+    return recovered
+
+
+@frozen
+class _Found:
+    """A segment whose header could be read."""
+
+    path: str
+    header: SegmentHeader
+    attests: list[Attest]
+
+    @property
+    def start(self) -> int:
+        return self.header.before.position
+
+
+@define(eq=False)
+class _Survey:
+    """What a scan of all entries learns."""
+
+    attested: Attest
+    end: End = EMPTY
+    bad: Bad | None = None
+    anchors: Anchors = field(factory=Anchors)
+    terms: list[tuple[int, int]] = field(factory=list)
+
+    def take(self, walked: Walk, path: str, offset: int) -> None:
+        entries, before = walked.entries, self.end
+        self.end = walked.end
+        if not entries:
+            return
+        starts = [entry[3] for entry in entries]
+        self.anchors.note(before.index + 1, before.position, starts)
+        if not self.terms or self.terms[-1][1] != walked.end.term:
+            for index, term, _kind, _start, _stop in entries:
+                if not self.terms or self.terms[-1][1] != term:
+                    self.terms.append((index, term))
+        if before.index < self.attested.index <= walked.end.index:
+            _index, term, _kind, start, stop = entries[self.attested.index - before.index - 1]
+            if (term, before.position + stop) != (self.attested.term, self.attested.position):
+                reason = (
+                    f"entry {self.attested.index} of term {term} where the attested one has term "
+                    f"{self.attested.term}: an old version of these bytes is back"
+                )
+                raise Corrupt(path, offset + start, reason)
+
+
+@define(eq=False)
+class _Opening:
+    """One run of recovery."""
+
+    _files: FileSystem
+    _directory: str
+    _identity: Identity
+    _segment_size_bytes: int
+    _lock: Lock
+    _newborn: int | None = field(init=False, default=None)  # start of a last file without entries
+
+    def open(self) -> Recovered:
+        found = self._find_segments()
+        if not found:
+            return self._create()
+        record = self._hard_record()
+        self._check_identity(record.identity, HARD_STATE_NAME)
+        for segment in found:
+            self._check_identity(segment.header.identity, segment.path)
+        attested = max((a for s in found for a in s.attests), key=lambda attest: attest.seq)
+        survey = self._scan(found, attested)
+        self._judge(found[-1], survey, record.state.commit)
+        cut = self._mend(found, survey)
+        return self._opened(found, survey, cut, record, created=False)
+
+    def _path(self, start: int) -> str:
+        return f"{self._directory}/{segment_name(start)}"
+
+    # -- reading and judging
+
+    def _find_segments(self) -> list[_Found]:
+        names = self._files.list(self._directory)
+        starts = sorted(start for name in names if (start := segment_start(name)) is not None)
+        found = []
+        for start in starts:
+            segment = self._read_header(start, is_last=start == starts[-1])
+            if segment is not None:
+                found.append(segment)
+        return found
+
+    def _read_header(self, start: int, *, is_last: bool) -> _Found | None:
+        path = self._path(start)
+        file = self._files.open(path)
+        try:
+            block = _pread(file, HEADER_BLOCK_BYTES, 0)
+            try:
+                header = decode_segment_header(block, path)
+                attests = decode_attests(block)
+                if header.before.position != start:
+                    reason = f"header says start position {header.before.position}"
+                    raise Corrupt(path, 0, reason)
+                if not attests:
+                    raise Corrupt(path, attest_offset(0), "no attest slot is readable")
+            except Corrupt as error:
+                # A crash while a segment is created leaves this, before any entry was in it.
+                if error.advice == ADVICE_UPGRADE or not is_last or not _has_no_entry(file):
+                    raise
+                self._newborn = start
+                return None
+        finally:
+            file.close()
+        return _Found(path, header, attests)
+
+    def _hard_record(self) -> HardRecord:
+        try:
+            return read_hard_state(self._files, self._directory)
+        except FileNotFoundError as error:
+            path = f"{self._directory}/{HARD_STATE_NAME}"
+            reason = "term and vote are missing beside a log (they are created before it)"
+            raise Corrupt(path, 0, reason) from error
+
+    def _check_identity(self, found: Identity, file: str) -> None:
+        if found != self._identity:
+            raise WrongIdentity(
+                f"{self._directory} ({file}) belongs to {found}; this process is {self._identity}. "
+                f"Nothing was changed; check the data directory setting"
+            )
+
+    def _scan(self, found: list[_Found], attested: Attest) -> _Survey:
+        survey = _Survey(attested)
+        buffer = memoryview(bytearray(SCAN_BYTES))
+        for segment in found:
+            self._check_continues(segment, survey)
+            file = self._files.open(segment.path)
+            try:
+                _scan_segment(file, segment.start, survey, buffer)
+            finally:
+                file.close()
+            bad = survey.bad
+            if bad is not None and (bad.foreign or segment is not found[-1]):
+                advice = ADVICE_UPGRADE if bad.foreign else None
+                raise Corrupt(segment.path, bad.at, bad.reason, advice)
+        return survey
+
+    def _check_continues(self, segment: _Found, survey: _Survey) -> None:
+        before, end = segment.header.before, survey.end
+        if before.position != end.position:
+            reason = (
+                f"starts at position {before.position}, but the log before it ends at "
+                f"{end.position}: a file is missing or too short"
+            )
+            raise Corrupt(segment.path, 0, reason)
+        if before != end:
+            raise Corrupt(segment.path, 0, f"continues {before}, but the log before it is {end}")
+
+    def _judge(self, last: _Found, survey: _Survey, commit: int) -> None:
+        """May what follows the last good entry be cut?"""
+        offset = HEADER_BLOCK_BYTES + survey.end.position - last.start
+        reason = survey.bad.reason if survey.bad else "the file ends"
+        if survey.end.position < survey.attested.position:
+            reason += (
+                f", but everything up to position {survey.attested.position} (entry "
+                f"{survey.attested.index}) was durable once"
+            )
+            raise Corrupt(last.path, offset, reason)
+        if survey.end.index < commit:
+            reason += f", but entries up to {commit} were committed"
+            raise Corrupt(last.path, offset, reason)
+        if self._newborn is not None and survey.end.position != self._newborn:
+            reason += f", but the next file was begun at position {self._newborn}"
+            raise Corrupt(last.path, offset, reason)
+
+    # -- mending
+
+    def _mend(self, found: list[_Found], survey: _Survey) -> CutReport | None:
+        if self._newborn is not None:
+            self._files.remove(self._path(self._newborn))
+            self._files.fsync_directory(self._directory)
+        last = found[-1]
+        file = self._files.open(last.path, write=True)
+        try:
+            cut = _drop_tail(file, last.start, survey)
+        finally:
+            file.close()
+        for segment, following in zip(found, [*found[1:], None], strict=True):
+            stop = following.start if following else survey.end.position
+            if stop > survey.attested.position or following is None:
+                self._write_again(segment, survey.attested.position, stop)
+        self._files.fsync_directory(self._directory)
+        return cut
+
+    def _write_again(self, segment: _Found, attested: int, stop: int) -> None:
+        """Identical bytes over what may never have reached the disk, then a sync."""
+        file = self._files.open(segment.path, write=True)
+        try:
+            file.pwrite(encode_segment_header(segment.header), 0)
+            position = max(attested, segment.start)
+            while position < stop:
+                at = HEADER_BLOCK_BYTES + position - segment.start
+                content = _pread(file, min(SCAN_BYTES, stop - position), at)
+                file.pwrite(content, at)
+                position += len(content)
+            file.fsync()
+        finally:
+            file.close()
+
+    def _opened(
+        self,
+        found: list[_Found],
+        survey: _Survey,
+        cut: CutReport | None,
+        record: HardRecord,
+        *,
+        created: bool,
+    ) -> Recovered:
+        end = survey.end
+        file = self._files.open(found[-1].path, write=True)
+        seq = survey.attested.seq
+        for _slot in range(2):  # both, so that a torn or rotten one is whole again
+            seq += 1
+            claim = Attest(seq, end.position, end.index, end.term)
+            file.pwrite(encode_attest(claim), attest_offset(seq))
+            file.fdatasync()
+        hard_path = f"{self._directory}/{HARD_STATE_NAME}"
+        hard_state_file = HardStateFile(self._files.open(hard_path, write=True), record)
+        hard_state_file.save_again()
+        segments = Segments(self._files, self._directory, [s.header.before for s in found])
+        appender = Appender(
+            files=self._files,
+            segments=segments,
+            identity=self._identity,
+            segment_size_bytes=self._segment_size_bytes,
+            file=file,
+            end=end,
+            durable=end,
+            claimed=claim,
+        )
+        log = Log(
+            appender=appender,
+            segments=segments,
+            anchors=survey.anchors,
+            terms=survey.terms,
+            lock=self._lock,
+        )
+        return Recovered(
+            log=log,
+            hard_state=record.state,
+            hard_state_file=hard_state_file,
+            cut=cut,
+            created=created,
+        )
+
+    # -- creating
+
+    def _create(self) -> Recovered:
+        """An empty log. The hard state becomes durable before the first segment exists, so that
+        a log without one is always damage, and a hard state that voted always has a log."""
+        if HARD_STATE_NAME in self._files.list(self._directory):
+            self._check_never_used()
+            self._files.remove(f"{self._directory}/{HARD_STATE_NAME}")
+        if self._newborn is not None:
+            self._files.remove(self._path(self._newborn))
+        self._files.fsync_directory(self._directory)
+        create_hard_state(self._files, self._directory, self._identity)
+        claim = Attest(0, 0, 0, 0)
+        create_segment(self._files, self._directory, self._identity, EMPTY, claim).close()
+        record = read_hard_state(self._files, self._directory)
+        found = self._find_segments()
+        return self._opened(found, _Survey(found[0].attests[-1]), None, record, created=True)
+
+    def _check_never_used(self) -> None:
+        path = f"{self._directory}/{HARD_STATE_NAME}"
+        try:
+            record = read_hard_state(self._files, self._directory)
+        except Corrupt as error:
+            if error.advice == ADVICE_UPGRADE:
+                raise
+            return  # torn while it was created: nobody ever voted with it
+        self._check_identity(record.identity, HARD_STATE_NAME)
+        if record.state != NEWBORN:
+            reason = f"knows term {record.state.term}, but its log has no readable segment"
+            raise Corrupt(path, 0, reason)
+
+
+def _scan_segment(file: File, start: int, survey: _Survey, buffer: memoryview) -> None:
+    """Walk all entries of a segment; survey.bad tells what stopped it before the file's end, with
+    `at` as the offset in the file."""
+    wanted = len(buffer)
+    while True:
+        offset = HEADER_BLOCK_BYTES + survey.end.position - start
+        if wanted > len(buffer):
+            buffer = memoryview(bytearray(wanted))
+        got = _pread_into(file, buffer[:wanted], offset)
+        if not got:
+            return
+        walked = walk(buffer[:got], survey.end)
+        survey.take(walked, file.path, offset)
+        bad = walked.bad
+        if bad is not None and (not bad.needed or got < wanted):
+            survey.bad = Bad(
+                at=offset + bad.at, reason=bad.reason, needed=bad.needed, foreign=bad.foreign
+            )
+            return
+        wanted = max(SCAN_BYTES, bad.needed if bad is not None else 0)
+
+
+def _drop_tail(file: File, start: int, survey: _Survey) -> CutReport | None:
+    """Truncate behind the last good entry. A zero-filled remainder is dropped without a report:
+    it never held anything."""
+    offset = HEADER_BLOCK_BYTES + survey.end.position - start
+    size = file.size() - offset
+    blank = _is_zero(file, offset)
+    file.truncate(offset)
+    if size == 0 or blank:
+        return None
+    return CutReport(
+        file=file.path,
+        offset=offset,
+        position=survey.end.position,
+        size_bytes=size,
+        reason=survey.bad.reason if survey.bad is not None else "unknown",
+    )
+
+
+def _has_no_entry(file: File) -> bool:
+    return _is_zero(file, HEADER_BLOCK_BYTES)
+
+
+def _is_zero(file: File, offset: int) -> bool:
+    while content := _pread(file, SCAN_BYTES, offset):
+        if content.count(0) != len(content):
+            return False
+        offset += len(content)
+    return True
+
+
+def _pread(file: File, size: int, offset: int) -> bytes:
+    try:
+        return file.pread(size, offset)
+    except OSError as error:
+        raise Corrupt(file.path, offset, f"the disk cannot read it: {error}") from error
+
+
+def _pread_into(file: File, buffer: memoryview, offset: int) -> int:
+    try:
+        return file.pread_into(buffer, offset)
+    except OSError as error:
+        raise Corrupt(file.path, offset, f"the disk cannot read it: {error}") from error
