@@ -49,8 +49,8 @@ class Progress:
     start over.
     """
 
-    reading: bool = False
-    """A `ReadEntries` is unanswered."""
+    reading: Index = 0
+    """`first` of the unanswered `ReadEntries`; 0 if there is none."""
 
     in_flight: deque[tuple[Index, int]] = field(factory=deque)
     """(last index, payload bytes) of every unanswered append that carried entries."""
@@ -80,6 +80,6 @@ class Progress:
         self.manner = Manner.PROBING
         self.next = next_index
         self.probed_round = round
-        self.reading = False
+        self.reading = 0
         self.in_flight.clear()
         self.in_flight_bytes = 0

@@ -62,19 +62,17 @@ def send_read(raft: "Raft", leader: Leader, event: EntriesRead) -> None:
     holds.
     """
     progress = leader.followers.get(event.peer)
-    if (
-        progress is None
-        or progress.manner is not Manner.CATCHING_UP
-        or event.first != progress.next
-    ):
-        return
-    progress.reading = False
+    if progress is None or not progress.reading or event.first != progress.reading:
+        return  # Asked for before the follower was probed: another read may be on its way.
+    progress.reading = 0
     entries = event.entries
     if not entries:
         return  # Unreadable for now; the next heartbeat asks again.
-    # By log matching, equal terms at the end mean equal entries: this refuses a read that began
-    # before we were deposed, overwritten and elected again.
-    if raft.log.matches(entries[-1].index, entries[-1].term):
+    # The follower may have acknowledged more meanwhile. By log matching, equal terms at the end
+    # mean equal entries: this refuses a read that began before we were deposed, overwritten and
+    # elected again.
+    last = entries[-1]
+    if event.first == progress.next and raft.log.matches(last.index, last.term):
         send_entries(raft, leader, progress, entries)
     send_more(raft, leader, progress)
 
@@ -121,7 +119,7 @@ def read_from_disk(raft: "Raft", progress: Progress) -> None:
     if progress.next < raft.log.first_index:
         return  # Compacted away: only a snapshot could help, and there are none yet.
     progress.manner = Manner.CATCHING_UP
-    progress.reading = True
+    progress.reading = progress.next
     raft.say(
         ReadEntries(peer=progress.peer, first=progress.next, max_bytes=raft.config.append_bytes_max)
     )

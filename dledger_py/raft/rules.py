@@ -153,6 +153,16 @@ def refuse_append(raft: "Raft", sender: NodeId, message: Append) -> None:
     )
 
 
+def refuse_old_append(raft: "Raft", sender: NodeId, message: Append) -> None:
+    """§5.1: the sender's term is over. It may lead ours by the time it hears, so nothing of the
+    old append is repeated: its rounds were counted in the old term, and would confirm readers of
+    the new one.
+    """
+    raft.promise(
+        sender, AppendRefused(term=raft.term, prev_index=0, hint_index=0, hint_term=0, round=0)
+    )
+
+
 def count_match(raft: "Raft", sender: NodeId, message: AppendAccepted) -> None:
     """§5.3, §5.4.2: a follower's durable match may advance the commit index and lets more be
     sent.
@@ -238,7 +248,7 @@ RULES: dict[tuple[type[Role], type[Message]], Rule] = {
     (Candidate, VoteRefused): ignore,  # the election timeout ends a lost campaign
     (Candidate, Append): accept,  # somebody else won
     (Candidate, AppendAccepted): impossible,
-    (Candidate, AppendRefused): impossible,
+    (Candidate, AppendRefused): ignore,  # to an append of an older term, which this node led
     (Leader, PreVote): refuse_pre_vote,
     (Leader, PreVoteGranted): ignore,
     (Leader, PreVoteRefused): ignore,
@@ -255,7 +265,7 @@ STALE: dict[type[Message], Rule] = {
     # heard: a node in a higher term with a shorter log could neither win nor be led.
     PreVote: refuse_pre_vote,
     RequestVote: refuse_vote,
-    Append: refuse_append,
+    Append: refuse_old_append,
     PreVoteGranted: ignore,
     PreVoteRefused: ignore,
     VoteGranted: ignore,

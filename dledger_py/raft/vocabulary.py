@@ -150,7 +150,8 @@ class AppendAccepted:
 
 @frozen(kw_only=True)
 class AppendRefused:
-    """`prev_index` did not match, or the append came from an older term.
+    """`prev_index` did not match; or, with `round` 0 and nothing else said, the append was of an
+    older term than `term`.
 
     `hint_index` is the last place at or below `prev_index` whose term (`hint_term`) is not above
     the append's `prev_term`: the logs cannot agree above it. It lets the leader go back by whole
