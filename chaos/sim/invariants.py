@@ -1,0 +1,198 @@
+"""What must hold after every event, whatever goes wrong. Each check names the invariant it stands
+for.
+
+The checker keeps its own books from the effects it sees (every member's log as asked of its disk,
+every committed entry, every vote and promise) and judges durability by the simulated disks. It
+trusts the core only for what it says of itself: role, term, commit index, matches.
+
+    I1 one leader per term              I2 one vote per member and term
+    I3 promised terms never fall        I4 commit never falls
+    I5 commit within the log            I6 nothing committed is cut
+    I7 committed entries agree          I8 leaders have what was committed
+    I9 equal index and term: same log   I10 leaders do not cut
+    I11 promises are durable            I12 commits are of the own term
+    I13 matches are true and durable    I14 applied in order, once
+    I17 bounded messages                I18 reads are fresh
+    I19-I22 liveness, in world.py
+"""
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from dledger_py.raft.roles import Leader
+from dledger_py.raft.vocabulary import (
+    Append,
+    AppendAccepted,
+    Entry,
+    Index,
+    NodeId,
+    Persist,
+    RequestVote,
+    Send,
+    Term,
+    VoteGranted,
+)
+
+if TYPE_CHECKING:
+    from chaos.sim.world import Node
+
+STEP_SENDS_MAX = 200
+"""Sends one event may cause: a window (64) for each of two followers, and a little."""
+
+IN_THE_AIR_MAX = 6_000
+"""Messages and other events pending in the world: far above what windows and rates allow, far
+below a storm.
+"""
+
+
+class Violation(Exception):
+    """An invariant is broken."""
+
+
+class Checker:
+    """The world's memory of what has happened, and the judge of what happens next."""
+
+    def __init__(self, members: tuple[NodeId, ...]) -> None:
+        self.members = members
+        self.committed: list[Entry] = []
+        self.committed_in: list[Term] = []
+        self.states: list[int] = [0]
+        self._leaders: dict[Term, tuple[NodeId, int]] = {}
+        self._votes: dict[tuple[NodeId, Term], NodeId] = {}
+        self._promised: dict[NodeId, Term] = dict.fromkeys(members, 0)
+        self._entries: dict[tuple[Index, Term], tuple[Term, bytes | memoryview]] = {}
+
+    def check_start(self, node: "Node") -> None:
+        """A member has restarted from its disk."""
+        promised = self._promised[node.name]
+        self._require(node.core.term >= promised, "I3", node, f"promised term {promised}")
+
+    def check_persist(self, node: "Node", persist: Persist) -> None:
+        """A member asks for a write; called before the book of its log is changed."""
+        if persist.first is None:
+            self._require(not persist.entries, "form", node, "entries without a place")
+            return
+        log = node.log
+        first = persist.first
+        self._require(1 <= first <= len(log) + 1, "form", node, f"write at {first}")
+        if first <= len(log):
+            self._require(first > node.commit, "I6", node, f"cuts at {first}")
+            self._require(type(node.core.role) is not Leader, "I10", node, f"cuts at {first}")
+        prev_term = log[first - 2].term if first > 1 else 0
+        for place, entry in enumerate(persist.entries):
+            self._require(entry.index == first + place, "form", node, f"gap at {entry.index}")
+            known = self._entries.setdefault((entry.index, entry.term), (prev_term, entry.payload))
+            same = known == (prev_term, entry.payload)
+            self._require(same, "I9", node, f"{entry} differs from what others have there")
+            prev_term = entry.term
+
+    def check_send(self, node: "Node", send: Send) -> None:
+        """A member speaks."""
+        message = send.message
+        disk = node.disk
+        term = message.term
+        self._require(disk.term >= term, "I11", node, f"{message}: term {disk.term} is durable")
+        self._require(term >= self._promised[node.name], "I3", node, f"{message}")
+        self._promised[node.name] = term
+        if type(message) is AppendAccepted:
+            match = message.match
+            durable = match <= len(node.log) and (
+                match == 0 or disk.has(match, node.log[match - 1].term)
+            )
+            self._require(durable, "I11", node, f"{message}: {len(disk.log)} entries are durable")
+        elif type(message) is VoteGranted or type(message) is RequestVote:
+            vote = send.to if type(message) is VoteGranted else node.name
+            known = self._votes.setdefault((node.name, term), vote)
+            self._require(known == vote, "I2", node, f"votes for {known} and {vote} in {term}")
+            durable = disk.term > term or disk.vote == vote
+            self._require(durable, "I11", node, f"{message}: vote for {disk.vote} is durable")
+        elif type(message) is Append:
+            self._require(type(node.core.role) is Leader, "I1", node, f"{message}")
+
+    def check_step(self, node: "Node", sends: int) -> None:
+        """A member has taken a step and its effects are in the books."""
+        core = node.core
+        log = node.log
+        if core.log.last_index != len(log) or sends > STEP_SENDS_MAX:
+            self._require(sends <= STEP_SENDS_MAX, "I17", node, f"{sends} messages in one step")
+            self._require(False, "form", node, f"says {core.log.last_index}, asked for {len(log)}")
+        if core.commit != node.commit:
+            self._check_commit(node)
+        role = core.role
+        if type(role) is Leader:
+            if role is not node.led:
+                self._check_leader(node)
+                node.led = role
+            self._check_matches(node, role)
+
+    def check_apply(self, node: "Node", index: Index) -> None:
+        """A member applies the entry at `index`, the next one; its state is a hash over all it
+        has applied.
+        """
+        entry = node.log[index - 1]
+        self._require(node.disk.has(index, entry.term), "I14", node, f"{entry} is not durable")
+        self._require(index <= node.commit, "I14", node, f"{entry} is not committed")
+        self._require(node.state == self.states[index], "I14", node, f"states differ at {index}")
+
+    def check_air(self, pending: int) -> None:
+        """How much is under way in the world."""
+        if pending > IN_THE_AIR_MAX:
+            raise Violation(f"I17: {pending} events pending")
+
+    def _check_commit(self, node: "Node") -> None:
+        core = node.core
+        commit = core.commit
+        log = node.log
+        self._require(commit > node.commit, "I4", node, f"commit was {node.commit}")
+        self._require(commit <= len(log), "I5", node, f"the log ends at {len(log)}")
+        for index in range(node.commit + 1, commit + 1):
+            entry = log[index - 1]
+            if index <= len(self.committed):
+                known = self.committed[index - 1]
+                same = known.term == entry.term and known.payload == entry.payload
+                self._require(same, "I7", node, f"{entry}, others committed {known}")
+            else:
+                self.committed.append(entry)
+                self.committed_in.append(core.term)
+                self.states.append(apply(self.states[-1], entry))
+        node.commit = commit
+        if type(core.role) is Leader:
+            term = log[commit - 1].term
+            self._require(term == core.term, "I12", node, f"{commit} is of term {term}")
+            holders = sum(disk.has(commit, term) for disk in node.world.disks)
+            enough = holders > len(self.members) // 2
+            self._require(enough, "I11", node, f"{commit} is durable on {holders}")
+
+    def _check_leader(self, node: "Node") -> None:
+        core = node.core
+        identity = (node.name, node.incarnation)
+        known = self._leaders.setdefault(core.term, identity)
+        self._require(known == identity, "I1", node, f"{known} has led term {core.term}")
+        log = node.log
+        for index, entry in enumerate(self.committed, 1):
+            if self.committed_in[index - 1] < core.term:
+                has = index <= len(log) and log[index - 1].term == entry.term
+                self._require(has, "I8", node, f"lacks {entry}, committed before")
+
+    def _check_matches(self, node: "Node", role: Leader) -> None:
+        matches = node.matches
+        for name, match in role.match.items():
+            if match != matches.get(name):
+                matches[name] = match
+                disk = node.world.nodes[name].disk
+                if disk.term == node.core.term and match > 0:
+                    true = disk.has(match, node.log[match - 1].term)
+                    self._require(true, "I13", node, f"counts {name} up to {match}")
+
+    def _require(self, holds: bool, invariant: str, node: "Node", what: str) -> None:
+        if not holds:
+            core = node.core
+            raise Violation(
+                f"{invariant}: {node.name} ({core.role.name}, term {core.term},"
+                f" commit {core.commit}, log {core.log.last_index}): {what}"
+            )
+
+
+def apply(state: int, entry: Entry) -> int:
+    """The state machine: a running checksum of everything applied."""
+    return crc32(entry.payload, state ^ entry.term)

@@ -1,0 +1,111 @@
+"""What goes wrong and when: crashes, partitions, broken connections, sick disks, and an assassin
+of leaders.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from chaos.sim.world import Node, World
+from dledger_py.raft.vocabulary import ElectableChanged, NodeId, PeerUnreachable
+
+
+class Nemesis:
+    """Plans faults in a world until it is healed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._random = Random(f"{world.seed}/nemesis")
+        world.on_elected = self._stalk
+        self._plan(world.knobs.crash_rate, self._crash_somebody)
+        self._plan(world.knobs.partition_rate, self._partition)
+        self._plan(world.knobs.unelectable_rate, self._sicken)
+        self._plan(world.knobs.unreachable / 10, self._false_alarm)
+
+    def _plan(self, rate: float, strike: Callable[[], None]) -> None:
+        if rate:
+            delay = int(self._random.expovariate(rate) * 1_000_000)
+            self._world.at(delay, self._strike, rate, strike)
+
+    def _strike(self, rate: float, strike: Callable[[], None]) -> None:
+        if self._world.now < self._world.knobs.faulty_us:
+            strike()
+            self._plan(rate, strike)
+
+    def _crash_somebody(self) -> None:
+        self._crash(self._random.choice(list(self._world.nodes.values())))
+
+    def _crash(self, node: Node) -> None:
+        world = self._world
+        if node.up and world.now < world.knobs.faulty_us:
+            world.crash(node)
+            down = int(world.knobs.down_us * self._random.uniform(0.1, 2))
+            world.at(down, world.restart, node)
+            for peer in world.names:
+                if peer != node.name:
+                    self._report(world.nodes[peer], node.name)
+
+    def _stalk(self, node: Node) -> None:
+        """A new leader: perhaps let it live for a few round trips only."""
+        world = self._world
+        if self._random.random() < world.knobs.assassin:
+            trip = 2 * world.knobs.delay_us + world.knobs.sync_us
+            delay = int(trip * self._random.uniform(0.2, 4))
+            world.at(delay, self._crash_incarnation, node, node.incarnation)
+
+    def _crash_incarnation(self, node: Node, incarnation: int) -> None:
+        if node.incarnation == incarnation:
+            self._crash(node)
+
+    def _partition(self) -> None:
+        """Cut the members in two, or one off, or a random set of links; perhaps one way only."""
+        world = self._world
+        names = list(world.names)
+        self._random.shuffle(names)
+        shape = self._random.randrange(3)
+        cut = 1 if shape == 0 else self._random.randrange(1, len(names))
+        links = [(a, b) for a in names[:cut] for b in names[cut:]]
+        if shape == 2:  # A ring, a bridge, or whatever comes out.
+            pairs = [(a, b) for a in names for b in names if a < b]
+            links = [pair for pair in pairs if self._random.random() < 0.5]
+        one_way = self._random.random() < world.knobs.one_way
+        if not one_way:
+            links += [(b, a) for a, b in links]
+        elif self._random.random() < 0.5:
+            links = [(b, a) for a, b in links]
+        for link in links:
+            world.blocked[link] = world.blocked.get(link, 0) + 1
+            if not one_way:
+                self._report(world.nodes[link[0]], link[1])
+        length = int(world.knobs.partition_us * self._random.uniform(0.2, 2))
+        world.at(length, self._rejoin, links)
+
+    def _rejoin(self, links: list[tuple[NodeId, NodeId]]) -> None:
+        blocked = self._world.blocked
+        for link in links:
+            if blocked.get(link):
+                blocked[link] -= 1
+
+    def _sicken(self) -> None:
+        """A disk is ill for a while: its member must not lead."""
+        world = self._world
+        node = self._random.choice(list(world.nodes.values()))
+        self._set_electable(node, False)
+        world.at(int(self._random.uniform(0.1, 3) * 1_000_000), self._set_electable, node, True)
+
+    def _set_electable(self, node: Node, electable: bool) -> None:
+        node.electable = electable
+        if node.up:
+            self._world.post(node, ElectableChanged(electable=electable))
+
+    def _false_alarm(self) -> None:
+        names = list(self._world.names)
+        a, b = self._random.sample(names, 2)
+        self._report(self._world.nodes[a], b)
+
+    def _report(self, node: Node, peer: NodeId) -> None:
+        if self._random.random() < self._world.knobs.unreachable:
+            self._world.at(self._random.randrange(20_000), self._tell, node, peer)
+
+    def _tell(self, node: Node, peer: NodeId) -> None:
+        if node.up:
+            self._world.post(node, PeerUnreachable(peer=peer))

@@ -1,0 +1,163 @@
+"""What goes wrong in a run, how often: the knobs, and the profiles that draw them.
+
+*swarm* draws every knob anew for every seed, many of them off: a fault that is always on hides
+what happens without it. *hell* aims: tiny windows, a leader killed within a few round trips of
+its election, messages late by several election timeouts, slow disks. Random faults alone miss
+much of what the aimed ones find within minutes.
+"""
+
+from random import Random
+
+from attrs import evolve, frozen
+
+TICK_US = 50_000
+ELECTION_TIMEOUT_TICKS = 10
+HEARTBEAT_TICKS = 2
+ELECTION_TIMEOUT_US = TICK_US * ELECTION_TIMEOUT_TICKS
+
+PROFILES = ("swarm", "hell")
+
+
+@frozen(kw_only=True)
+class Knobs:
+    """One run's settings. Times are simulated microseconds, rates are per simulated second."""
+
+    faulty_us: int
+    """How long faults go on; afterwards the world is healed and must come to rest."""
+
+    loss: float
+    repeat: float
+    delay_us: int
+    """Typical one-way delay; each message takes half to one and a half of it, so messages
+    overtake each other.
+    """
+
+    late: float
+    late_us: int
+    """With probability `late` a message takes up to `late_us`."""
+
+    crash_rate: float
+    down_us: int
+    assassin: float
+    """Probability that a new leader is killed within a few round trips."""
+
+    partition_rate: float
+    partition_us: int
+    one_way: float
+    """Which part of the partitions blocks one direction only."""
+
+    unreachable: float
+    """Probability that a crash or partition is reported as `PeerUnreachable`, and a tenth of it
+    for false reports.
+    """
+
+    skew: float
+    """Clocks tick up to this factor faster or slower."""
+
+    sync_us: int
+    sync_stall: float
+    """Probability that one flush takes up to two election timeouts."""
+
+    unelectable_rate: float
+    propose_rate: float
+    burst_max: int
+    payload_bytes_max: int
+    read_rate: float
+    append_entries_max: int
+    append_bytes_max: int
+    window_messages: int
+    window_bytes: int
+    tail_bytes_max: int
+    uncommitted_bytes_max: int
+
+
+def draw(profile: str, random: Random, seconds: float) -> Knobs:
+    """Draw the knobs of a run of `profile`."""
+    return {"swarm": _swarm, "hell": _hell}[profile](random, round(seconds * 1_000_000))
+
+
+def _swarm(random: Random, faulty_us: int) -> Knobs:
+    def sometimes(value: float) -> float:
+        return value if random.random() < 0.6 else 0.0
+
+    return Knobs(
+        faulty_us=faulty_us,
+        loss=sometimes(random.choice((0.01, 0.05, 0.2, 0.3))),
+        repeat=sometimes(random.choice((0.02, 0.1, 0.3))),
+        delay_us=random.choice((300, 2_000, 10_000, 40_000)),
+        late=sometimes(random.choice((0.01, 0.05))),
+        late_us=random.choice((100_000, 1_000_000, 3_000_000)),
+        crash_rate=sometimes(random.choice((0.05, 0.2, 0.6))),
+        down_us=random.choice((100_000, 1_000_000, 5_000_000)),
+        assassin=sometimes(0.3),
+        partition_rate=sometimes(random.choice((0.1, 0.3, 0.8))),
+        partition_us=random.choice((300_000, 1_500_000, 5_000_000)),
+        one_way=random.choice((0.0, 0.3, 1.0)),
+        unreachable=random.choice((0.0, 0.5, 1.0)),
+        skew=random.choice((1.0, 1.1, 2.0)),
+        sync_us=random.choice((150, 2_000, 20_000)),
+        sync_stall=sometimes(0.02),
+        unelectable_rate=sometimes(0.1),
+        propose_rate=random.choice((2.0, 10.0, 40.0)),
+        burst_max=random.choice((1, 5, 20)),
+        payload_bytes_max=random.choice((8, 100, 400)),
+        read_rate=random.choice((0.0, 2.0, 10.0)),
+        append_entries_max=random.choice((2, 16, 512)),
+        append_bytes_max=random.choice((100, 1_000, 1 << 20)),
+        window_messages=random.choice((1, 4, 64)),
+        window_bytes=random.choice((200, 4_000, 8 << 20)),
+        tail_bytes_max=random.choice((0, 1_000, 1 << 20)),
+        uncommitted_bytes_max=random.choice((2_000, 64 << 20)),
+    )
+
+
+def _hell(random: Random, faulty_us: int) -> Knobs:
+    delay_us = random.choice((1_000, 10_000, 50_000, 150_000))
+    return Knobs(
+        faulty_us=faulty_us,
+        loss=random.choice((0.0, 0.02, 0.1)),
+        repeat=random.choice((0.0, 0.05, 0.3)),
+        delay_us=delay_us,
+        late=random.choice((0.02, 0.1, 0.2)),
+        late_us=random.choice((2, 4, 8)) * ELECTION_TIMEOUT_US,
+        crash_rate=random.choice((0.2, 0.5, 1.0)),
+        down_us=random.choice((50_000, 400_000, 1_500_000)),
+        assassin=random.choice((0.5, 0.8, 0.95)),
+        partition_rate=random.choice((0.2, 0.6, 1.2)),
+        partition_us=random.choice((200_000, 800_000, 2_000_000)),
+        one_way=random.choice((0.2, 0.5)),
+        unreachable=random.choice((0.0, 1.0)),
+        skew=random.choice((1.0, 1.5)),
+        sync_us=random.choice((100, 5_000, 60_000, 200_000)),
+        sync_stall=random.choice((0.0, 0.05)),
+        unelectable_rate=random.choice((0.0, 0.1)),
+        propose_rate=random.choice((10.0, 30.0)),
+        burst_max=random.choice((1, 4)),
+        payload_bytes_max=16,
+        read_rate=5.0,
+        append_entries_max=random.choice((1, 2)),
+        append_bytes_max=random.choice((32, 1_000)),
+        window_messages=random.choice((1, 2, 3)),
+        window_bytes=random.choice((64, 10_000)),
+        tail_bytes_max=random.choice((0, 300, 1 << 20)),
+        uncommitted_bytes_max=random.choice((1_500, 64 << 20)),
+    )
+
+
+def healed(knobs: Knobs) -> Knobs:
+    """The same world once nothing goes wrong any more."""
+    return evolve(
+        knobs,
+        loss=0.0,
+        repeat=0.0,
+        delay_us=500,
+        late=0.0,
+        crash_rate=0.0,
+        assassin=0.0,
+        partition_rate=0.0,
+        unreachable=0.0,
+        skew=1.0,
+        sync_us=150,
+        sync_stall=0.0,
+        unelectable_rate=0.0,
+    )

@@ -1,0 +1,53 @@
+"""Run seeds and say what came of them."""
+
+from attrs import frozen
+
+from chaos.sim.invariants import Violation
+from chaos.sim.nemesis import Nemesis
+from chaos.sim.world import World
+
+
+@frozen(kw_only=True)
+class Result:
+    """One run; `violation` is empty if everything held, and then so is `story`."""
+
+    seed: int
+    profile: str
+    members: int
+    trace: int
+    simulated_s: float
+    events: int
+    elections: int
+    terms: int
+    committed: int
+    acknowledged: int
+    reads: int
+    violation: str
+    story: str
+
+
+def run(seed: int, profile: str, members: int, seconds: float) -> Result:
+    """Run one seed: `seconds` of faults, then healing and rest."""
+    world = World(seed=seed, profile=profile, members=members, seconds=seconds)
+    Nemesis(world)
+    violation = story = ""
+    try:
+        world.run()
+    except Violation as broken:
+        violation = str(broken)
+        story = world.tell()
+    return Result(
+        seed=seed,
+        profile=profile,
+        members=members,
+        trace=world.trace,
+        simulated_s=world.now / 1_000_000,
+        events=world.events,
+        elections=world.elections,
+        terms=max(node.core.term for node in world.nodes.values()),
+        committed=len(world.checker.committed),
+        acknowledged=len(world.acked),
+        reads=world.reads_passed,
+        violation=violation,
+        story=story,
+    )

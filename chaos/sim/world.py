@@ -1,0 +1,461 @@
+"""The world: members, their disks, the network between them, clients, and time.
+
+Laws:
+- One seed, one run: every source of chance is a `Random` derived from the seed by name, events at
+  equal times happen in the order they were scheduled, and nothing iterates over a set. `trace` is
+  a checksum of all that happened.
+- The world performs effects as a driver would, but late, repeated, reordered, or not at all where
+  that is allowed.
+- After `faulty_us` everything is healed, and the members have to elect, agree and answer.
+
+Deliberately elsewhere: what goes wrong and when (nemesis.py), what must hold (invariants.py).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from random import Random
+from typing import Any
+from zlib import crc32
+
+from chaos.sim.disk import SimDisk
+from chaos.sim.invariants import Checker, Violation, apply
+from chaos.sim.profiles import (
+    ELECTION_TIMEOUT_TICKS,
+    ELECTION_TIMEOUT_US,
+    HEARTBEAT_TICKS,
+    TICK_US,
+    Knobs,
+    draw,
+    healed,
+)
+from dledger_py.raft.config import RaftConfig
+from dledger_py.raft.log_view import LogView
+from dledger_py.raft.raft import Raft
+from dledger_py.raft.roles import Leader
+from dledger_py.raft.vocabulary import (
+    Append,
+    Commit,
+    Effect,
+    ElectableChanged,
+    EntriesRead,
+    Entry,
+    Event,
+    HardState,
+    Index,
+    Lost,
+    Message,
+    NodeId,
+    Persist,
+    Persisted,
+    Propose,
+    Proposed,
+    ReadBarrier,
+    ReadEntries,
+    ReadReady,
+    Received,
+    RoleChanged,
+    RoleName,
+    Send,
+    Settle,
+    Term,
+    Tick,
+)
+
+STORY_EVENTS = 60
+"""How many of the last events a failure tells."""
+
+REST_TIMEOUTS = 24
+"""Election timeouts (each up to doubled by chance) a healed world has to come to rest in; a
+leader must be there after 20.
+"""
+
+CALM_TERMS_MAX = 4
+"""Terms a healed world may spend until it rests."""
+
+
+class Node:
+    """One member: a core while it is up, its disk, and the checker's book on it."""
+
+    def __init__(self, world: "World", name: NodeId) -> None:
+        self.world = world
+        self.name = name
+        self.disk = SimDisk()
+        self.up = False
+        self.incarnation = 0
+        self.electable = True
+        self.tick_us = TICK_US
+        self.core: Raft
+        self.restart()
+
+    def restart(self) -> None:
+        """Start from what the disk kept."""
+        world = self.world
+        disk = self.disk
+        self.up = True
+        self.incarnation += 1
+        self.log: list[Entry] = list(disk.log)
+        runs: list[tuple[Index, Term]] = []
+        for entry in disk.log:
+            if not runs or runs[-1][1] != entry.term:
+                runs.append((entry.index, entry.term))
+        self.core = Raft(
+            config=world.config(self.name),
+            log=LogView(last_index=len(disk.log), terms=runs),
+            hard=HardState(term=disk.term, vote=disk.vote, commit=disk.commit),
+            random=Random(f"{world.seed}/{self.name}/{self.incarnation}").randrange,
+            electable=self.electable,
+        )
+        self.commit = disk.commit
+        self.applied = 0
+        self.state = 0
+        self.led: Leader | None = None
+        self.matches: dict[NodeId, Index] = {}
+        self.waiting: dict[Index, tuple[int, Term]] = {}
+        self.reads: dict[int, Index] = {}
+
+
+class World:
+    """A cluster and all that happens to it."""
+
+    def __init__(self, *, seed: int, profile: str, members: int, seconds: float = 20.0) -> None:
+        self.seed = seed
+        self.knobs: Knobs = draw(profile, Random(f"{seed}/{profile}/knobs"), seconds)
+        self.names = tuple(NodeId(f"n{number}") for number in range(members))
+        self.random = Random(f"{seed}/network")
+        self.clients = Random(f"{seed}/clients")
+        self.now = 0
+        self.events = 0
+        self.trace = 0
+        self.elections = 0
+        self.blocked: dict[tuple[NodeId, NodeId], int] = {}
+        self.acked: dict[bytes, Index] = {}
+        self.acked_index: Index = 0
+        self.failed: dict[bytes, None] = {}
+        self.reads_passed = 0
+        self.story: deque[tuple[int, NodeId, Event, list[Any]]] = deque(maxlen=STORY_EVENTS)
+        self.on_elected: Callable[[Node], None] | None = None
+        self._sequence = 0
+        self._values: dict[int, bytes] = {}
+        self._tickets = 0
+        # Any: the arguments of whatever is to be called.
+        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self.checker = Checker(self.names)
+        self.nodes = {name: Node(self, name) for name in self.names}
+        self.disks = [node.disk for node in self.nodes.values()]
+        for node in self.nodes.values():
+            self._start_ticking(node)
+        self.at(self.random.randrange(100_000), self._propose_some)
+        if self.knobs.read_rate:
+            self.at(self.random.randrange(100_000), self._read_some)
+
+    def config(self, name: NodeId) -> RaftConfig:
+        """The settings of one member."""
+        knobs = self.knobs
+        return RaftConfig(
+            node=name,
+            members=self.names,
+            election_timeout_ticks=ELECTION_TIMEOUT_TICKS,
+            heartbeat_ticks=HEARTBEAT_TICKS,
+            append_entries_max=knobs.append_entries_max,
+            append_bytes_max=knobs.append_bytes_max,
+            window_messages=knobs.window_messages,
+            window_bytes=knobs.window_bytes,
+            tail_bytes_max=knobs.tail_bytes_max,
+            uncommitted_bytes_max=knobs.uncommitted_bytes_max,
+        )
+
+    # ----------------------------------------------------------------------------------------- time
+
+    def at(self, delay_us: int, call: Callable[..., None], *args: Any) -> None:
+        """Call `call(*args)` after `delay_us`."""
+        self._sequence += 1
+        heappush(self._queue, (self.now + delay_us, self._sequence, call, args))
+
+    def run_until(self, until_us: int) -> None:
+        """Let time pass. **Raises** Violation."""
+        queue = self._queue
+        while queue and queue[0][0] <= until_us:
+            self.now, _, call, args = heappop(queue)
+            call(*args)
+            if len(queue) > 1_000:
+                self.checker.check_air(len(queue))
+        self.now = until_us
+
+    def run(self) -> None:
+        """The whole run: faults, healing, rest. **Raises** Violation."""
+        self.run_until(self.knobs.faulty_us)
+        self.knobs = healed(self.knobs)
+        self._heal()
+        term = max(node.core.term for node in self.nodes.values())
+        self.run_until(self.now + 2 * 10 * ELECTION_TIMEOUT_US)
+        self._check_led()
+        self.run_until(self.now + (REST_TIMEOUTS - 20) * ELECTION_TIMEOUT_US)
+        self._check_rest(term)
+
+    def post(self, node: Node, event: Event) -> None:
+        """Give an event to a member that is up, perform the effects, check everything."""
+        core = node.core
+        self.events += 1
+        try:
+            effects = core.step(event)
+        except AssertionError as broken:
+            self.story.append((self.now, node.name, event, [broken]))
+            raise Violation(f"the core of {node.name} stopped: {broken}") from broken
+        self.story.append((self.now, node.name, event, effects))
+        sends = up_to = 0
+        for effect in effects:
+            kind = type(effect)
+            if kind is Send:
+                sends += 1
+                self.checker.check_send(node, effect)  # type: ignore[arg-type]
+                self._send(node.name, effect)  # type: ignore[arg-type]
+            elif kind is Persist:
+                self._persist(node, effect)  # type: ignore[arg-type]
+            elif kind is Commit:
+                up_to = effect.up_to  # type: ignore[union-attr]
+            else:
+                self._perform(node, effect)
+        self.checker.check_step(node, sends)
+        if up_to > node.applied:
+            self._apply(node, up_to)
+        seen = f"{self.now} {node.name} {kind_of(event)} {core.term} {core.commit} {len(node.log)}"
+        self.trace = crc32(seen.encode(), self.trace)
+
+    # -------------------------------------------------------------------------------------- effects
+
+    def _perform(self, node: Node, effect: Effect) -> None:
+        match effect:
+            case Proposed(ticket=ticket, index=index, term=term):
+                node.waiting[index] = (ticket, term)
+            case Settle():
+                self._settle(node, effect)
+            case RoleChanged(role=RoleName.LEADER):
+                self.elections += 1
+                if self.on_elected is not None:
+                    self.on_elected(node)
+            case ReadEntries(first=first):
+                if first > len(node.disk.log):
+                    raise Violation(f"{node.name} wants to read {first}, which is not durable")
+                delay = self.random.randrange(2 * self.knobs.sync_us)
+                self.at(delay, self._read, node, node.incarnation, effect)
+            case _:
+                pass
+
+    def _send(self, sender: NodeId, send: Send) -> None:
+        if self.blocked and self.blocked.get((sender, send.to)):
+            return
+        knobs = self.knobs
+        chance = self.random.random
+        copies = 1
+        if knobs.loss and chance() < knobs.loss:
+            copies = 0
+        if knobs.repeat and chance() < knobs.repeat:
+            copies += 1
+        for _ in range(copies):
+            delay = knobs.delay_us * (0.5 + chance())
+            if knobs.late and chance() < knobs.late:
+                delay = knobs.late_us * chance()
+            self.at(int(delay), self._deliver, self.nodes[send.to], sender, send.message)
+
+    def _deliver(self, node: Node, sender: NodeId, message: Message) -> None:
+        if node.up:
+            self.post(node, Received(sender=sender, message=message))
+
+    def _persist(self, node: Node, persist: Persist) -> None:
+        self.checker.check_persist(node, persist)
+        if persist.first is not None:
+            del node.log[persist.first - 1 :]
+            node.log.extend(persist.entries)
+        node.disk.queue.append(persist)
+        self._flush(node)
+
+    def _flush(self, node: Node) -> None:
+        if node.disk.start_flush():
+            knobs = self.knobs
+            delay = knobs.sync_us * (0.5 + self.random.random())
+            if knobs.sync_stall and self.random.random() < knobs.sync_stall:
+                delay = 2 * ELECTION_TIMEOUT_US * self.random.random()
+            self.at(int(delay), self._flushed, node, node.incarnation)
+
+    def _flushed(self, node: Node, incarnation: int) -> None:
+        if node.up and node.incarnation == incarnation:
+            write = node.disk.finish_flush()
+            self._flush(node)
+            self.post(node, Persisted(write=write))
+
+    def _read(self, node: Node, incarnation: int, wanted: ReadEntries) -> None:
+        if node.up and node.incarnation == incarnation:
+            entries = node.disk.read(wanted.first, wanted.max_bytes)
+            if self.now < self.knobs.faulty_us and self.random.random() < 0.1:
+                entries = ()
+            read = EntriesRead(peer=wanted.peer, first=wanted.first, entries=entries)
+            self.post(node, read)
+
+    def _apply(self, node: Node, up_to: Index) -> None:
+        for index in range(node.applied + 1, up_to + 1):
+            entry = node.log[index - 1]
+            node.state = apply(node.state, entry)
+            node.applied = index
+            self.checker.check_apply(node, index)
+            if index in node.waiting:
+                ticket, term = node.waiting.pop(index)
+                if term != entry.term:
+                    raise Violation(f"{node.name} forgot to settle ticket {ticket} at {index}")
+                self.acked[self._values[ticket]] = index
+                self.acked_index = max(self.acked_index, index)
+        if self.random.random() < 0.2:
+            node.disk.commit = up_to
+
+    def _settle(self, node: Node, settle: Settle) -> None:
+        ticket = settle.ticket
+        outcome = settle.outcome
+        if ticket in node.reads:
+            floor = node.reads.pop(ticket)
+            if type(outcome) is ReadReady:
+                self.reads_passed += 1
+                if outcome.index < floor:
+                    raise Violation(
+                        f"I18: {node.name} lets a read pass at {outcome.index},"
+                        f" {floor} was acknowledged before it was asked"
+                    )
+        elif type(outcome) is Lost:
+            if node.waiting.pop(outcome.index) != (ticket, outcome.term):
+                raise Violation(f"{node.name} settles {settle}, which it had not proposed")
+        else:
+            self.failed[self._values[ticket]] = None
+
+    # -------------------------------------------------------------------------------------- clients
+
+    def _propose_some(self) -> None:
+        knobs = self.knobs
+        burst = 1 + self.clients.randrange(knobs.burst_max)
+        node = self._somebody()
+        for _ in range(burst if node.up else 0):
+            self._tickets += 1
+            value = self._tickets.to_bytes(4, "big")
+            value += bytes(self.clients.randrange(knobs.payload_bytes_max))
+            self._values[self._tickets] = value
+            self.post(node, Propose(ticket=self._tickets, payload=value))
+        if self.now < knobs.faulty_us + 10 * ELECTION_TIMEOUT_US:
+            pause = self.clients.expovariate(knobs.propose_rate / burst)
+            self.at(int(pause * 1_000_000), self._propose_some)
+
+    def _read_some(self) -> None:
+        node = self._somebody()
+        for _ in range(self.clients.choice((1, 1, 3)) if node.up else 0):
+            self._tickets += 1
+            node.reads[self._tickets] = self.acked_index
+            self.post(node, ReadBarrier(ticket=self._tickets))
+        if self.now < self.knobs.faulty_us + 10 * ELECTION_TIMEOUT_US:
+            pause = self.clients.expovariate(self.knobs.read_rate)
+            self.at(int(pause * 1_000_000), self._read_some)
+
+    def _somebody(self) -> Node:
+        """Mostly one who thinks it leads, of whatever term; sometimes anybody."""
+        nodes = list(self.nodes.values())
+        leaders = [node for node in nodes if node.up and type(node.core.role) is Leader]
+        return self.clients.choice(leaders if leaders and self.clients.random() < 0.9 else nodes)
+
+    # -------------------------------------------------------------------------------------- members
+
+    def crash(self, node: Node) -> None:
+        """The member is gone, and with it what its disk had not synced."""
+        node.up = False
+        node.disk.crash(self.random)
+
+    def restart(self, node: Node) -> None:
+        """The member comes back with what its disk kept."""
+        if not node.up:
+            node.restart()
+            self.checker.check_start(node)
+            self._start_ticking(node)
+
+    def _start_ticking(self, node: Node) -> None:
+        skew = self.knobs.skew
+        node.tick_us = int(TICK_US * self.random.uniform(1 / skew, skew))
+        self.at(self.random.randrange(node.tick_us), self._tick, node, node.incarnation)
+
+    def _tick(self, node: Node, incarnation: int) -> None:
+        if node.up and node.incarnation == incarnation:
+            self.post(node, Tick())
+            self.at(node.tick_us, self._tick, node, incarnation)
+
+    def _heal(self) -> None:
+        self.blocked.clear()
+        self.on_elected = None
+        for node in self.nodes.values():
+            self.restart(node)
+            node.tick_us = TICK_US
+            node.electable = True
+            self.post(node, ElectableChanged(electable=True))
+
+    # ----------------------------------------------------------------------------------------- rest
+
+    def _check_led(self) -> None:
+        for node in self.nodes.values():
+            role = node.core.role
+            if type(role) is Leader and node.core.commit >= role.start_index:
+                return
+        raise Violation("I19: a healed world has no leader that can commit")
+
+    def _check_rest(self, term: Term) -> None:
+        committed = self.checker.committed
+        for node in self.nodes.values():
+            if node.applied != len(committed):
+                raise Violation(f"I20: {node.name} applied {node.applied} of {len(committed)}")
+            if node.waiting or node.reads:
+                raise Violation(f"{node.name} still owes {node.waiting} and reads {node.reads}")
+            if node.core.term > term + CALM_TERMS_MAX:
+                raise Violation(f"I22: {node.name} went from term {term} to {node.core.term}")
+        for value, index in self.acked.items():
+            if committed[index - 1].payload != value:
+                raise Violation(f"I21: what was acknowledged at {index} is not there")
+        payloads = [bytes(entry.payload) for entry in committed if entry.payload]
+        if len(dict.fromkeys(payloads)) != len(payloads):
+            raise Violation("I21: a value was committed twice")
+        for payload in payloads:
+            if payload in self.failed:
+                raise Violation(f"a refused proposal was committed: {payload!r}")
+
+    def tell(self) -> str:
+        """The last events, for people."""
+        lines = []
+        for now, name, event, effects in self.story:
+            lines.append(f"{now / 1_000_000:10.6f} {name} {brief(event)}")
+            lines.extend(f"{'':14}=> {brief(effect)}" for effect in effects)
+        return "\n".join(lines)
+
+
+def kind_of(event: Event) -> str:
+    """A short name for the trace; messages by their own type."""
+    if type(event) is Received:
+        return f"{event.sender} {type(event.message).__name__}"
+    return type(event).__name__
+
+
+def brief(thing: object) -> str:
+    """A line without payloads."""
+    if isinstance(thing, Received):
+        return f"{thing.sender} -> {brief(thing.message)}"
+    if isinstance(thing, Send):
+        return f"-> {thing.to} {brief(thing.message)}"
+    if isinstance(thing, Append | Persist):
+        spots = [f"{entry.index}@{entry.term}" for entry in thing.entries]
+        shown = spots if len(spots) < 4 else [spots[0], "...", spots[-1]]
+        rest = [
+            f"{name}={getattr(thing, name)}"
+            for name in (
+                "write",
+                "term",
+                "vote",
+                "first",
+                "prev_index",
+                "prev_term",
+                "commit",
+                "round",
+            )
+            if hasattr(thing, name)
+        ]
+        return f"{type(thing).__name__}({', '.join(rest)}) [{' '.join(shown)}]"
+    return str(thing)
