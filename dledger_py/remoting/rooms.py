@@ -73,6 +73,7 @@ class Connection(Protocol):
 
     id: int
     remote: tuple[str, int]
+    packed_remote: bytes  # as stored messages hold it
     local: tuple[str, int]
     closed: bool
     attributes: dict[str, Any]
@@ -255,18 +256,17 @@ class Routes:
 
     by_code: Mapping[int, Route] = field(factory=dict)
 
-    def answer(self, connection: Port, frame: Frame) -> tuple[Awaitable[Any], Caller] | None:
-        """Dispatch one request: settle it at once, or hand back the coroutine that will.
+    def answer(self, connection: Port, frame: Frame) -> Awaitable[Any] | None:
+        """Dispatch one request: settle it at once, or hand back what will give the answer.
 
-        Raises: only what a handler raised and is no refusal, after it was answered.
+        Raises: what a handler raised and is no refusal, after the peer got SYSTEM_ERROR.
         """
         route = self.by_code.get(frame.code)
         if route is None:
             respond(connection, frame, not_supported(frame.code))
             return None
-        caller = Caller(connection, frame)
         try:
-            result = route.method(route.decode(frame.fields), caller)
+            result = route.method(route.decode(frame.fields), Caller(connection, frame))
         except (Refused, Malformed) as error:
             respond(connection, frame, refusal(error))
             return None
@@ -275,9 +275,11 @@ class Routes:
             raise
         if type(result) is Answer:
             respond(connection, frame, result)
-        elif type(result) is not Later:
-            assert route.is_async, f"{route.request.__name__} got {type(result).__name__}"
-            return result, caller
+        elif route.is_async:
+            waiting: Awaitable[Any] = result
+            return waiting
+        else:
+            assert type(result) is Later, f"{route.request.__name__} got {result!r}"
         return None
 
 
