@@ -11,15 +11,17 @@ what is torn.
 *Roll.* The full segment is synced; only then is the next one created, with a header whose slots
 claim exactly that; header and directory are synced before the first entry goes in. A crash in
 between leaves a last file without entries (perhaps without a readable header): recovery removes
-it. A gap between files therefore never comes from a crash.
+it. A gap between files therefore never comes from a crash. Last, still before the first entry,
+the full segment is marked as having a successor, and synced: a marked last file has lost one.
 
 *Cut* to position P, below what slots claim now:
 
 1. a slot with a claim lowered to P, in the segment that contains P; fdatasync.
    Crash before it is durable: old claim, old entries, all intact. After: the claim is weaker
    than the truth, the entries are still intact.
-2. later segments removed, the last one first, each followed by a sync of the directory, so that
-   what remains is always without gaps. Crash: some of the old suffix is left; it is whole.
+2. later segments removed, the last one first: the mark of the one before it is erased, synced,
+   the file removed, the directory synced; so what remains is always without gaps, and the last
+   file never says that one is missing. Crash: some of the old suffix is left; it is whole.
 3. the file truncated to P; the other slot lowered too; fsync. Crash: the old suffix of this
    file is there or is not.
 4. only now may new entries be written from P on. Would the claim still stand above P, a torn
@@ -44,6 +46,8 @@ from dledger_py.storage.batch import Batch
 from dledger_py.storage.files import File, FileSystem
 from dledger_py.storage.formats import (
     HEADER_BLOCK_BYTES,
+    NO_SUCCESSOR,
+    SUCCESSOR_OFFSET,
     Attest,
     End,
     Identity,
@@ -51,6 +55,7 @@ from dledger_py.storage.formats import (
     attest_offset,
     encode_attest,
     encode_header_block,
+    encode_successor,
     peek_place,
     segment_name,
 )
@@ -110,10 +115,7 @@ class Appender:
         self._write_slot(lowered)
         self._file.fdatasync()
         while self._segments.last.position > end.position:
-            path = self._segments.path(self._segments.last.position)
-            self._segments.drop_last()
-            self._files.remove(path)
-            self._files.fsync_directory(self._segments.directory)
+            self._drop_last_segment()
         self._file.truncate(HEADER_BLOCK_BYTES + end.position - self._segments.last.position)
         self._write_slot(lowered)
         self._file.fsync()
@@ -150,9 +152,20 @@ class Appender:
             self._files, self._segments.directory, self._identity, self.end, claim
         )
         self.claimed = Attest(claim.seq + 1, claim.position, claim.index, claim.term)
+        self._file.pwrite(encode_successor(self.end), SUCCESSOR_OFFSET)
+        self._file.fdatasync()
         self._file.close()
         self._file = file
         self._segments.add(self.end)
+
+    def _drop_last_segment(self) -> None:
+        segments = self._segments
+        start_before = segments.start_before_last()
+        mark_successor(self._files, segments.path(start_before), NO_SUCCESSOR)
+        path = segments.path(segments.last.position)
+        segments.drop_last()
+        self._files.remove(path)
+        self._files.fsync_directory(segments.directory)
 
     def _enter_segment_of(self, position: int) -> None:
         start = self._segments.start_of(position)
@@ -184,6 +197,16 @@ def create_segment(
     file.fsync()
     files.fsync_directory(directory)
     return file
+
+
+def mark_successor(files: FileSystem, path: str, mark: bytes) -> None:
+    """Set or erase the mark of a segment; durable on return."""
+    file = files.open(path, write=True)
+    try:
+        file.pwrite(mark, SUCCESSOR_OFFSET)
+        file.fdatasync()
+    finally:
+        file.close()
 
 
 def _end_before(batch: Batch, entry: int) -> End:

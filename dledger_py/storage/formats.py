@@ -329,8 +329,11 @@ ATTEST_BYTES = 40
 ATTEST_MAGIC = 0xA77E57ED
 ATTEST_OFFSETS = (SECTOR_BYTES, 2 * SECTOR_BYTES)  # in sectors of their own
 
+SUCCESSOR_MAGIC = 0x5CCE5504
+SUCCESSOR_OFFSET = 3 * SECTOR_BYTES
+
 assert ATTEST.size == ATTEST_BYTES
-assert ATTEST_OFFSETS[1] + SECTOR_BYTES <= HEADER_BLOCK_BYTES
+assert SUCCESSOR_OFFSET + SECTOR_BYTES <= HEADER_BLOCK_BYTES
 
 
 @frozen
@@ -367,6 +370,28 @@ def decode_attests(block: bytes) -> list[Attest]:
         if magic == ATTEST_MAGIC and crc32c(block[offset : offset + ATTEST_BYTES - 4]) == crc:
             found.append(Attest(seq, position, index, term))
     return found
+
+
+def encode_successor(end: End) -> bytes:
+    """The mark of a segment that ends at `end` because another one follows.
+
+    Laid out as an attest slot, number 0. Without it the loss of the last file would take all
+    that attests its content along, and look like a log that ends one file earlier.
+    """
+    packed = ATTEST.pack(SUCCESSOR_MAGIC, 0, end.position, end.index, end.term, 0)
+    return packed[:-4] + _U32.pack(crc32c(packed[:-4]))
+
+
+NO_SUCCESSOR = bytes(ATTEST_BYTES)
+
+
+def decode_successor(block: bytes) -> bool:
+    """Whether the mark is there; an unreadable one counts as none."""
+    mark = block[SUCCESSOR_OFFSET : SUCCESSOR_OFFSET + ATTEST_BYTES]
+    if len(mark) < ATTEST_BYTES:
+        return False
+    magic, _seq, _position, _index, _term, crc = ATTEST.unpack(mark)
+    return bool(magic == SUCCESSOR_MAGIC and crc32c(mark[:-4]) == crc)
 
 
 def encode_header_block(header: SegmentHeader, attest: Attest) -> bytes:

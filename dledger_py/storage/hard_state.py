@@ -15,6 +15,7 @@ from dledger_py.storage.files import File, FileSystem
 from dledger_py.storage.formats import (
     HARD_FILE_BYTES,
     NEWBORN,
+    Corrupt,
     HardRecord,
     HardState,
     Identity,
@@ -94,5 +95,7 @@ def read_hard_state(files: FileSystem, directory: str) -> HardRecord:
     file = files.open(path)
     try:
         return decode_hard_state(file.pread(HARD_FILE_BYTES, 0), path)
+    except OSError as error:
+        raise Corrupt(path, 0, f"the disk cannot read it: {error}") from error
     finally:
         file.close()

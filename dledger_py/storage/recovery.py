@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from attrs import define, field, frozen
 
 from dledger_py.storage.anchors import Anchors
-from dledger_py.storage.appender import Appender, create_segment
+from dledger_py.storage.appender import Appender, create_segment, mark_successor
 from dledger_py.storage.files import File, FileSystem, Lock
 from dledger_py.storage.formats import (
     ADVICE_UPGRADE,
@@ -44,8 +44,10 @@ from dledger_py.storage.formats import (
     attest_offset,
     decode_attests,
     decode_segment_header,
+    decode_successor,
     encode_attest,
     encode_segment_header,
+    encode_successor,
     segment_name,
     segment_start,
     walk,
@@ -129,6 +131,7 @@ class _Found:
     path: str
     header: SegmentHeader
     attests: list[Attest]
+    has_successor: bool
 
     @property
     def start(self) -> int:
@@ -227,7 +230,7 @@ class _Opening:
                 return None
         finally:
             file.close()
-        return _Found(path, header, attests)
+        return _Found(path, header, attests, decode_successor(block))
 
     def _hard_record(self) -> HardRecord:
         try:
@@ -275,6 +278,9 @@ class _Opening:
         """May what follows the last good entry be cut?"""
         offset = HEADER_BLOCK_BYTES + survey.end.position - last.start
         reason = survey.bad.reason if survey.bad else "the file ends"
+        if last.has_successor:
+            reason += ", but it is marked as followed by another file: that one is lost"
+            raise Corrupt(last.path, offset, reason)
         if survey.end.position < survey.attested.position:
             reason += (
                 f", but everything up to position {survey.attested.position} (entry "
@@ -302,6 +308,8 @@ class _Opening:
             file.close()
         for segment, following in zip(found, [*found[1:], None], strict=True):
             stop = following.start if following else survey.end.position
+            if following is not None and not segment.has_successor:
+                mark_successor(self._files, segment.path, encode_successor(following.header.before))
             if stop > survey.attested.position or following is None:
                 self._write_again(segment, survey.attested.position, stop)
         self._files.fsync_directory(self._directory)

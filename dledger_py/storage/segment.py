@@ -70,6 +70,9 @@ class Segments:
         """The start of the segment that `position` is, or would be written, in."""
         return self._span(position)[0]
 
+    def start_before_last(self) -> int:
+        return self._starts[-2]
+
     def path(self, start: int) -> str:
         return f"{self.directory}/{segment_name(start)}"
 

@@ -1,0 +1,58 @@
+"""Bytes that must stay readable for ever, and that this version still writes.
+
+tests/golden/storage/ holds one member's directory after `write_golden` below: add new ones for
+new versions, never change these.
+"""
+
+from pathlib import Path
+
+from dledger_py.storage import HardState, Identity, recover
+from dledger_py.storage.files import FileSystem
+from dledger_py.storage.formats import segment_name
+from dledger_py.storage.lying import LyingFiles
+from tests.storage.log_scenes import Entry, all_entries
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "storage"
+NAMES = [segment_name(0), segment_name(152), "hard-state"]
+WHOSE = Identity(cluster="golden", group="brök", member="n1")
+ENTRIES = (
+    Entry(1, 1, 0, b""),
+    Entry(2, 1, 1, b"first command of a log"),
+    Entry(3, 4, 1, bytes(range(10))),
+    Entry(4, 7, 2, b"a change of members"),
+)
+
+
+def write_golden(files: FileSystem, directory: str) -> None:
+    opened = recover(files, directory, WHOSE, 120)
+    opened.hard_state_file.save(3, "n2", 0)
+    opened.log.write([opened.log.seal(ENTRIES[:1])])
+    opened.log.write([opened.log.seal(ENTRIES[1:])])
+    opened.hard_state_file.save(7, None, 2)
+    opened.close()
+
+
+def golden_files() -> LyingFiles:
+    files = LyingFiles()
+    files.make_directory("golden")
+    for name in NAMES:
+        files.put(f"golden/{name}", (GOLDEN / name).read_bytes())
+    return files
+
+
+def test_golden_bytes_are_read() -> None:
+    opened = recover(golden_files(), "golden", WHOSE, 120)
+
+    assert ENTRIES == all_entries(opened.log)
+    assert HardState(7, None, 2) == opened.hard_state
+    assert ((1, 1), (3, 4), (4, 7)) == opened.log.terms
+    assert opened.cut is None
+
+
+def test_golden_bytes_are_what_is_written() -> None:
+    files = LyingFiles()
+    write_golden(files, "golden")
+
+    assert NAMES == [name for name in files.list("golden") if name != "LOCK"]
+    for name in NAMES:
+        assert (GOLDEN / name).read_bytes() == files.content(f"golden/{name}"), name
