@@ -1,1 +1,57 @@
-"""The client: `from dledger_py.client import connect`."""
+"""The client: `from dledger_py.client import connect`.
+
+Runs under trio and asyncio.  Needs anyio, attrs and msgspec; loads no server and no Raft.  The
+guide with its guarantees is docs/client.md.
+"""
+
+from dledger_py.client.client import Client, connect
+from dledger_py.client.consumer import Consumer
+from dledger_py.client.errors import (
+    CallTimedOut,
+    ClientClosed,
+    ClientError,
+    ConnectionLost,
+    ConsumerFailed,
+    GarbageReceived,
+    Indefinite,
+    MalformedAnswer,
+    NoQueue,
+    NoRoute,
+    Refused,
+    ResponseError,
+    SendRefused,
+    SendUncertain,
+    Unreachable,
+    UnsupportedCompression,
+)
+from dledger_py.client.messages import Message, Outgoing, Receipt
+from dledger_py.client.pull import PullResult, PullStatus
+from dledger_py.client.queues import Queue
+
+__all__ = [
+    "CallTimedOut",
+    "Client",
+    "ClientClosed",
+    "ClientError",
+    "ConnectionLost",
+    "Consumer",
+    "ConsumerFailed",
+    "GarbageReceived",
+    "Indefinite",
+    "MalformedAnswer",
+    "Message",
+    "NoQueue",
+    "NoRoute",
+    "Outgoing",
+    "PullResult",
+    "PullStatus",
+    "Queue",
+    "Receipt",
+    "Refused",
+    "ResponseError",
+    "SendRefused",
+    "SendUncertain",
+    "Unreachable",
+    "UnsupportedCompression",
+    "connect",
+]

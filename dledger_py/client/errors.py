@@ -60,6 +60,7 @@ class Unreachable(Refused):
     def __init__(self, address: str, reason: str, *, hint: str = "") -> None:
         super().__init__(f"{address} cannot be reached: {reason}", hint=hint)
         self.address = address
+        self.reason = reason
 
 
 class NoRoute(Refused):

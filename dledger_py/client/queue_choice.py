@@ -10,27 +10,17 @@ from collections.abc import Sequence
 from attrs import define
 
 from dledger_py.client.queues import Queue
-
-
-def java_hash(text: str) -> int:
-    """Java's `String.hashCode`: over UTF-16 units, wrapped to 32 bits, signed."""
-    value = 0
-    if text.isascii():
-        for unit in text.encode("ascii"):
-            value = (31 * value + unit) & 0xFFFFFFFF
-    else:
-        units = text.encode("utf-16-be", "surrogatepass")
-        for at in range(0, len(units), 2):
-            value = (31 * value + (units[at] << 8 | units[at + 1])) & 0xFFFFFFFF
-    return value - (1 << 32) if value & 0x80000000 else value
+from dledger_py.remoting.wire.message import tags_code
 
 
 def by_key(queues: Sequence[Queue], key: str) -> Queue:
     """The queue of FIFO group *key*: where Java's `SelectMessageQueueByHash` puts it, too.
 
+    Tags are hashed by Java's `String.hashCode`, and so are keys here.
+
     Changing the number of queues moves keys; order holds only between such changes.
     """
-    return queues[abs(java_hash(key)) % len(queues)]
+    return queues[abs(tags_code(key)) % len(queues)]
 
 
 @define

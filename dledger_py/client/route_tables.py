@@ -7,10 +7,11 @@ name server is asked again.
 
 from collections.abc import Mapping
 
-import msgspec
 from attrs import frozen
 
 from dledger_py.client.queues import Queue
+from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body
+from dledger_py.remoting.commands.routes import TopicRoute as RouteBody
 
 READABLE = 4
 WRITABLE = 2
@@ -23,26 +24,6 @@ DEFAULT_TOPIC = "TBW102"
 
 DEFAULT_TOPIC_QUEUES = 4
 """How many queues a topic created on use gets at most; Java's, Go's and Node's clients say 4."""
-
-
-class _BrokerData(msgspec.Struct, rename="camel"):
-    broker_name: str
-    broker_addrs: dict[str, str] = {}
-
-
-class _QueueData(msgspec.Struct, rename="camel"):
-    broker_name: str
-    read_queue_nums: int
-    write_queue_nums: int
-    perm: int
-
-
-class _RouteData(msgspec.Struct, rename="camel"):
-    broker_datas: list[_BrokerData] = []
-    queue_datas: list[_QueueData] = []
-
-
-_decode = msgspec.json.Decoder(_RouteData, strict=False).decode
 
 
 @frozen
@@ -88,17 +69,14 @@ def parse_route(topic: str, body: bytes) -> TopicRoute:
     **Raises** ValueError if the body is not the JSON of a route.
     """
     try:
-        found = _decode(body)
-        groups = {
-            broker.broker_name: BrokerGroup(
-                name=broker.broker_name,
-                members={int(number): where for number, where in broker.broker_addrs.items()},
-            )
-            for broker in found.broker_datas
-            if broker.broker_addrs
-        }
-    except (msgspec.MsgspecError, ValueError) as error:
+        found = decode_body(RouteBody, body)
+    except MalformedBody as error:
         raise ValueError(f"the route of {topic!r} cannot be read: {error}") from error
+    groups = {
+        broker.broker_name: BrokerGroup(broker.broker_name, broker.broker_addrs)
+        for broker in found.broker_datas
+        if broker.broker_addrs
+    }
     known = [queues for queues in found.queue_datas if queues.broker_name in groups]
     return TopicRoute(
         topic=topic,

@@ -8,24 +8,27 @@ A forked child notices that its process id changed and draws new random bytes, s
 never share a prefix.
 """
 
-import ipaddress
 import os
 import secrets
 import time
+
+from dledger_py.remoting.wire.message import pack_host, unique_key
 
 
 class UniqueIds:
     """Makes ids, one per message.  65,536 a millisecond before one could repeat."""
 
     def __init__(self, address: str) -> None:
+        """*address* is this host's, as an IP address."""
         self._address = address
         self._count = secrets.randbelow(1 << 16)
         self._restart()
 
     def _restart(self) -> None:
         self._pid = os.getpid()
-        head = _ipv4_bytes(self._address) + (self._pid & 0xFFFF).to_bytes(2, "big")
-        self._prefix = (head + secrets.token_bytes(4)).hex().upper()
+        salt = secrets.randbits(32)
+        host = pack_host(self._address, 0)
+        self._prefix = unique_key(host, self._pid, salt, 0, 0)[:-12]
         self._start_month()
 
     def _start_month(self) -> None:
@@ -44,11 +47,3 @@ class UniqueIds:
         self._count = count = (self._count + 1) & 0xFFFF
         since_ms = int((now_s - self._month_started_s) * 1000)
         return f"{self._prefix}{since_ms:08X}{count:04X}"
-
-
-def _ipv4_bytes(address: str) -> bytes:
-    """The address as four bytes; of IPv6 the last four, which differ most between hosts."""
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).packed[-4:]
-    except ValueError:
-        return bytes((127, 0, 0, 1))

@@ -1,33 +1,17 @@
 """Which queue a message goes to: tables."""
 
-import pytest
-
-from dledger_py.client.queue_choice import Turns, by_key, java_hash
+from dledger_py.client.queue_choice import Turns, by_key
 from dledger_py.client.queues import Queue
 
 A = [Queue("t", "broker-a", number) for number in range(2)]
 B = [Queue("t", "broker-b", number) for number in range(2)]
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("", 0),
-        ("*", 42),
-        ("TagA", 2598919),
-        ("TagB", 2598920),
-        ("中文", 646394),
-        ("a-very-long-tag-name-to-go-negative", -1504546191),
-    ],
-)
-def test_the_hash_is_javas(text: str, expected: int) -> None:
-    assert java_hash(text) == expected
-
-
 def test_a_key_always_means_the_same_queue() -> None:
     queues = [*A, *B]
 
     assert by_key(queues, "*") == queues[42 % 4]
+    assert by_key(queues, "") == queues[0]
     assert by_key(queues, "a-very-long-tag-name-to-go-negative") == queues[1504546191 % 4]
 
 

@@ -1,0 +1,374 @@
+"""The client: everything a user does with a message queue, from one `connect`.
+
+    async with connect("127.0.0.1:9876") as mq:
+        receipt = await mq.send("Orders", b"...", tag="paid", keys=["o-1"], group="o-1")
+
+One client has one connection per server, shared by all its tasks, and lives in the task group of
+its `async with` block: nothing runs before it or after it.  Guarantees are in docs/client.md.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+
+import anyio
+import msgspec
+
+from dledger_py.client import retry
+from dledger_py.client._tasks import open_tasks
+from dledger_py.client.asking import Asker
+from dledger_py.client.connection import Connection
+from dledger_py.client.consumer import Consumer, Services, open_consumer, parse_subscriptions
+from dledger_py.client.errors import ClientError, SendUncertain, Unreachable
+from dledger_py.client.members import Members
+from dledger_py.client.membership import Membership
+from dledger_py.client.messages import (
+    BODY_BYTES_MAX,
+    Outgoing,
+    Receipt,
+    checked_body,
+    checked_topic,
+    render_properties,
+)
+from dledger_py.client.pool import Pool
+from dledger_py.client.producer import Producer, Sealed
+from dledger_py.client.pull import Puller, PullResult
+from dledger_py.client.queue_reader import From
+from dledger_py.client.queues import Queue
+from dledger_py.client.routes import Routes, parse_name_servers
+from dledger_py.client.unique_ids import UniqueIds
+from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
+from dledger_py.remoting.wire.frame import Frame
+from dledger_py.remoting.wire.message import BatchItem, encode_batch_body
+
+PRODUCER_GROUP = "python-producer"
+
+PULL_GROUP = "DEFAULT_CONSUMER"
+"""The group pulls are made under: one of those that exist without being created."""
+
+GROUP_CHARACTERS_MAX = 120
+"""Longer ones make retry topics that other languages' clients cannot read."""
+
+_render = msgspec.json.encode
+
+
+class Client:
+    """A connected client.  Made by `connect`."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        routes: Routes,
+        *,
+        client_id: str,
+        address: str,
+        producer_group: str,
+        timeout_s: float,
+    ) -> None:
+        members = Members()
+        asker = Asker(pool, routes, members)
+        self.client_id = client_id
+        self._timeout_s = timeout_s
+        self._ids = UniqueIds(address)
+        self._producer = Producer(pool, routes, members, producer_group)
+        self._puller = Puller(routes, asker)
+        self._membership = Membership(pool, routes, client_id, producer_group)
+        self._services = Services(pool, routes, asker, self._membership)
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        tag: str | None = None,
+        keys: Iterable[str] = (),
+        group: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        queue: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Receipt:
+        """Store one message and return where it is.
+
+        *group* is a FIFO key: messages of one key go to one queue, in the order of sends that
+        waited for each other.  *queue* names a queue outright.
+
+        **Durability**: on return the broker has acknowledged it; with the default settings of our
+        broker it is on disk at a majority.  **Raises** SendRefused: it was not stored.
+        SendUncertain: it may have been stored.  ValueError: it cannot be sent at all.
+        """
+        unique_id = self._ids.make()
+        sealed = Sealed(
+            RequestCode.SEND_MESSAGE_V2,
+            checked_topic(topic),
+            unique_id,
+            _render(render_properties(unique_id, tag, keys, group, properties)),
+            checked_body(body),
+            group,
+            queue,
+        )
+        frame, stored_in = await self._producer.send(
+            sealed, self._timeout_s if timeout_s is None else timeout_s
+        )
+        return _receipt(sealed, frame, stored_in)
+
+    async def send_batch(
+        self,
+        topic: str,
+        messages: Sequence[bytes | Outgoing],
+        *,
+        group: str | None = None,
+        queue: int | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Receipt, ...]:
+        """Store *messages* together, all or none, in one queue at consecutive offsets.
+
+        **Raises** as `send`; ValueError if they are more than 4 MiB together, or none.
+        """
+        if not messages:
+            raise ValueError("a batch of no messages: at least one is expected")
+        items, ids = [], []
+        for message in messages:
+            outgoing = message if isinstance(message, Outgoing) else Outgoing(body=message)
+            unique_id = self._ids.make()
+            text = render_properties(
+                unique_id, outgoing.tag, outgoing.keys, group, outgoing.properties
+            )
+            ids.append(unique_id)
+            items.append(BatchItem(0, checked_body(outgoing.body), text.encode()))
+        body = encode_batch_body(items)
+        if len(body) > BODY_BYTES_MAX:
+            raise ValueError(f"batch of {len(body)} bytes: at most {BODY_BYTES_MAX} fit")
+        sealed = Sealed(
+            RequestCode.SEND_BATCH_MESSAGE,
+            checked_topic(topic),
+            ids[0],
+            _render(f"UNIQ_KEY\x01{ids[0]}\x02WAIT\x01true\x02"),
+            body,
+            group,
+            queue,
+        )
+        frame, stored_in = await self._producer.send(
+            sealed, self._timeout_s if timeout_s is None else timeout_s
+        )
+        first = _receipt(sealed, frame, stored_in)
+        offset_ids = first.offset_message_id.split(",")
+        if len(offset_ids) != len(ids):
+            raise SendUncertain(
+                topic, ids[0], f"{len(offset_ids)} ids came for {len(ids)} messages"
+            )
+        return tuple(
+            Receipt(
+                message_id=unique_id,
+                offset_message_id=offset_id,
+                topic=topic,
+                broker=first.broker,
+                queue_id=first.queue_id,
+                queue_offset=first.queue_offset + place,
+                status=first.status,
+            )
+            for place, (unique_id, offset_id) in enumerate(zip(ids, offset_ids, strict=True))
+        )
+
+    async def send_oneway(
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        tag: str | None = None,
+        keys: Iterable[str] = (),
+        group: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        queue: int | None = None,
+        timeout_s: float | None = None,
+    ) -> str:
+        """Write one message to the broker's connection; nobody knows whether it was stored.
+
+        Returns its unique id.  **Raises** ClientError if there was no broker to write to.
+        """
+        unique_id = self._ids.make()
+        sealed = Sealed(
+            RequestCode.SEND_MESSAGE_V2,
+            checked_topic(topic),
+            unique_id,
+            _render(render_properties(unique_id, tag, keys, group, properties)),
+            checked_body(body),
+            group,
+            queue,
+        )
+        await self._producer.tell(sealed, self._timeout_s if timeout_s is None else timeout_s)
+        return unique_id
+
+    # --- consuming -------------------------------------------------------------------------------
+
+    def consumer(
+        self,
+        group: str,
+        subscriptions: Mapping[str, str] | Sequence[str] | str,
+        *,
+        concurrency: int = 16,
+        from_: From = "last",
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """Be a member of *group* for as long as the block lasts, and read what falls to it.
+
+        *subscriptions* maps topics to tags ("a || b", "*" for all).  *concurrency* is how many
+        messages may be handed out and not settled.  *from_* says where a queue is begun that the
+        group has never committed an offset for.
+        """
+        _checked_group(group)
+        if concurrency < 1:
+            raise ValueError(f"concurrency {concurrency}: at least 1 is expected")
+        if from_ not in ("last", "first") and not isinstance(from_, datetime):
+            raise ValueError(f"from_ {from_!r}: 'last', 'first' or a datetime is expected")
+        if isinstance(from_, datetime) and from_.tzinfo is None:
+            raise ValueError(f"from_ {from_}: a datetime with a time zone is expected")
+        return open_consumer(
+            self._services,
+            group,
+            parse_subscriptions(subscriptions, checked_topic),
+            from_=from_,
+            concurrency=concurrency,
+            version=int(time.time() * 1000),
+        )
+
+    # --- pulling ---------------------------------------------------------------------------------
+
+    async def queues(self, topic: str) -> tuple[Queue, ...]:
+        """The queues of *topic* that can be read.  **Raises** NoRoute if there is no such topic."""
+        return await self._puller.queues(topic)
+
+    async def pull(
+        self,
+        topic: str,
+        queue_id: int,
+        offset: int,
+        max_messages: int = 32,
+        *,
+        broker: str | None = None,
+        tags: str = "*",
+        group: str = PULL_GROUP,
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> PullResult:
+        """Look into a queue from *offset* on; with *wait_s*, wait that long for a first message.
+
+        *broker* names the broker group, where several have a queue of that number.
+        """
+        return await self._puller.pull(
+            await self._puller.find(topic, queue_id, broker),
+            offset,
+            group=_checked_group(group),
+            max_messages=max_messages,
+            tags=tags,
+            wait_s=wait_s,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+        )
+
+    async def min_offset(self, topic: str, queue_id: int, *, broker: str | None = None) -> int:
+        """The first offset that is still there."""
+        queue = await self._puller.find(topic, queue_id, broker)
+        return await self._puller.min_offset(queue, self._timeout_s)
+
+    async def max_offset(self, topic: str, queue_id: int, *, broker: str | None = None) -> int:
+        """The offset the next message will get."""
+        queue = await self._puller.find(topic, queue_id, broker)
+        return await self._puller.max_offset(queue, self._timeout_s)
+
+    async def search_offset(
+        self, topic: str, queue_id: int, at: datetime, *, broker: str | None = None
+    ) -> int:
+        """The first offset stored at or after *at*."""
+        queue = await self._puller.find(topic, queue_id, broker)
+        return await self._puller.search_offset(queue, at, self._timeout_s)
+
+
+@asynccontextmanager
+async def connect(
+    name_servers: str | Sequence[str] = "127.0.0.1:9876",
+    *,
+    producer_group: str = PRODUCER_GROUP,
+    client_id: str | None = None,
+    timeout_s: float = retry.CALL_TIMEOUT_S,
+) -> AsyncIterator[Client]:
+    """A client for as long as the block lasts.
+
+    *name_servers* is "host:port;host:port".  *timeout_s* is the default deadline of each call,
+    and of finding a name server here.
+
+    **Raises** Unreachable if no name server can be reached in that time.
+    """
+    addresses = parse_name_servers(name_servers)
+    _checked_group(producer_group)
+
+    made: list[Client] = []
+
+    def on_request(connection: Connection, frame: Frame) -> None:
+        if frame.code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
+            for client in made:
+                client._membership.changed(frame.fields.get("consumerGroup", ""))
+        else:
+            remark = f" request type {frame.code} not supported"
+            code = ResponseCode.REQUEST_CODE_NOT_SUPPORTED
+            connection.answer_nowait(frame, code, remark=remark)
+
+    async with open_tasks() as tasks:
+        pool = Pool(tasks, on_request)
+        first = await _reach_one(pool, addresses, timeout_s)
+        routes = Routes(pool, addresses)
+        client = Client(
+            pool,
+            routes,
+            client_id=client_id or f"{first.local_host}@{os.getpid()}#{secrets.token_hex(4)}",
+            address=first.local_host,
+            producer_group=producer_group,
+            timeout_s=timeout_s,
+        )
+        made.append(client)
+        tasks.start_soon(routes.run, name="routes")
+        tasks.start_soon(client._membership.run, name="heartbeats")
+        try:
+            yield client
+        finally:
+            await pool.close()
+
+
+async def _reach_one(pool: Pool, addresses: Sequence[str], timeout_s: float) -> Connection:
+    """A connection to any name server, tried in turn until *timeout_s* has passed."""
+    failure: ClientError = Unreachable(", ".join(addresses), f"no answer within {timeout_s:g} s")
+    with anyio.move_on_after(timeout_s):
+        while True:
+            for address in addresses:
+                try:
+                    return await pool.get(address)
+                except Unreachable as error:
+                    failure = error
+            await anyio.sleep(retry.LONGEST_PAUSE_S)
+    raise failure
+
+
+def _checked_group(group: str) -> str:
+    checked_topic(group)
+    if len(group) > GROUP_CHARACTERS_MAX:
+        raise ValueError(f"group {group!r}: at most {GROUP_CHARACTERS_MAX} characters are expected")
+    return group
+
+
+def _receipt(sealed: Sealed, frame: Frame, queue: Queue) -> Receipt:
+    fields = frame.fields
+    try:
+        return Receipt(
+            message_id=sealed.unique_id,
+            offset_message_id=fields["msgId"],
+            topic=sealed.topic,
+            broker=queue.broker,
+            queue_id=int(fields["queueId"]),
+            queue_offset=int(fields["queueOffset"]),
+            status=frame.code,
+        )
+    except (KeyError, ValueError) as error:
+        why = f"the broker's answer lacks or garbles a field: {error!r}"
+        raise SendUncertain(sealed.topic, sealed.unique_id, why) from error
