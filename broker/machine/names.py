@@ -74,7 +74,7 @@ PREDEFINED_GROUPS: Final = (
     "CID_RMQ_SYS_TRANS",
 )
 
-_LEGAL = re.compile(r"[%|A-Za-z0-9_-]+", re.ASCII)
+_LEGAL = re.compile(r"[%|A-Za-z0-9_-]+")
 
 
 def topic_fault(name: str) -> str | None:

@@ -25,7 +25,7 @@ from dledger_py.actors import FailStop
 OPEN_FILES_MAX: Final = 256  # of the usual 1024 a process; sockets and log segments need theirs
 
 _FILE_NAMES = str.maketrans("%|", "~,")  # legal on Linux as they are, but not everywhere
-_MAPPABLE = re.compile(r"[%|A-Za-z0-9_+-]{1,255}", re.ASCII)
+_MAPPABLE = re.compile(r"[%|A-Za-z0-9_+-]{1,255}")
 
 Key = tuple[str, int, str]
 

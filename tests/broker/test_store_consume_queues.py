@@ -138,6 +138,21 @@ def test_few_files_are_open_however_many_queues_there_are(tmp_path: Path) -> Non
     assert before - 3 == len(os.listdir("/proc/self/fd"))
 
 
+def test_the_files_used_last_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = QueueFiles(tmp_path, open_files_max=2)
+    for queue_id in (0, 1, 0, 2):
+        files.write("orders", queue_id, 0, dense(0, 1))
+
+    opened = []
+    os_open = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(path) or os_open(path, *rest))
+    files.read("orders", 0, 0, 1)
+    files.read("orders", 2, 0, 1)
+
+    assert [] == opened
+    files.close()
+
+
 def test_many_quiet_queues_keep_little_in_memory(tmp_path: Path) -> None:
     """The oldest tails go first."""
     queues = small(tmp_path, tail_units=100, tails_bytes=100)
@@ -160,6 +175,7 @@ def test_a_deleted_topic_can_begin_again(tmp_path: Path) -> None:
 
     assert b"" == queues.range("orders", 0, 0, 9)
     assert not (tmp_path / "orders").exists()
+    assert 0 == queues.statistics().open_files, "a file that is gone must not be written any more"
     queues.index("orders", 0, 0, units(7))
     assert units(7) == queues.range("orders", 0, 0, 9)
     assert dense(0, 2) == queues.range("bills", 0, 0, 9)
