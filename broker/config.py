@@ -1,0 +1,127 @@
+"""What one member of a broker group is told at its start.
+
+`dledger broker --config broker.toml` reads it; `dledger broker --print-config` shows the merged
+result with where each value came from. Components get the part they need, never the whole.
+"""
+
+from pathlib import Path
+
+from attrs import Factory, frozen
+
+from dledger_py.ledger.config import LedgerConfig, split_address
+from dledger_py.runtime.settings import setting
+
+VIP_PORT_DISTANCE = 2  # RocketMQ's "fast" listener: old clients and dashboards dial port - 2
+
+
+@frozen(kw_only=True)
+class LedgerSettings:
+    """How this member keeps its log and talks to its peers."""
+
+    peers: dict[str, str] = setting(
+        Factory(dict), doc="node -> host:port of its peer listener, this node's own included"
+    )
+    tick_ms: int = setting(20, doc="length of one tick of the consensus core, in ms")
+    heartbeat_ms: int = setting(100, doc="pause between two heartbeats of a leader, in ms")
+    election_timeout_ms: int = setting(
+        1000,
+        doc="silence of the leader after which followers campaign, in ms (DLedger: about 6000)",
+    )
+    segment_size_bytes: int = setting(
+        64 * 1024 * 1024, doc="size at which a log segment is closed (RocketMQ: 1 GiB)"
+    )
+
+
+@frozen(kw_only=True)
+class BrokerConfig:
+    """One member of a broker group."""
+
+    cluster_name: str = setting("DefaultCluster", doc="name of the cluster, as clients see it")
+    cluster_id: str = setting(
+        "dledger",
+        doc="identity in peer frames and log files; members of another cluster are refused",
+    )
+    broker_name: str = setting("broker-a", doc="name of the group: all its members share it")
+    node: str = setting("n0", doc="this member: a letter and a number; the broker id is number + 1")
+    listen: str = setting("127.0.0.1:10911", doc="host:port for clients; port - 2 answers too")
+    vip: bool = setting(True, doc="also listen on port - 2, which old clients and dashboards dial")
+    data_dir: Path = setting(Path("data/broker"), doc="folder of the log and the derived files")
+    namesrv: tuple[str, ...] = setting(
+        ("127.0.0.1:9876",), doc="name servers; each member registers with all of them"
+    )
+    members: dict[str, str] = setting(
+        Factory(dict), doc="node -> host:port that clients reach, this node's own included"
+    )
+    flush: str = setting(
+        "sync",
+        doc="sync: acknowledged is on disk at a quorum; async: in memory at a quorum, on disk soon",
+    )
+    auto_create_topics: bool = setting(True, doc="create a topic when a producer first sends to it")
+    default_topic_queues: int = setting(8, doc="most queues a topic created on use can get")
+    max_message_bytes: int = setting(4 * 1024 * 1024, doc="largest message body, or batch")
+    register_period_s: int = setting(30, doc="pause between two registrations, in s")
+    forward_wait_ms: int = setting(
+        1500, doc="how long a write that arrives without a leader waits for one, in ms"
+    )
+    log_level: str = setting("info", doc="debug, info, warning or error")
+    ledger: LedgerSettings = Factory(LedgerSettings)
+
+    def __attrs_post_init__(self) -> None:
+        if self.flush not in {"sync", "async"}:
+            raise ValueError(f"flush = {self.flush!r}: it is 'sync' or 'async'")
+        if not (self.node[:1].isalpha() and self.node[1:].isdigit()):
+            raise ValueError(f"node = {self.node!r}: it is a letter and a number, such as 'n0'")
+        for name, table in (("members", self.members), ("ledger.peers", self.ledger.peers)):
+            if table and self.node not in table:
+                raise ValueError(f"{name} does not list this node, {self.node!r}")
+        if self.members and self.ledger.peers and set(self.members) != set(self.ledger.peers):
+            raise ValueError("members and ledger.peers must list the same nodes")
+
+    @property
+    def advertised(self) -> str:
+        """The host:port by which clients and the other members reach this one."""
+        return self.members.get(self.node, self.listen)
+
+    def listen_addresses(self) -> tuple[tuple[str, int], ...]:
+        """Where to listen: the port itself and, unless switched off, the one two below it."""
+        host, port = split_address(self.listen, of="listen")
+        if not self.vip or port <= VIP_PORT_DISTANCE:
+            return ((host, port),)
+        return (host, port), (host, port - VIP_PORT_DISTANCE)
+
+    def as_text(self) -> dict[str, str]:
+        """The settings under the names RocketMQ's tools look for."""
+        return {
+            "brokerClusterName": self.cluster_name,
+            "brokerName": self.broker_name,
+            "brokerId": str(self.broker_id),
+            "namesrvAddr": ";".join(self.namesrv),
+            "listenPort": self.listen.rpartition(":")[2],
+            "storePathRootDir": str(self.data_dir),
+            "autoCreateTopicEnable": str(self.auto_create_topics).lower(),
+            "maxMessageSize": str(self.max_message_bytes),
+            "flushDiskType": "SYNC_FLUSH" if self.flush == "sync" else "ASYNC_FLUSH",
+            "enableDLegerCommitLog": "true",
+            "dLegerGroup": self.broker_name,
+            "dLegerSelfId": self.node,
+        }
+
+    def ledger_config(self) -> LedgerConfig:
+        """What the ledger is told of it."""
+        return LedgerConfig(
+            node=self.node,
+            peers=self.ledger.peers,
+            data_dir=str(self.data_dir),
+            cluster=self.cluster_id,
+            group=self.broker_name,
+            flush="sync" if self.flush == "sync" else "async",
+            tick_ms=self.ledger.tick_ms,
+            heartbeat_ms=self.ledger.heartbeat_ms,
+            election_timeout_ms=self.ledger.election_timeout_ms,
+            segment_size_bytes=self.ledger.segment_size_bytes,
+        )
+
+    @property
+    def broker_id(self) -> int:
+        """The id this member registers while it follows; the leader registers 0."""
+        return int(self.node[1:]) + 1

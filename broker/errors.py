@@ -1,0 +1,136 @@
+"""Refusals: each is one result code with the sentence that goes into the remark.
+
+A refusal is definite: the request changed nothing. The code decides what unmodified clients do next
+(protocol page 01 §8): 1, 14, 16 and 17 make every producer try again, 13 and 3 go to the caller at
+once.
+"""
+
+from dledger_py.remoting.rooms import Refused
+from dledger_py.remoting.wire.codes import ResponseCode
+
+
+class NoLeader(Refused):
+    """The group has no leader now, so nothing can be written; every client tries again."""
+
+    code = ResponseCode.SERVICE_NOT_AVAILABLE
+
+    def __init__(self, why: str = "the broker group has no leader at the moment") -> None:
+        super().__init__(f"{why}; nothing was stored, try again")
+
+
+class OutcomeUnknown(Refused):
+    """Leadership was lost while the entry was under way: it may have been stored.
+
+    Not a refusal in the strict sense, but the wire has no word for it: code 1 is tried again by
+    every client, and the remark says what is known.
+    """
+
+    code = ResponseCode.SYSTEM_ERROR
+
+    def __init__(self) -> None:
+        super().__init__(
+            "leadership changed while the request was under way: it may have been carried out"
+        )
+
+
+class TooBusy(Refused):
+    """More is waiting for the log than the broker will hold."""
+
+    code = ResponseCode.SERVICE_NOT_AVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too much is waiting to be stored; nothing was stored, try again after a pause"
+        )
+
+
+class TopicNotFound(Refused):
+    """Nobody created the topic, and it may not be created on use."""
+
+    code = ResponseCode.TOPIC_NOT_EXIST
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic[{topic}] not exist, apply first please!")
+
+
+class QueueNotFound(Refused):
+    """The queue id is outside the topic's queues."""
+
+    code = ResponseCode.INVALID_PARAMETER
+
+    def __init__(self, topic: str, queue_id: int, queues: int) -> None:
+        super().__init__(
+            f"request queueId[{queue_id}] is illegal: topic '{topic}' has queues 0-{queues - 1}"
+        )
+
+
+class GroupNotFound(Refused):
+    """The subscription group does not exist and may not be created on use."""
+
+    code = ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
+
+    def __init__(self, group: str) -> None:
+        super().__init__(f"subscription group '{group}' does not exist, apply first please!")
+
+
+class NotPermitted(Refused):
+    """The topic or the group does not allow this."""
+
+    code = ResponseCode.NO_PERMISSION
+
+
+class IllegalMessage(Refused):
+    """The message breaks a limit; sending it again will not help."""
+
+    code = ResponseCode.MESSAGE_ILLEGAL
+
+
+class InvalidParameter(Refused):
+    """A field has a value that cannot be right."""
+
+    code = ResponseCode.INVALID_PARAMETER
+
+
+class NotSupported(Refused):
+    """RocketMQ has this, this broker does not have it yet."""
+
+    code = ResponseCode.REQUEST_CODE_NOT_SUPPORTED
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not supported by this broker yet")
+
+
+class SubscriptionMissing(Refused):
+    """The group's heartbeats named no subscription to this topic; clients pause and come back."""
+
+    code = ResponseCode.SUBSCRIPTION_NOT_EXIST
+
+    def __init__(self, group: str, topic: str) -> None:
+        super().__init__(f"the consumer's group {group} has not subscribed to topic {topic} here")
+
+
+class SubscriptionOutdated(Refused):
+    """The pull belongs to a newer subscription than the last heartbeat brought."""
+
+    code = ResponseCode.SUBSCRIPTION_NOT_LATEST
+
+    def __init__(self, group: str, topic: str) -> None:
+        super().__init__(f"the subscription of group {group} to topic {topic} is not the latest")
+
+
+class NotOnline(Refused):
+    """No consumer of the group is connected to this member."""
+
+    code = ResponseCode.CONSUMER_NOT_ONLINE
+
+    def __init__(self, group: str) -> None:
+        super().__init__(f"no consumer of group [{group}] is online")
+
+
+class OffsetNotFound(Refused):
+    """The group has no offset for the queue."""
+
+    code = ResponseCode.QUERY_NOT_FOUND
+
+    def __init__(self) -> None:
+        super().__init__("Not found, maybe this group consumer boot first")

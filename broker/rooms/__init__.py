@@ -1,0 +1,1 @@
+"""Handlers, one class per subject. A room's constructor is its dependency list."""

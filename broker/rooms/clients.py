@@ -1,0 +1,121 @@
+"""Clients that come, stay and go, and who else is there.
+
+Consumers beat every member, so each answers from its own table. The leader also sees to it that the
+groups they consume in exist, with their retry topics: clients look for those at once.
+
+Source: protocol pages 02 (b) and 07 (§1, 2); ClientManageProcessor.java.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from attrs import define
+
+from broker.machine import commands, names
+from broker.machine.groups import GroupConfig
+from broker.machine.machine import Machine
+from broker.serving.client_table import Client, ClientTable, ConsumerGroup
+from broker.serving.leadership import Leadership
+from broker.serving.proposals import Proposals
+from dledger_py.remoting.commands.clients import (
+    ConsumerIds,
+    GetConsumerIds,
+    Heartbeat,
+    HeartbeatReply,
+    NotifyConsumersChanged,
+    UnregisterClient,
+)
+from dledger_py.remoting.commands.heartbeats import MessageModel, decode_heartbeat
+from dledger_py.remoting.commands.json_bodies import encode_body
+from dledger_py.remoting.rooms import Answer, Caller, Connection, Refused, handles
+
+_WATCHED: Final = "client table watches"
+
+
+@define(eq=False, kw_only=True)
+class Clients:
+    """Codes 34, 35 and 38; says 40 to the clients."""
+
+    machine: Machine
+    table: ClientTable
+    leadership: Leadership
+    proposals: Proposals
+    now_ms: Callable[[], int]
+
+    @handles(Heartbeat)
+    def beat(self, request: Heartbeat, caller: Caller) -> Answer[HeartbeatReply]:
+        """Take the client in, with its groups and subscriptions."""
+        data = decode_heartbeat(caller.frame.body)
+        connection = caller.connection
+        client = Client(
+            client_id=data.client_id,
+            connection=connection,
+            language=caller.language,
+            version=caller.version,
+            beat_ms=self.now_ms(),
+        )
+        changed = self.table.beat(data, client, self.now_ms())
+        self._watch(connection)
+        self._ensure(consumer.group_name for consumer in data.consumer_data_set)
+        self._notify(changed)
+        return Answer(HeartbeatReply(supports_v2=None, subscription_changed=bool(changed)))
+
+    @handles(UnregisterClient)
+    def unregister(self, request: UnregisterClient, caller: Caller) -> Answer[Any]:
+        """The client leaves these groups."""
+        self._notify(
+            self.table.unregister(request.client_id, request.consumer_group, request.producer_group)
+        )
+        return Answer()
+
+    @handles(GetConsumerIds)
+    def consumer_ids(self, request: GetConsumerIds, caller: Caller) -> Answer[Any]:
+        """Who consumes in the group; clients share its queues out by this list."""
+        group = self.table.consumer_group(request.consumer_group)
+        if group is None:
+            raise Refused(f"no consumer for this group, {request.consumer_group}")
+        return Answer(body=encode_body(ConsumerIds(consumer_id_list=tuple(sorted(group.clients)))))
+
+    # --- called by others ------------------------------------------------------------------------
+
+    def ensure_group(self, name: str) -> None:
+        """See to it that a group somebody consumes in exists; the leader's business alone."""
+        self._ensure((name,))
+
+    def role_changed(self) -> None:
+        """A new leader makes up for the heartbeats that came while it followed."""
+        self._ensure(group.name for group in self.table.consumer_groups())
+
+    def expire(self) -> None:
+        """Clients silent for too long leave."""
+        self._notify(self.table.expire(self.now_ms()))
+
+    def _ensure(self, group_names: Iterable[str]) -> None:
+        if not self.leadership.leads:
+            return
+        missing = tuple(
+            GroupConfig(name=name)
+            for name in dict.fromkeys(group_names)
+            if not self._exists(name) and names.group_fault(name) is None
+        )
+        if missing:
+            self.proposals.forget(commands.EnsureGroups(stamped_ms=self.now_ms(), groups=missing))
+
+    def _exists(self, name: str) -> bool:
+        return name in self.machine.groups and names.retry_topic_name(name) in self.machine.topics
+
+    def _watch(self, connection: Connection) -> None:
+        if _WATCHED not in connection.attributes:
+            connection.attributes[_WATCHED] = True
+            connection.on_close(lambda: self._notify(self.table.connection_closed(connection)))
+
+    def _notify(self, groups: Iterable[ConsumerGroup]) -> None:
+        """Tell the consumers of these groups to share their queues out anew."""
+        for group in groups:
+            settings = self.machine.groups.get(group.name)
+            if group.message_model is MessageModel.BROADCASTING or (
+                settings is not None and not settings.notify_consumer_ids_changed_enable
+            ):
+                continue
+            for client in group.clients.values():
+                client.connection.request(NotifyConsumersChanged(consumer_group=group.name))

@@ -1,0 +1,1 @@
+"""Soft state: what only connected clients care about. Lost on restart, by design."""

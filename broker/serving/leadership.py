@@ -1,0 +1,171 @@
+"""Who may write here, and what becomes of a write that reached another member.
+
+Clients keep a route for up to 30 seconds, so after a change of leader they go on sending to the
+old address. A follower therefore hands such a request on to the leader, frame and all, and hands
+the answer back; where there is no leader yet, the request waits for one as long as `wait_ms`. Only
+then is it refused, with the code that makes every client try again.
+
+Laws: a forwarded frame says so, and is never forwarded again. A request is sent to a second leader
+only if the first certainly did nothing with it; where that is not certain, the client is told.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Never
+
+import trio
+from attrs import define, field, frozen
+from msgspec.structs import replace
+
+from broker.errors import NoLeader, OutcomeUnknown, TooBusy
+from dledger_py.actors import Inbox
+from dledger_py.client.connection import Connection, open_connection
+from dledger_py.client.errors import ClientClosed, Indefinite, Unreachable
+from dledger_py.ledger.machine import RoleView
+from dledger_py.remoting.rooms import Answer, Caller, Later, Port, refusal
+from dledger_py.remoting.wire.codes import ResponseCode
+from dledger_py.remoting.wire.frame import Frame, render_fields
+
+FORWARDED_BY: Final = "__forwardedBy"  # the member that handed the request on
+BORN_HOST: Final = "__bornHost"  # host:port of the client that sent it there
+
+IN_HAND_MAX: Final = 10_000  # forwarded or waiting requests; some 20 MB of one-KiB messages
+ANSWER_TIMEOUT_S: Final = 3.0  # what clients themselves allow a send
+REDIAL_S: Final = 0.05  # pause after a leader that could not be reached or was none
+
+
+@frozen(kw_only=True)
+class LeadershipStatistics:
+    """Requests handed on to the leader, and those that wait for one, since the start."""
+
+    forwarded: int
+    refused: int
+    in_hand: int
+
+
+@define(eq=False)
+class Leadership:
+    """The gate in front of every write; an actor, because it keeps connections to the leader."""
+
+    node: str
+    members: dict[str, str]
+    wait_ms: int
+    view: Callable[[], RoleView]
+    redispatch: Callable[[Port, Frame], None]
+    """Answer a request as if it had come just now; used when this member has become the leader."""
+    flush: Callable[[], None]
+    """Send what is answered: a forwarded request ends outside of the server's turns."""
+    _changed: trio.Event = field(factory=trio.Event)
+    _nursery: trio.Nursery | None = None
+    _connections: dict[str, Connection] = field(factory=dict)
+    _dialling: dict[str, trio.Lock] = field(factory=dict)
+    _in_hand: int = 0
+    _forwarded: int = 0
+    _refused: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this member may decide now: it leads, and has applied all that came before."""
+        view = self.view()
+        return view.role == "leader" and view.ready
+
+    def relay(self, caller: Caller) -> Later[Any]:
+        """Hand the request on to the leader; returns the promise of its answer.
+
+        Raises: NoLeader for a request that another member forwarded already, TooBusy.
+        """
+        if FORWARDED_BY in caller.frame.fields:
+            raise NoLeader(f"member {self.node} does not lead")
+        if self._nursery is None or self._in_hand >= IN_HAND_MAX:
+            raise TooBusy
+        later = caller.later()
+        self._in_hand += 1
+        self._nursery.start_soon(self._carry, caller, later)
+        return later
+
+    def role_changed(self) -> None:
+        """The role or the leader is another: whoever waits looks again."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def statistics(self) -> LeadershipStatistics:
+        return LeadershipStatistics(
+            forwarded=self._forwarded, refused=self._refused, in_hand=self._in_hand
+        )
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        """Carry requests until a stop is asked for."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            inbox.ready()
+            await inbox.wait_closed()
+            self._nursery = None
+            nursery.cancel_scope.cancel()
+
+    async def _carry(self, caller: Caller, later: Later[Any]) -> None:
+        try:
+            answer = await self._answer(caller, later)
+        finally:
+            self._in_hand -= 1
+        if answer is not None:
+            later.answer(answer)
+            self.flush()
+
+    async def _answer(self, caller: Caller, later: Later[Any]) -> Answer[Any] | None:
+        """What to answer; None if this member became the leader and answers by itself."""
+        deadline = trio.current_time() + self.wait_ms / 1000
+        while not later.abandoned:
+            changed, leader = self._changed, self.view().leader
+            if self.leads:
+                self.redispatch(caller.connection, caller.frame)
+                return None
+            if leader is not None and leader != self.node:
+                answer = await self._ask(leader, caller)
+                if answer is not None:
+                    return answer
+                with trio.move_on_after(REDIAL_S):
+                    await changed.wait()
+            else:
+                with trio.move_on_at(deadline):
+                    await changed.wait()
+            if trio.current_time() >= deadline:
+                self._refused += 1
+                return refusal(NoLeader())
+        return None
+
+    async def _ask(self, leader: str, caller: Caller) -> Answer[Any] | None:
+        """The leader's answer; None if it certainly did nothing with the request."""
+        host, port = caller.connection.remote[:2]
+        fields = caller.frame.fields | {FORWARDED_BY: self.node, BORN_HOST: f"{host}:{port}"}
+        self._forwarded += 1
+        try:
+            connection = await self._connection(leader)
+            reply = await connection.call_frame(
+                replace(caller.frame, fields=fields, flag=0), timeout_s=ANSWER_TIMEOUT_S
+            )
+        except (Unreachable, ClientClosed):
+            return None
+        except Indefinite:
+            return refusal(OutcomeUnknown())
+        if reply.code == ResponseCode.SERVICE_NOT_AVAILABLE:
+            return None
+        return Answer(
+            body=reply.body,
+            code=reply.code,
+            remark=reply.remark,
+            rendered=render_fields(reply.fields),
+        )
+
+    async def _connection(self, member: str) -> Connection:
+        assert self._nursery is not None
+        async with self._dialling.setdefault(member, trio.Lock()):
+            connection = self._connections.get(member)
+            if connection is None or connection.closed:
+                connection = await self._nursery.start(self._keep_connection, member)
+                self._connections[member] = connection
+            return connection
+
+    async def _keep_connection(self, member: str, task_status: trio.TaskStatus[Connection]) -> None:
+        host, _, port = self.members[member].rpartition(":")
+        async with open_connection(host, int(port)) as connection:
+            task_status.started(connection)
+            await connection.wait_closed()

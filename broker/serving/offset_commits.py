@@ -1,0 +1,74 @@
+"""Consumer offsets on their way into the log, many at a time.
+
+Every client commits every few seconds for each of its queues, mostly without waiting for an answer,
+and each pull may carry a commit too. One log entry for each would cost more than the messages, so
+they are gathered: for at most `GATHER_MS`, or until somebody waits for the answer.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define, field
+
+from broker.machine.codec import encode_command
+from broker.machine.commands import CommitOffsets
+from broker.serving.put_batch import Proposer, refusal_of
+from dledger_py.ledger.errors import LedgerError
+
+GATHER_MS: Final = 50  # RocketMQ flushes its offset file every 5 s; a crash may not cost as much
+GATHERED_MAX: Final = 1_000  # offsets per entry
+
+Answered = Callable[[Exception | None], None]
+
+
+@define(eq=False)
+class OffsetCommits:
+    """Gathers commits; the newest offset of a queue is the one that counts."""
+
+    _ledger: Proposer
+    _now_ms: Callable[[], int]
+    _gathered: dict[tuple[str, str, int], int] = field(factory=dict)
+    _waiting: list[Answered] = field(factory=list)
+    _since_ms: int = 0
+
+    def add(
+        self, group: str, topic: str, queue_id: int, offset: int, answered: Answered | None = None
+    ) -> None:
+        """Remember that the group stands at `offset`.
+
+        With `answered` the commit goes out at the end of this turn, and `answered` is called once
+        it is durable at a quorum and applied (with None), or with what to tell the client instead.
+        """
+        if not self._gathered:
+            self._since_ms = self._now_ms()
+        self._gathered[group, topic, queue_id] = offset
+        if answered is not None:
+            self._waiting.append(answered)
+        if len(self._gathered) >= GATHERED_MAX:
+            self.propose()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether offsets are gathered that are not in the log yet."""
+        return bool(self._gathered)
+
+    def propose_if_due(self) -> None:
+        """The turn is over: propose what somebody waits for, or what has waited long enough."""
+        if self._waiting or (self._gathered and self._now_ms() - self._since_ms >= GATHER_MS):
+            self.propose()
+
+    def propose(self, answered: Answered | None = None) -> None:
+        """Propose all that is gathered now."""
+        if answered is not None:
+            self._waiting.append(answered)
+        commits = tuple((*key, offset) for key, offset in self._gathered.items())
+        waiting = self._waiting
+        self._gathered, self._waiting = {}, []
+
+        def settle(outcome: object) -> None:
+            error = refusal_of(outcome) if isinstance(outcome, LedgerError) else None
+            for answer in waiting:
+                answer(error)
+
+        command = CommitOffsets(stamped_ms=self._now_ms(), commits=commits)
+        self._ledger.propose(encode_command(command), settle)

@@ -1,0 +1,64 @@
+"""Commands that operators and heartbeats cause: proposed one by one, answered when applied."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define
+
+from broker.errors import InvalidParameter, TooBusy
+from broker.machine.codec import encode_command
+from broker.machine.commands import Command
+from broker.machine.replies import Declined, Reason
+from broker.serving.put_batch import Proposer, PutBatch, refusal_of
+from dledger_py.ledger.errors import LedgerError
+from dledger_py.remoting.rooms import Answer, Caller, Later
+
+Refusal = Exception
+
+
+@define(eq=False)
+class Proposals:
+    """The way of every command but sends and offsets into the log."""
+
+    ledger: Proposer
+    batch: PutBatch
+
+    def propose(self, command: Command, done: Callable[[Refusal | None], None]) -> None:
+        """Propose the command behind what this turn has gathered, so that order is kept.
+
+        `done` is called once it is applied, with None, or with what to tell the client instead.
+        """
+        self.batch.propose()
+
+        def settle(outcome: object) -> None:
+            if isinstance(outcome, LedgerError):
+                done(refusal_of(outcome))
+            elif isinstance(outcome, Declined):
+                done(_declined(outcome))
+            else:
+                done(None)
+
+        self.ledger.propose(encode_command(command), settle)
+
+    def answer(self, command: Command, caller: Caller) -> Later[Any]:
+        """Propose the command and answer the caller with success once it is applied."""
+        later = caller.later()
+
+        def done(refusal: Refusal | None) -> None:
+            if refusal is None:
+                later.answer(Answer())
+            else:
+                later.refuse(refusal)
+
+        self.propose(command, done)
+        return later
+
+    def forget(self, command: Command) -> None:
+        """Propose the command; nobody waits for it."""
+        self.propose(command, lambda _refusal: None)
+
+
+def _declined(reply: Declined) -> Exception:
+    if reply.reason is Reason.TABLE_FULL:
+        return TooBusy()
+    return InvalidParameter(reply.detail)

@@ -1,0 +1,93 @@
+"""The sends of one turn, on their way into one log entry.
+
+A handler adds its messages and the promise to answer; at the end of the turn everything that waits
+becomes one `PutMessages` and one proposal. So a turn costs one entry, however many clients sent.
+When the entry has been applied, each send learns where its messages stand.
+
+There is no linger timer: what arrives while the disk is busy with the last batch is the next batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from attrs import define, field
+
+from broker.errors import NoLeader, OutcomeUnknown, TooBusy
+from broker.machine.put_messages import Message, encode_put_messages
+from broker.machine.replies import MessageReply
+from dledger_py.ledger.errors import Busy, Indefinite, LedgerError, NotLeader
+
+MESSAGES_MAX = 512  # per entry: 64 already reach four fifths of the peak rate
+BYTES_MAX = 1024 * 1024  # per entry, so that a follower's window holds several
+
+Settled = Callable[[Sequence[MessageReply]], None]
+Failed = Callable[[Exception], None]
+
+
+class Proposer(Protocol):
+    """The ledger, as far as a batch uses it."""
+
+    def propose(self, payload: bytes, settle: Callable[[object], None]) -> None:
+        """Append a command; `settle` is called once, later, with its reply or a LedgerError."""
+
+
+def refusal_of(error: LedgerError) -> Exception:
+    """What a client is told when its proposal did not get a reply."""
+    match error:
+        case NotLeader():
+            return NoLeader()
+        case Busy():
+            return TooBusy()
+        case Indefinite():
+            return OutcomeUnknown()
+        case _:
+            return error
+
+
+@define(eq=False)
+class PutBatch:
+    """Collects sends; `propose` hands them to the ledger."""
+
+    _ledger: Proposer
+    _now_ms: Callable[[], int]
+    _messages: list[Message] = field(factory=list)
+    _waiting: list[tuple[int, Settled, Failed]] = field(factory=list)
+    _bytes: int = 0
+
+    def add(self, messages: Sequence[Message], settled: Settled, failed: Failed) -> None:
+        """Store these together: consecutively, and all of them or none.
+
+        `settled` gets one reply per message once they are durable at a quorum and applied; `failed`
+        gets what to tell the client instead.
+        """
+        size = sum(len(message[3]) for message in messages)
+        waiting = self._messages
+        if waiting and (
+            len(waiting) + len(messages) > MESSAGES_MAX or self._bytes + size > BYTES_MAX
+        ):
+            self.propose()
+        self._messages.extend(messages)
+        self._waiting.append((len(messages), settled, failed))
+        self._bytes += size
+
+    def propose(self) -> None:
+        """The turn is over: propose what waits, if anything does."""
+        if not self._messages:
+            return
+        payload = encode_put_messages(self._now_ms(), self._messages)
+        waiting = self._waiting
+        self._messages, self._waiting, self._bytes = [], [], 0
+
+        def settle(outcome: object) -> None:
+            if isinstance(outcome, LedgerError):
+                error = refusal_of(outcome)
+                for _count, _settled, failed in waiting:
+                    failed(error)
+                return
+            assert isinstance(outcome, list)
+            at = 0
+            for count, settled, _failed in waiting:
+                settled(outcome[at : at + count])
+                at += count
+
+        self._ledger.propose(payload, settle)

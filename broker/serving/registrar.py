@@ -1,0 +1,143 @@
+"""Tells the name servers who this member is and which topics the group has.
+
+One task and one connection per name server, kept open: a name server forgets a broker the moment
+its connection ends, which is what makes a killed leader disappear from routes at once. Each
+registration carries everything, so nothing is lost by a missed one; they are sent every `period_s`,
+and at once when the role or the topics have changed.
+
+The leader registers as id 0, a follower as its own number. The term travels as `stateVersion`: a
+name server keeps the highest, so a deposed leader cannot take id 0 back.
+
+Source: protocol page 10 (§1, 2, 5).
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Never
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from broker.machine.topics import Topics
+from broker.wire_records import topic_table_on_wire
+from dledger_py.actors import Inbox
+from dledger_py.client.connection import Connection, open_connection
+from dledger_py.client.errors import ClientError
+from dledger_py.ledger.machine import RoleView
+from dledger_py.remoting.commands.registrations import RegisterBody, crc_of, encode_registration
+from dledger_py.remoting.commands.routing import RegisterBroker
+
+log = structlog.get_logger()
+
+LEADER_ID: Final = 0
+REDIAL_S: Final = 0.2  # a name server that is down costs five attempts a second
+EXPIRY_PERIODS: Final = 4  # a name server waits so many periods before it forgets a silent broker
+
+
+@frozen(kw_only=True)
+class RegistrarStatistics:
+    """Name servers that took the latest registration."""
+
+    name_servers: int
+    registered: int
+
+
+@define(eq=False, kw_only=True)
+class Registrar:
+    """The actor that registers this member."""
+
+    name_servers: tuple[str, ...]
+    cluster_name: str
+    broker_name: str
+    broker_id: int  # while it follows
+    address: str
+    topics: Topics
+    view: Callable[[], RoleView]
+    period_s: float
+    _changes: int = 0
+    _changed: trio.Event = field(factory=trio.Event)
+    _registered: dict[str, int] = field(factory=dict)  # name server → change it has heard of
+    _any_registered: trio.Event = field(factory=trio.Event)
+
+    def changed(self) -> None:
+        """The role or the topics are others: register now."""
+        self._changes += 1
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_registered(self) -> None:
+        """Until one name server has taken a registration; at once if there is none to ask."""
+        if self.name_servers:
+            await self._any_registered.wait()
+
+    def statistics(self) -> RegistrarStatistics:
+        return RegistrarStatistics(
+            name_servers=len(self.name_servers),
+            registered=sum(heard == self._changes for heard in self._registered.values()),
+        )
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        """Keep all name servers informed until a stop is asked for."""
+        async with trio.open_nursery() as nursery:
+            for name_server in self.name_servers:
+                nursery.start_soon(self._serve, name_server)
+            inbox.ready()
+            await inbox.wait_closed()
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, name_server: str) -> None:
+        host, _, port = name_server.rpartition(":")
+        silent = False
+        while True:
+            try:
+                async with open_connection(host, int(port)) as connection:
+                    silent = False
+                    await self._keep_registered(name_server, connection)
+            except ClientError as error:
+                if not silent:  # one line per outage, not five a second
+                    log.warning("registrar.failed", name_server=name_server, reason=str(error))
+                silent = True
+            self._registered.pop(name_server, None)
+            await trio.sleep(REDIAL_S)
+
+    async def _keep_registered(self, name_server: str, connection: Connection) -> None:
+        while not connection.closed:
+            changes, changed = self._changes, self._changed
+            if len(self.topics) > 1:  # name servers refuse a first registration of one topic
+                request, body = self._registration()
+                await connection.call(request, body)
+                if self._registered.get(name_server) != changes:
+                    log.info(
+                        "registrar.registered",
+                        name_server=name_server,
+                        broker_id=request.broker_id,
+                        term=self.view().term,
+                        topics=len(self.topics),
+                    )
+                self._registered[name_server] = changes
+                self._any_registered.set()
+            with trio.move_on_after(self.period_s):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_then_cancel, nursery, connection.wait_closed)
+                    nursery.start_soon(_then_cancel, nursery, changed.wait)
+
+    def _registration(self) -> tuple[RegisterBroker, bytes]:
+        view = self.view()
+        table = topic_table_on_wire(self.topics, view.term)
+        body = encode_registration(RegisterBody(topic_config_serialize_wrapper=table))
+        leads = view.role == "leader" and view.ready
+        request = RegisterBroker(
+            broker_name=self.broker_name,
+            broker_addr=self.address,
+            cluster_name=self.cluster_name,
+            broker_id=LEADER_ID if leads else self.broker_id,
+            ha_server_addr=self.address,
+            heartbeat_timeout_millis=int(self.period_s * 1000) * EXPIRY_PERIODS,
+            body_crc32=crc_of(body),
+        )
+        return request, body
+
+
+async def _then_cancel(nursery: trio.Nursery, wait: Callable[[], Awaitable[None]]) -> None:
+    await wait()
+    nursery.cancel_scope.cancel()
