@@ -50,6 +50,9 @@ class KvTable:
         entries = self._namespaces.get(namespace)
         return None if entries is None else dict(entries)
 
+    def copy(self) -> "KvTable":
+        return KvTable({name: dict(entries) for name, entries in self._namespaces.items()})
+
     @property
     def size(self) -> int:
         return sum(len(entries) for entries in self._namespaces.values())

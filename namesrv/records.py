@@ -1,91 +1,19 @@
-"""What the name server knows and is told: brokers' registrations, topics, routes.
+"""What the route table is told and what it answers; pure values.
 
-Pure values. The names follow RocketMQ's (`QueueData`, `BrokerData`, `DataVersion`), because every
-client's source uses them. How they look as bytes is in `bodies`; what a registration changes is in
-`routes`.
+What travels as it is (topics, queues, routes, versions) is in `remoting.commands`.
 """
 
-from collections.abc import Mapping
+from typing import Final
 
 from attrs import field, frozen
 
-MASTER_ID = 0
-"""The broker id of the one writable member of a broker group; ours is the leader of the Raft group.
-"""
+from dledger_py.remoting.commands.registrations import RegisterBody
+from dledger_py.remoting.commands.topics import DataVersion, TopicConfig
 
-PERM_READ = 4
-PERM_WRITE = 2
+MASTER_ID: Final = 0
+"""The broker id of a group's one writable member; ours is the leader of the Raft group."""
 
 ConnectionId = int
-
-
-@frozen(kw_only=True)
-class DataVersion:
-    """How fresh a broker's topic table is: equal only if all three are.
-
-    `state_version` is the leadership term in consensus groups, which is what fences a deposed
-    leader.
-    """
-
-    state_version: int = 0
-    timestamp: int = 0
-    counter: int = 0
-
-
-@frozen(kw_only=True)
-class TopicConfig:
-    """One topic as a broker registers it; only what a route needs of it."""
-
-    name: str
-    read_queue_nums: int
-    write_queue_nums: int
-    perm: int
-    topic_sys_flag: int = 0
-
-
-@frozen(kw_only=True)
-class QueueData:
-    """The queues of one topic on one broker group."""
-
-    broker_name: str
-    read_queue_nums: int
-    write_queue_nums: int
-    perm: int
-    topic_sys_flag: int = 0
-
-    @property
-    def writable(self) -> bool:
-        return bool(self.perm & PERM_WRITE)
-
-
-@frozen(kw_only=True)
-class BrokerData:
-    """One broker group: the members that are registered now, by broker id."""
-
-    cluster: str
-    broker_name: str
-    addresses: Mapping[int, str]
-    enable_acting_master: bool = False
-    zone_name: str | None = None
-
-
-@frozen(kw_only=True)
-class TopicRoute:
-    """What a client learns about one topic."""
-
-    queues: tuple[QueueData, ...]
-    brokers: tuple[BrokerData, ...]
-    filter_servers: Mapping[str, tuple[str, ...]] = field(factory=dict)
-    order_topic_conf: str | None = None
-
-
-@frozen(kw_only=True)
-class RegisterBody:
-    """The body of a registration, whatever form it came in."""
-
-    version: DataVersion = DataVersion()
-    topics: tuple[TopicConfig, ...] = ()
-    filter_servers: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -99,15 +27,22 @@ class Registration:
     ha_server_address: str = ""
     heartbeat_timeout_ms: int | None = None
     enable_acting_master: bool | None = None
-    """None is an old broker, which knows nothing of acting masters: its slaves never bring topics.
-    """
+    """None is an old broker, which knows nothing of acting masters: its slaves bring no topics."""
     zone_name: str | None = None
     body: RegisterBody = RegisterBody()
+
+    @property
+    def version(self) -> DataVersion:
+        return self.body.topic_config_serialize_wrapper.data_version
+
+    @property
+    def topics(self) -> tuple[TopicConfig, ...]:
+        return tuple(self.body.topic_config_serialize_wrapper.topic_config_table.values())
 
 
 @frozen(kw_only=True)
 class Registered:
-    """The answer to a registration that was accepted or fenced (`accepted` false: nothing changed)."""
+    """The answer to a registration; not `accepted`: a newer one holds the id, and keeps it."""
 
     accepted: bool = True
     newcomer: bool = False
@@ -118,3 +53,48 @@ class Registered:
 
 class RegistrationRefused(Exception):
     """Refused: the registration changed nothing."""
+
+
+def _option(default: bool, doc: str) -> bool:
+    # What attrs' own stubs claim of `field`: the class body holds the value. `doc` is shown by
+    # --print-config.
+    return field(default=default, metadata={"doc": doc})
+
+
+@frozen(kw_only=True)
+class RoutePolicy:
+    """RocketMQ's optional behaviours, with its defaults; UPDATE_NAMESRV_CONFIG changes them."""
+
+    support_acting_master: bool = _option(
+        False, "show the smallest slave of a group without master as its master, for reading"
+    )
+    delete_topic_with_broker_registration: bool = _option(
+        False, "forget a group's topics that are missing from its next registration"
+    )
+    order_message_enable: bool = _option(False, "put ORDER_TOPIC_CONFIG entries into routes")
+    return_order_topic_config_to_broker: bool = _option(
+        True, "answer registrations with ORDER_TOPIC_CONFIG entries"
+    )
+    enable_topic_list: bool = _option(True, "list the topics of a cluster, and system topics")
+    enable_all_topic_list: bool = _option(True, "list all topics")
+    need_wait_for_service: bool = _option(
+        False, "refuse routes for 45 s after the start, while brokers have yet to register"
+    )
+
+
+@frozen(kw_only=True)
+class Gone:
+    """A member that was forgotten, and the connection that spoke for it."""
+
+    cluster: str
+    broker_name: str
+    address: str
+    connection: ConnectionId
+
+
+@frozen(kw_only=True)
+class RouteStatistics:
+    clusters: int
+    groups: int
+    members: int
+    topics: int

@@ -11,77 +11,44 @@ Laws:
   stays.
 - Whatever was registered through a connection is forgotten with it.
 
-Elsewhere: bytes (`bodies`), configuration entries (`kv`), request codes (`rooms`), the clock
-(`app`).
+Elsewhere: bytes (`remoting.commands`), entries kept for others (`kv`), request codes (`rooms`), the
+clock (`app`).
 
 Source: RocketMQ `namesrv/routeinfo/RouteInfoManager.java`.
 """
 
 from collections.abc import Callable, Iterable
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
+from dledger_py.remoting.commands.routes import BrokerData, QueueData, TopicRoute
+from dledger_py.remoting.commands.topics import PERM_READ, PERM_WRITE, DataVersion, TopicConfig
 from namesrv.records import (
     MASTER_ID,
-    PERM_READ,
-    PERM_WRITE,
-    BrokerData,
     ConnectionId,
-    DataVersion,
-    QueueData,
+    Gone,
     Registered,
     Registration,
     RegistrationRefused,
-    TopicConfig,
-    TopicRoute,
+    RoutePolicy,
+    RouteStatistics,
 )
+from namesrv.views import with_acting_master
 
 DEFAULT_EXPIRY_MS = 120_000
 """A member that says nothing for so long is gone; brokers register every 30 s (Java: the same)."""
 
 MAX_EXPIRY_MS = 3_600_000
-"""What a header may ask for: an hour, so that a typing error does not keep a dead member for ever.
-"""
+"""What a header may ask for; so that a typing error does not keep a dead member for ever."""
 
 GROUPS_MAX = 4096
-"""Broker groups of one name server. Real installations have tens; this bounds what strangers can
-fill.
-"""
+"""Broker groups of one name server; real installations have tens."""
 
 TOPICS_MAX = 200_000
 """Topics of one name server; Java's stays usable to some 50,000."""
 
 SYNC_MEMBER_GROUP_PREFIX = "rmq_sys_SYNC_BROKER_MEMBER_"
 """Topics by which the members of a group find each other: shown without acting masters."""
-
-FLAG_UNIT = 1
-FLAG_UNIT_SUB = 2
-
-
-@frozen(kw_only=True)
-class RoutePolicy:
-    """Which of RocketMQ's optional behaviours are on; all are off there, too."""
-
-    support_acting_master: bool = False
-    delete_topic_with_registration: bool = False
-
-
-@frozen(kw_only=True)
-class Gone:
-    """A member that was forgotten, and the connection that spoke for it."""
-
-    cluster: str
-    broker_name: str
-    address: str
-    connection: ConnectionId
-
-
-@frozen(kw_only=True)
-class RouteStatistics:
-    clusters: int
-    groups: int
-    members: int
-    topics: int
 
 
 @define
@@ -99,7 +66,7 @@ class _Group:
         return BrokerData(
             cluster=self.cluster,
             broker_name=self.broker_name,
-            addresses=dict(sorted(self.addresses.items())),
+            broker_addrs=dict(sorted(self.addresses.items())),
             enable_acting_master=self.enable_acting_master,
             zone_name=self.zone_name,
         )
@@ -126,6 +93,7 @@ class RouteTable:
     """All that is registered. Not thread-safe: one task owns it."""
 
     policy: RoutePolicy = RoutePolicy()
+    """May be replaced at any time; it decides on what comes next."""
     _groups: dict[str, _Group] = field(factory=dict, init=False)
     _topics: dict[str, dict[str, QueueData]] = field(factory=dict, init=False)
     _members: dict[_MemberKey, _Member] = field(factory=dict, init=False)
@@ -138,9 +106,8 @@ class RouteTable:
         """Take a registration, or ignore it because a newer one holds the id.
 
         Raises:
-            RegistrationRefused: exactly one topic from an id that is not registered (an incremental
-            update that
-                overtook the first full one), or the table is full.
+            RegistrationRefused: exactly one topic from an id that is not registered (an update
+                that overtook the first full table), or there is no room.
         """
         key = (registration.cluster, registration.address)
         group = self._groups.get(registration.broker_name)
@@ -163,17 +130,17 @@ class RouteTable:
             unchanged = (
                 holder == registration.address
                 and known is not None
-                and known.version == registration.body.version
+                and known.version == registration.version
             )
             self._take_topics(group, registration, keep_known=unchanged)
         self._members[key] = _Member(
             broker_name=registration.broker_name,
             heard_ms=now_ms,
             expiry_ms=_expiry_ms(registration.heartbeat_timeout_ms),
-            version=registration.body.version,
+            version=registration.version,
             connection=connection,
             ha_server_address=registration.ha_server_address,
-            filter_servers=registration.body.filter_servers,
+            filter_servers=registration.body.filter_server_list,
         )
         return self._answer(group, registration, newcomer=holder != registration.address)
 
@@ -224,13 +191,11 @@ class RouteTable:
         if not brokers:
             return None
         if self.policy.support_acting_master and not topic.startswith(SYNC_MEMBER_GROUP_PREFIX):
-            brokers = [
-                _with_acting_master(broker, queues[broker.broker_name]) for broker in brokers
-            ]
+            brokers = [with_acting_master(broker, queues[broker.broker_name]) for broker in brokers]
         return TopicRoute(
-            queues=tuple(queues[name] for name in sorted(queues)),
-            brokers=tuple(brokers),
-            filter_servers=self._filter_servers(brokers),
+            broker_datas=tuple(brokers),
+            queue_datas=tuple(queues[name] for name in sorted(queues)),
+            filter_server_table=self._filter_servers(brokers),
         )
 
     def broker_groups(self) -> tuple[BrokerData, ...]:
@@ -250,23 +215,13 @@ class RouteTable:
         )
 
     def system_topics(self) -> tuple[tuple[str, ...], str | None]:
-        """Cluster and broker names (each is a topic on its brokers), and one live broker to ask for
-        the rest.
-        """
+        """Cluster and broker names, topics both; and one live broker to ask for the others."""
         names = dict.fromkeys(group.cluster for group in self._groups.values())
         names.update(dict.fromkeys(sorted(self._groups)))
         addresses = (
             address for group in self._groups.values() for address in group.addresses.values()
         )
         return tuple(names), next(addresses, None)
-
-    def unit_topics(self, *, unit: bool | None, subscribed: bool | None) -> tuple[str, ...]:
-        """Topics by their unit flags; None does not care."""
-        return tuple(
-            topic
-            for topic, queues in self._topics.items()
-            if _flag_is(queues, FLAG_UNIT, unit) and _flag_is(queues, FLAG_UNIT_SUB, subscribed)
-        )
 
     def statistics(self) -> RouteStatistics:
         return RouteStatistics(
@@ -279,13 +234,14 @@ class RouteTable:
     # -- what operators change -------------------------------------------------------------------
 
     def wipe_write_perm(self, broker_name: str) -> int:
-        """Take the write bit from every topic of a group, until its next changed registration; how
-        many.
+        """Take the write bit from every topic of a group; how many topics.
+
+        It lasts until the group registers with another data version.
         """
         return self._set_perms(broker_name, lambda perm: perm & ~PERM_WRITE)
 
     def add_write_perm(self, broker_name: str) -> int:
-        """Make every topic of a group readable and writable; how many."""
+        """Make every topic of a group readable and writable; how many topics."""
         return self._set_perms(broker_name, lambda perm: PERM_READ | PERM_WRITE)
 
     def delete_topic(self, topic: str, *, cluster: str | None = None) -> None:
@@ -318,18 +274,18 @@ class RouteTable:
             ),
             None,
         )
-        claimed = registration.body.version.state_version
+        claimed = registration.version.state_version
         return incumbent is not None and incumbent.version.state_version > claimed
 
     def _check_admission(self, registration: Registration, group: _Group | None) -> None:
         known = group is not None and registration.broker_id in group.addresses
-        if not known and len(registration.body.topics) == 1:
+        if not known and len(registration.topics) == 1:
             raise RegistrationRefused("register broker failed")  # the very words of Java's
         if group is None and len(self._groups) >= GROUPS_MAX:
             raise RegistrationRefused(
                 f"no room for another broker group: {GROUPS_MAX} are registered"
             )
-        self._check_room_for([topic.name for topic in registration.body.topics])
+        self._check_room_for([topic.topic_name for topic in registration.topics])
 
     def _check_room_for(self, topics: list[str]) -> None:
         if len(self._topics) + len(topics) <= TOPICS_MAX:
@@ -347,16 +303,14 @@ class RouteTable:
 
     @staticmethod
     def _release_other_ids(group: _Group, registration: Registration) -> None:
-        """A member that changes its role keeps its address and changes its id: forget the old one."""
+        """A member that changes its role keeps its address and changes its id."""
         for id_, address in list(group.addresses.items()):
             if address == registration.address and id_ != registration.broker_id:
                 del group.addresses[id_]
 
     @staticmethod
     def _brings_topics(group: _Group, registration: Registration) -> bool:
-        """The master's topics count; a slave's only if it has the smallest id and may act as
-        master.
-        """
+        """The master does; a slave only if it has the smallest id and knows of acting."""
         if registration.broker_id == MASTER_ID:
             return True
         return registration.enable_acting_master is not None and registration.broker_id == min(
@@ -366,14 +320,14 @@ class RouteTable:
     def _take_topics(self, group: _Group, registration: Registration, *, keep_known: bool) -> None:
         name = group.broker_name
         acting = registration.broker_id != MASTER_ID and group.enable_acting_master
-        if self.policy.delete_topic_with_registration:
-            kept = {topic.name for topic in registration.body.topics}
+        if self.policy.delete_topic_with_broker_registration:
+            kept = {topic.topic_name for topic in registration.topics}
             for topic in [
                 t for t, queues in self._topics.items() if name in queues and t not in kept
             ]:
                 self._drop_queues(topic, name)
-        for config in registration.body.topics:
-            queues = self._topics.setdefault(config.name, {})
+        for config in registration.topics:
+            queues = self._topics.setdefault(config.topic_name, {})
             if keep_known and name in queues:
                 continue
             data = _queue_data(name, config)
@@ -434,44 +388,11 @@ class RouteTable:
     def _filter_servers(self, brokers: Iterable[BrokerData]) -> dict[str, tuple[str, ...]]:
         found = {}
         for broker in brokers:
-            for address in broker.addresses.values():
+            for address in broker.broker_addrs.values():
                 member = self._members.get((broker.cluster, address))
                 if member is not None and member.filter_servers:
                     found[address] = member.filter_servers
         return found
-
-
-def in_zone(route: TopicRoute, zone: str) -> TopicRoute:
-    """The part of a route near a client: groups of its zone, and groups without a master (read from
-    whom you can).
-    """
-    far = {
-        broker.broker_name
-        for broker in route.brokers
-        if MASTER_ID in broker.addresses and (broker.zone_name or "").lower() != zone.lower()
-    }
-    gone = {
-        address
-        for broker in route.brokers
-        if broker.broker_name in far
-        for address in broker.addresses.values()
-    }
-    return evolve(
-        route,
-        brokers=tuple(broker for broker in route.brokers if broker.broker_name not in far),
-        queues=tuple(queue for queue in route.queues if queue.broker_name not in far),
-        filter_servers={a: s for a, s in route.filter_servers.items() if a not in gone},
-    )
-
-
-def _with_acting_master(broker: BrokerData, queue: QueueData) -> BrokerData:
-    """Show the smallest slave as the master of a group that has lost its own, for reading."""
-    if MASTER_ID in broker.addresses or not broker.enable_acting_master or queue.writable:
-        return broker
-    smallest, *others = sorted(broker.addresses)
-    shown = {MASTER_ID: broker.addresses[smallest]}
-    shown.update((id_, broker.addresses[id_]) for id_ in others)
-    return evolve(broker, addresses=shown)
 
 
 def _queue_data(broker_name: str, config: TopicConfig) -> QueueData:
@@ -482,13 +403,6 @@ def _queue_data(broker_name: str, config: TopicConfig) -> QueueData:
         perm=config.perm,
         topic_sys_flag=config.topic_sys_flag,
     )
-
-
-def _flag_is(queues: dict[str, QueueData], flag: int, wanted: bool | None) -> bool:
-    if wanted is None:
-        return True
-    first = next(iter(queues.values()))
-    return bool(first.topic_sys_flag & flag) == wanted
 
 
 def _expiry_ms(asked_ms: int | None) -> int:

@@ -3,24 +3,18 @@
 import pytest
 from attrs import evolve
 
-from namesrv.records import (
-    DataVersion,
-    QueueData,
-    RegisterBody,
-    Registered,
-    Registration,
-    RegistrationRefused,
-    TopicConfig,
-)
-from namesrv.routes import DEFAULT_EXPIRY_MS, RoutePolicy, RouteTable, in_zone
+from dledger_py.remoting.commands.registrations import RegisterBody
+from dledger_py.remoting.commands.routes import QueueData, TopicRoute
+from dledger_py.remoting.commands.topics import DataVersion, TopicConfig, TopicTable
+from namesrv.records import Registered, Registration, RegistrationRefused, RoutePolicy
+from namesrv.routes import DEFAULT_EXPIRY_MS, RouteTable
+from namesrv.views import in_zone
 
 N0, N1, N2 = "10.0.0.1:10911", "10.0.0.2:10911", "10.0.0.3:10911"
 
 
-def topic(name: str, *, perm: int = 6, read: int = 4, write: int = 4, flag: int = 0) -> TopicConfig:
-    return TopicConfig(
-        name=name, read_queue_nums=read, write_queue_nums=write, perm=perm, topic_sys_flag=flag
-    )
+def topic(name: str, *, perm: int = 6, read: int = 4, write: int = 4) -> TopicConfig:
+    return TopicConfig(topic_name=name, read_queue_nums=read, write_queue_nums=write, perm=perm)
 
 
 def registration(
@@ -45,7 +39,14 @@ def registration(
         heartbeat_timeout_ms=timeout_ms,
         enable_acting_master=acting,
         zone_name=zone,
-        body=RegisterBody(version=DataVersion(state_version=term, counter=counter), topics=topics),
+        body=body(topics, DataVersion(state_version=term, counter=counter)),
+    )
+
+
+def body(topics: tuple[TopicConfig, ...], version: DataVersion) -> RegisterBody:
+    table = {config.topic_name: config for config in topics}
+    return RegisterBody(
+        topic_config_serialize_wrapper=TopicTable(data_version=version, topic_config_table=table)
     )
 
 
@@ -66,11 +67,15 @@ class Registry:
 
     def members(self, name: str = "broker-a") -> dict[int, str]:
         group = self.table.broker_group(name)
-        return {} if group is None else dict(group.addresses)
+        return {} if group is None else dict(group.broker_addrs)
 
-    def perm(self, name: str = "Orders") -> int | None:
+    def route(self, name: str = "Orders") -> TopicRoute:
         route = self.table.topic_route(name)
-        return None if route is None else route.queues[0].perm
+        assert route is not None
+        return route
+
+    def perm(self, name: str = "Orders") -> int:
+        return self.route(name).queue_datas[0].perm
 
 
 @pytest.fixture
@@ -88,8 +93,8 @@ def test_a_registered_broker_is_in_the_route_of_its_topics(registry: Registry) -
 
     assert answer == Registered(newcomer=True)
     assert route is not None
-    assert [queue.broker_name for queue in route.queues] == ["broker-a"]
-    assert [dict(broker.addresses) for broker in route.brokers] == [{0: N0}]
+    assert [queue.broker_name for queue in route.queue_datas] == ["broker-a"]
+    assert [dict(broker.broker_addrs) for broker in route.broker_datas] == [{0: N0}]
 
 
 def test_a_slave_learns_its_master(registry: Registry) -> None:
@@ -123,7 +128,7 @@ def test_a_deposed_leader_cannot_take_the_id_back(registry: Registry) -> None:
 
     assert answer == Registered(accepted=False)
     assert registry.members() == {0: N1}
-    assert registry.table.topic_route("Orders").queues[0].write_queue_nums == 8  # type: ignore[union-attr]
+    assert registry.route().queue_datas[0].write_queue_nums == 8
     assert registry.table.data_version(cluster="DefaultCluster", address=N0) is None
 
 
@@ -222,7 +227,7 @@ def test_topics_missing_from_a_later_table_are_kept(registry: Registry) -> None:
 
 
 def test_topics_missing_from_a_later_table_are_dropped_where_the_policy_says_so() -> None:
-    registry = Registry(delete_topic_with_registration=True)
+    registry = Registry(delete_topic_with_broker_registration=True)
     registry.register(topics=(topic("A"), topic("B")))
 
     registry.register(topics=(topic("A"), topic("C")), counter=1)
@@ -248,13 +253,13 @@ def test_each_part_of_a_data_version_counts(change: dict[str, int]) -> None:
     first = registration(topics=(topic("A"), topic("B")))
     table = RouteTable()
     table.register(first, connection=1, now_ms=0)
-    body = evolve(
-        first.body, topics=(topic("A", perm=4),), version=evolve(first.body.version, **change)
-    )
+    changed = body((topic("A", perm=4),), evolve(first.version, **change))
 
-    table.register(evolve(first, body=body), connection=1, now_ms=1)
+    table.register(evolve(first, body=changed), connection=1, now_ms=1)
 
-    assert table.topic_route("A").queues[0].perm == 4  # type: ignore[union-attr]
+    route = table.topic_route("A")
+    assert route is not None
+    assert route.queue_datas[0].perm == 4
 
 
 def test_an_unknown_topic_is_added_even_with_an_equal_data_version(registry: Registry) -> None:
@@ -311,7 +316,7 @@ def test_a_takeover_brings_the_new_leaders_topics_although_its_version_is_known(
 
     registry.register(N1, 0, term=2, topics=(topic("Orders", write=16), topic("TBW102")))
 
-    assert registry.table.topic_route("Orders").queues[0].write_queue_nums == 16  # type: ignore[union-attr]
+    assert registry.route().queue_datas[0].write_queue_nums == 16
 
 
 # -- going away ----------------------------------------------------------------------------------
@@ -329,7 +334,7 @@ def test_topics_vanish_with_the_last_member(registry: Registry) -> None:
     registry.table.forget_connection(registry.connections[N1])
 
     assert kept is not None
-    assert dict(kept.brokers[0].addresses) == {2: N1}
+    assert dict(kept.broker_datas[0].broker_addrs) == {2: N1}
     assert set(registry.table.topics()) == {"A", "Orders"}
     assert [group.broker_name for group in registry.table.broker_groups()] == ["broker-b"]
 
@@ -434,19 +439,17 @@ def test_the_smallest_slave_is_shown_as_master_where_the_policy_says_so() -> Non
     registry.register(N1, 2, acting=True)
     registry.table.forget_connection(registry.connections[N0])
 
-    route = registry.table.topic_route("Orders")
+    route = registry.route()
 
-    assert route is not None
-    assert dict(route.brokers[0].addresses) == {0: N1, 3: N2}
+    assert dict(route.broker_datas[0].broker_addrs) == {0: N1, 3: N2}
 
 
 def test_nobody_acts_as_master_by_default(registry: Registry) -> None:
     registry.register(N1, 2, acting=True)
 
-    route = registry.table.topic_route("Orders")
+    route = registry.route()
 
-    assert route is not None
-    assert dict(route.brokers[0].addresses) == {2: N1}
+    assert dict(route.broker_datas[0].broker_addrs) == {2: N1}
 
 
 def test_a_zone_sees_its_own_groups_and_those_without_a_master(registry: Registry) -> None:
@@ -458,8 +461,8 @@ def test_a_zone_sees_its_own_groups_and_those_without_a_master(registry: Registr
 
     near = in_zone(route, "z1")
 
-    assert [broker.broker_name for broker in near.brokers] == ["near", "orphan"]
-    assert [queue.broker_name for queue in near.queues] == ["near", "orphan"]
+    assert [broker.broker_name for broker in near.broker_datas] == ["near", "orphan"]
+    assert [queue.broker_name for queue in near.queue_datas] == ["near", "orphan"]
 
 
 def test_system_topics_are_the_names_of_clusters_and_brokers(registry: Registry) -> None:
@@ -476,14 +479,6 @@ def test_topics_of_a_cluster(registry: Registry) -> None:
 
     assert registry.table.topics_of_cluster("Other") == ("A", "C")
     assert registry.table.topics_of_cluster("None") == ()
-
-
-def test_unit_topics_by_flags(registry: Registry) -> None:
-    registry.register(topics=tuple(topic(f"F{flag}", flag=flag) for flag in range(4)))
-
-    assert registry.table.unit_topics(unit=True, subscribed=None) == ("F1", "F3")
-    assert registry.table.unit_topics(unit=None, subscribed=True) == ("F2", "F3")
-    assert registry.table.unit_topics(unit=False, subscribed=True) == ("F2",)
 
 
 # -- operators -----------------------------------------------------------------------------------
@@ -521,7 +516,7 @@ def test_a_topic_is_deleted_everywhere_or_in_one_cluster(registry: Registry) -> 
     registry.table.delete_topic("Orders")
 
     assert route is not None
-    assert [queue.broker_name for queue in route.queues] == ["broker-a"]
+    assert [queue.broker_name for queue in route.queue_datas] == ["broker-a"]
     assert registry.table.topic_route("Orders") is None
 
 
@@ -537,5 +532,5 @@ def test_registered_queues_count_only_on_groups_that_exist(registry: Registry) -
 
     route = registry.table.topic_route("New")
     assert route is not None
-    assert [queue.broker_name for queue in route.queues] == ["broker-a"]
+    assert [queue.broker_name for queue in route.queue_datas] == ["broker-a"]
     assert "Ghostly" not in registry.table.topics()

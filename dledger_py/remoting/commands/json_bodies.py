@@ -246,6 +246,7 @@ _SIMPLE: Final[dict[Any, _Reader]] = {
     float: _read_float,
     bool: _read_bool,
     Any: _read_any,
+    object: _read_any,  # what we keep as it is and never look into
 }
 
 

@@ -1,0 +1,86 @@
+"""The whole name server on one page: the table, its rooms, a server, and the clock that expires."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+import trio
+from attrs import define, field
+
+from dledger_py.remoting.rooms import routes
+from dledger_py.remoting.server import AddressUnavailable, Server
+from dledger_py.runtime import process
+from namesrv.config import NamesrvConfig
+from namesrv.kv_file import KvFile
+from namesrv.rooms import Entries, Operating, Registering, Routing, report_gone
+from namesrv.routes import RouteTable
+
+log = structlog.get_logger()
+
+
+class CannotListen(Exception):
+    """Stop: somebody else has the address, or it is not ours to have."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+def monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+@define(eq=False)
+class NameServer:
+    """One name server. It has no state to lose: brokers register again within 30 s."""
+
+    config: NamesrvConfig
+    clock: Callable[[], int] = monotonic_ms
+    table: RouteTable = field(init=False)
+    server: Server = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        file = KvFile(self.config.data_dir)
+        self.table = RouteTable(self.config.policy)
+        entries = Entries(file.load(), file.save)
+        rooms = [
+            Registering(self.table, entries, self.clock),
+            Routing(self.table, entries, self.clock, self.clock()),
+            entries,
+            Operating(self.table),
+        ]
+        self.server = Server(routes(rooms), [self.config.listen_address])
+
+    async def run(
+        self, task_status: trio.TaskStatus[tuple[tuple[str, int], ...]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until cancelled. Started with the addresses it listens on.
+
+        Raises: AddressUnavailable, in a group.
+        """
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(self.server.run)
+            nursery.start_soon(self._expire)
+            task_status.started(addresses)
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(self.config.expiry_scan_ms / 1000)
+            report_gone(self.table.expire(now_ms=self.clock()), reason="expired")
+
+
+async def serve(config: NamesrvConfig) -> None:
+    """Run one name server and say when it serves. Raises: CannotListen."""
+    try:
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(NameServer(config).run)
+            process.freeze_heap()
+            process.announce_ready(addresses=[f"{host}:{port}" for host, port in addresses])
+            log.info("namesrv.started", addresses=addresses)
+    except* AddressUnavailable as group:
+        raise CannotListen(str(_first(group))) from None
+
+
+def _first(group: BaseExceptionGroup[AddressUnavailable]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

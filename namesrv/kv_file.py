@@ -1,0 +1,50 @@
+"""The file that keeps the entries: replaced as a whole, durable when `save` returns."""
+
+import os
+from pathlib import Path
+
+from attrs import frozen
+
+from namesrv.kv import EntryRefused, KvTable
+
+FILE_NAME = "kvConfig.json"
+"""As Java's, so that an existing one can be copied here."""
+
+
+class UnreadableEntries(Exception):
+    """Stop: entries are there but cannot be read; starting without them would lose them."""
+
+    exit_code = 1
+
+
+@frozen
+class KvFile:
+    directory: Path
+
+    @property
+    def path(self) -> Path:
+        return self.directory / FILE_NAME
+
+    def load(self) -> KvTable:
+        """What was saved last; an empty table if nothing ever was. Raises: UnreadableEntries."""
+        try:
+            return KvTable.from_text(self.path.read_text())
+        except FileNotFoundError:
+            return KvTable()
+        except (OSError, ValueError, EntryRefused) as error:
+            raise UnreadableEntries(f"{self.path} cannot be read: {error}") from error
+
+    def save(self, text: str) -> None:
+        """Blocks for some milliseconds: entries change once in a blue moon."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_suffix(".new")
+        with new.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self.path)
+        folder = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
