@@ -20,6 +20,7 @@ Elsewhere: the order of writes that makes this sufficient (`appender`).
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import pairwise
 
 from attrs import define, field, frozen
 
@@ -299,7 +300,8 @@ class _Opening:
     def _mend(self, found: list[_Found], survey: _Survey) -> CutReport | None:
         if self._newborn is not None:
             self._files.remove(self._path(self._newborn))
-            self._files.fsync_directory(self._directory)
+        # A killed process may have created or removed names without a sync.
+        self._files.fsync_directory(self._directory)
         last = found[-1]
         file = self._files.open(last.path, write=True)
         try:
@@ -308,11 +310,12 @@ class _Opening:
             file.close()
         for segment, following in zip(found, [*found[1:], None], strict=True):
             stop = following.start if following else survey.end.position
-            if following is not None and not segment.has_successor:
-                mark_successor(self._files, segment.path, encode_successor(following.header.before))
             if stop > survey.attested.position or following is None:
                 self._write_again(segment, survey.attested.position, stop)
-        self._files.fsync_directory(self._directory)
+        # Only now is each successor, its name and its header, sure to be there.
+        for segment, following in pairwise(found):
+            if not segment.has_successor:
+                mark_successor(self._files, segment.path, encode_successor(following.header.before))
         return cut
 
     def _write_again(self, segment: _Found, attested: int, stop: int) -> None:

@@ -92,12 +92,18 @@ class Life:
             self.states = self.states[-1:]
 
     def cut(self, first_index: int, term: int, *sizes: int) -> None:
+        """A negative first_index counts from the end: -1 cuts the last entry."""
         log = self.opened.log
+        if first_index < 0:
+            first_index += log.last_index + 1
         self.states.append(self.states[-1][: first_index - 1])
         cut = log.cut(first_index)
         entries = entries_after(log, term, sizes)
         self.states.append(self.states[-1] + entries)
-        log.write([log.seal(entries)] if entries else [], cut)
+        log.write([], cut, sync=False)
+        self.states = self.states[-2:]  # a cut is durable even so
+        if entries:
+            log.write([log.seal(entries)])
         self.states = self.states[-1:]
 
     def save(self, term: int, vote: str | None) -> None:
@@ -139,6 +145,13 @@ def script() -> Iterator[Step]:
     yield lambda life: life.cut(10, 5)  # what was never synced
     yield lambda life: life.append(5, 7)
     yield lambda life: life.reopen()
+    yield lambda life: life.append(5, 8, 9)
+    yield lambda life: life.append(5, 11)
+    yield lambda life: life.idle()
+    yield lambda life: life.cut(-2, 6, 30)  # what this very segment attests
+    yield lambda life: life.append(6, 12)
+    yield lambda life: life.append(6, 13)
+    yield lambda life: life.cut(-2, 6)
     yield lambda life: life.save(6, "n2")
     yield lambda life: life.append(6, 1500)
     yield lambda life: life.append(6, 10)
