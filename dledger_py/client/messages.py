@@ -187,7 +187,7 @@ class Message:
 
     def ack_on_success(
         self, retry_after: float | timedelta | None = None
-    ) -> AbstractAsyncContextManager["Message"]:
+    ) -> AbstractAsyncContextManager["Message", bool]:
         """A scope that acknowledges when its block ends well and gives the message back when not.
 
         An `Exception` is logged and swallowed, so that the loop around it goes on; the message
