@@ -4,10 +4,10 @@ A *value* names one message for ever: no two sends of a run use the same value. 
 nanoseconds of one monotonic clock, so that a gap can be measured across clients of one process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from attrs import field, frozen
+from attrs import frozen
 
 
 @frozen(kw_only=True)
@@ -116,7 +116,7 @@ Kind = TypeVar("Kind")
 class History:
     """A finished run."""
 
-    events: tuple[Event, ...] = field(converter=tuple)
+    events: Sequence[Event]
 
     def of(self, kind: type[Kind]) -> Iterator[Kind]:
         return (event for event in self.events if isinstance(event, kind))

@@ -1,0 +1,1 @@
+"""Clients that use a cluster and write down what they see."""

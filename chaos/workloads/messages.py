@@ -1,0 +1,137 @@
+"""Producers, consumers and an offset keeper on one topic, all through the public client.
+
+Every client records the attempt before it acts and the outcome after it, so that a history can tell
+what was promised from what was only tried.
+"""
+
+import structlog
+import trio
+from attrs import define
+
+from chaos.checkers.history import (
+    Acknowledged,
+    OffsetCommitted,
+    OffsetRead,
+    Received,
+    Refused,
+    Sent,
+    Stored,
+    Unknown,
+)
+from chaos.recorder import Recorder, now_ns
+from dledger_py.client import Client, ClientError, SendRefused, SendUncertain, connect
+
+log = structlog.get_logger()
+
+PAUSE_S = 0.002  # between two sends of one producer: some hundred sends a second in all
+OFFSET_PAUSE_S = 0.05
+KEEPER_GROUP = "offset-keeper"
+
+
+@define(eq=False, kw_only=True)
+class Workload:
+    """What every client of one run shares."""
+
+    name_server: str
+    client: Client
+    topic: str
+    group: str
+    queues: int
+    recorder: Recorder
+    body_bytes: int = 1024
+
+    async def produce(self, name: str, stopped: trio.Event) -> None:
+        """Send one message after the other, to the queues in turn, until `stopped`."""
+        number = 0
+        while not stopped.is_set():
+            value = f"{name}-{number:06d}"
+            self.recorder.add(Sent(at_ns=now_ns(), producer=name, value=value))
+            body = value.encode().ljust(self.body_bytes, b".")
+            try:
+                receipt = await self.client.send(self.topic, body, queue=number % self.queues)
+            except SendUncertain:
+                self.recorder.add(Unknown(at_ns=now_ns(), producer=name, value=value))
+            except SendRefused:
+                self.recorder.add(Refused(at_ns=now_ns(), producer=name, value=value))
+            else:
+                self.recorder.add(
+                    Acknowledged(
+                        at_ns=now_ns(),
+                        producer=name,
+                        value=value,
+                        queue_id=receipt.queue_id,
+                        offset=receipt.queue_offset,
+                    )
+                )
+            number += 1
+            await trio.sleep(PAUSE_S)
+
+    async def consume(self, name: str) -> None:
+        """Be a member of the group until cancelled, with a client of its own."""
+        async with (
+            connect(self.name_server) as client,
+            client.consumer(self.group, {self.topic: "*"}, from_="first") as messages,
+        ):
+            async for message in messages:
+                async with message.ack_on_success():
+                    self.recorder.add(
+                        Received(
+                            at_ns=now_ns(),
+                            consumer=name,
+                            value=value_of(message.body),
+                            queue_id=message.queue.queue_id,
+                            offset=message.queue_offset,
+                        )
+                    )
+
+    async def keep_offsets(self, stopped: trio.Event) -> None:
+        """Commit growing offsets for a group of nobody else's, and read each back."""
+        offset = 0
+        while not stopped.is_set():
+            offset += 1
+            queue_id = offset % self.queues
+            place = (self.topic, queue_id)
+            try:
+                await self.client.commit_offset(KEEPER_GROUP, *place, offset)
+                self.recorder.add(
+                    OffsetCommitted(
+                        at_ns=now_ns(), group=KEEPER_GROUP, queue_id=queue_id, offset=offset
+                    )
+                )
+                began_ns = now_ns()
+                read = await self.client.committed_offset(KEEPER_GROUP, *place)
+                self.recorder.add(
+                    OffsetRead(
+                        began_ns=began_ns,
+                        at_ns=now_ns(),
+                        group=KEEPER_GROUP,
+                        queue_id=queue_id,
+                        offset=read,
+                    )
+                )
+            except ClientError as error:
+                log.info("chaos.offset_unknown", reason=str(error))
+            await trio.sleep(OFFSET_PAUSE_S)
+
+    async def inspect(self) -> None:
+        """Read every queue from its first offset to its end."""
+        for queue_id in range(self.queues):
+            offset = await self.client.min_offset(self.topic, queue_id)
+            end = await self.client.max_offset(self.topic, queue_id)
+            while offset < end:
+                result = await self.client.pull(self.topic, queue_id, offset)
+                for message in result.messages:
+                    self.recorder.add(
+                        Stored(
+                            value=value_of(message.body),
+                            queue_id=queue_id,
+                            offset=message.queue_offset,
+                        )
+                    )
+                assert result.next_offset > offset, f"queue {queue_id} stands still at {offset}"
+                offset = result.next_offset
+
+
+def value_of(body: bytes) -> str:
+    """The value a message stands for."""
+    return body.rstrip(b".").decode()
