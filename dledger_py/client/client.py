@@ -285,6 +285,29 @@ class Client:
         queue = await self._puller.find(topic, queue_id, broker)
         return await self._puller.search_offset(queue, at, self._timeout_s)
 
+    async def committed_offset(
+        self, group: str, topic: str, queue_id: int, *, broker: str | None = None
+    ) -> int | None:
+        """Where *group* goes on in a queue; None if it never committed an offset there.
+
+        The answer is not older than any commit that was answered before this call.
+        """
+        queue = await self._puller.find(topic, queue_id, broker)
+        return await self._puller.committed_offset(queue, _checked_group(group), self._timeout_s)
+
+    async def commit_offset(
+        self, group: str, topic: str, queue_id: int, offset: int, *, broker: str | None = None
+    ) -> None:
+        """Let *group* go on at *offset*, forwards or backwards: for consumers that pull.
+
+        **Durability**: on return it is as safe as an acknowledged message.  A group with connected
+        consumers overwrites it with its own progress.
+        """
+        if offset < 0:
+            raise ValueError(f"offset {offset}: 0 or more is expected")
+        queue = await self._puller.find(topic, queue_id, broker)
+        await self._puller.commit_offset(queue, _checked_group(group), offset, self._timeout_s)
+
 
 @asynccontextmanager
 async def connect(

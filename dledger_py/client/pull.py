@@ -6,11 +6,22 @@ from enum import Enum
 from attrs import frozen
 
 from dledger_py.client.asking import Asker
-from dledger_py.client.errors import MalformedAnswer, ambiguous_queue, no_such_queue
+from dledger_py.client.errors import (
+    MalformedAnswer,
+    ResponseError,
+    ambiguous_queue,
+    no_such_queue,
+)
 from dledger_py.client.messages import Message, as_message
 from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes
-from dledger_py.remoting.commands.offsets import GetMaxOffset, GetMinOffset, SearchOffset
+from dledger_py.remoting.commands.offsets import (
+    GetMaxOffset,
+    GetMinOffset,
+    QueryConsumerOffset,
+    SearchOffset,
+    UpdateConsumerOffset,
+)
 from dledger_py.remoting.commands.pulling import (
     CARRIES_SUBSCRIPTION,
     MAY_SUSPEND,
@@ -130,6 +141,31 @@ class Puller:
             topic=queue.topic, queue_id=queue.queue_id, timestamp=as_timestamp_ms(at)
         )
         return (await self._asker.ask(queue, request, timeout_s)).header.offset
+
+    async def committed_offset(self, queue: Queue, group: str, timeout_s: float) -> int | None:
+        """Where *group* goes on in *queue*; None if it never committed an offset there."""
+        request = QueryConsumerOffset(
+            consumer_group=group,
+            topic=queue.topic,
+            queue_id=queue.queue_id,
+            set_zero_if_not_found=False,
+        )
+        try:
+            return (await self._asker.ask(queue, request, timeout_s)).header.offset
+        except ResponseError as error:
+            if error.code == ResponseCode.QUERY_NOT_FOUND:
+                return None
+            raise
+
+    async def commit_offset(self, queue: Queue, group: str, offset: int, timeout_s: float) -> None:
+        """Let *group* go on at *offset*, wherever it stood before."""
+        request = UpdateConsumerOffset(
+            consumer_group=group,
+            topic=queue.topic,
+            queue_id=queue.queue_id,
+            commit_offset=offset,
+        )
+        await self._asker.ask(queue, request, timeout_s)
 
 
 def pull_request(
