@@ -100,9 +100,9 @@ class _Pending:
 
     __slots__ = ("arrived", "due", "error", "frame")
 
-    def __init__(self, due: float) -> None:
+    def __init__(self, due: float, arrived: anyio.Event) -> None:
         self.due = due
-        self.arrived = anyio.Event()
+        self.arrived = arrived
         self.frame: Frame | None = None
         self.error: Callable[[], ClientError] | None = None
 
@@ -130,6 +130,8 @@ class Connection:
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._to_write = anyio.Event()
+        # The event loop's own kind: finding out which loop runs costs as much as the event.
+        self._make_event = type(self._to_write)
         self._to_sweep = anyio.Event()
         self._room = anyio.Event()
         self._idle = anyio.Event()
@@ -197,7 +199,7 @@ class Connection:
         """Send *data*, one whole request with *opaque*, and wait for the frame that answers it."""
         if self._out_bytes > OUT_BYTES_MAX or len(self._pending) >= PENDING_MAX:
             await self._wait_room(timeout_s)
-        pending = _Pending(anyio.current_time() + timeout_s)
+        pending = _Pending(anyio.current_time() + timeout_s, self._make_event())
         self._write_nowait(data)
         if not self._pending:
             self._to_sweep.set()
