@@ -67,7 +67,7 @@ QUEUE_KEY = rb'"{\"brokerName\":\"broker-a\",\"queueId\":0,\"topic\":\"TopicTest
 SUBSCRIPTION = SubscriptionData(topic="TopicTest", sub_version=1700000000000)
 
 # Each exactly as Java writes it, but for map keys, which are quoted.
-WRITTEN = {
+WRITTEN: dict[str, tuple[Any, bytes]] = {
     "route": (
         TopicRoute(
             broker_datas=(GROUP,),
@@ -342,8 +342,7 @@ def test_a_tag_expression_is_a_set_of_tags(expression: str | None, tags: tuple[s
 
 # --- registrations and settings ------------------------------------------------------------------
 
-TOPICS = WRITTEN["topic_table"][0]
-assert isinstance(TOPICS, TopicTable)
+TOPICS: TopicTable = WRITTEN["topic_table"][0]
 INFLATED = (
     bytes.fromhex("00000038")
     + b'{"counter":3,"stateVersion":0,"timestamp":1700000000000}'

@@ -86,7 +86,8 @@ class Room:
 
 def request(topic: str = "T", **members: Any) -> Frame:
     fields = {"topic": topic, "queueId": "7"}
-    return Frame(**{"code": 30, "opaque": 5, "fields": fields, "size": 100} | members)
+    values: dict[str, Any] = {"code": 30, "opaque": 5, "fields": fields, "size": 100}
+    return Frame(**values | members)
 
 
 def answered(frame: Frame, table: Routes | None = None) -> Frame:
