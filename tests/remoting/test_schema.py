@@ -162,7 +162,7 @@ def requests(draw: st.DrawFn) -> tuple[int, Request[Any]]:
     hints = get_type_hints(one.request, include_extras=True)
     values = {}
     for field in attrs.fields(one.request):
-        kind, optional = schema._value_type(hints[field.name])
+        kind, optional = schema.value_type(hints[field.name])
         values[field.name] = draw(_VALUES[kind] | st.none() if optional else _VALUES[kind])
     return one.code, one.request(**values)
 

@@ -73,7 +73,7 @@ class SettingReply(Reply):
 
 @frozen(kw_only=True)
 class GetSetting(Request[SettingReply]):
-    """Code 101."""
+    """Read what is kept under namespace and key. Code 101."""
 
     code = RequestCode.GET_KV_CONFIG
     namespace: str
@@ -82,7 +82,7 @@ class GetSetting(Request[SettingReply]):
 
 @frozen(kw_only=True)
 class DeleteSetting(Request[None]):
-    """Code 102."""
+    """Forget what is kept under namespace and key. Code 102."""
 
     code = RequestCode.DELETE_KV_CONFIG
     namespace: str
@@ -141,7 +141,7 @@ class RegisterBroker(Request[RegisterReply]):
 
 @frozen(kw_only=True)
 class UnregisterBroker(Request[None]):
-    """Code 104."""
+    """A broker leaves. Code 104."""
 
     code = RequestCode.UNREGISTER_BROKER
     broker_name: str

@@ -213,7 +213,7 @@ _SMALL: Final = {str(number): number for number in range(-1, 256)}
 _BITS: Final[dict[Any, int]] = {int: 64, Int32: 32, Int64: 64}
 
 
-def _value_type(hint: Any) -> tuple[Any, bool]:
+def value_type(hint: Any) -> tuple[Any, bool]:
     """The type without `| None`, and whether None was among them."""
     if get_origin(hint) in (Union, UnionType):
         members = [member for member in get_args(hint) if member is not type(None)]
@@ -255,7 +255,7 @@ def _generate(
     checks: list[_Check] = []
     reads, writes = ["pass"], []
     for number, field in enumerate(attrs.fields(header)):
-        kind, optional = _value_type(hints[field.name])
+        kind, optional = value_type(hints[field.name])
         writes.append(_writing(field.name, names[field.name], kind, optional))
         if field.name in fixed:
             scope[f"v{number}"] = fixed[field.name]
