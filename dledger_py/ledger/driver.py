@@ -87,6 +87,7 @@ class Driver:
         self._over = trio.Event()
         self._event: raft.Event = _TICK
         self._body = b""
+        self._write: Write | None = None
         self._sent: raft.Append | None = None
         self._sent_parts: Sequence[bytes | memoryview] = ()
         self.view = RoleView(role="follower", term=hard.term, leader=None, ready=False)
@@ -202,6 +203,9 @@ class Driver:
                     self._event, self._body = events.popleft()
                     for effect in self._core.step(self._event):
                         performers[type(effect)](effect)
+                    if self._write is not None:
+                        self._writer.submit(self._write)
+                        self._write = None
                 self._settlements.end_turn()
                 if not events:
                     break
@@ -225,7 +229,9 @@ class Driver:
         if (effect.term, effect.vote) != self._saved:
             self._saved = (effect.term, effect.vote)
             hard = (effect.term, effect.vote, self._applier.target)
-        self._writer.submit(Write(effect.write, hard, cut, batch))
+        if self._write is not None:
+            self._writer.submit(self._write)
+        self._write = Write(effect.write, hard, cut, batch)
 
     def _seal(self, entries: tuple[raft.Entry, ...]) -> Batch:
         """Ours are given their bytes here; a leader's keep theirs, all or the last of what came."""

@@ -87,7 +87,7 @@ class LogWriter:
         self._waiting: deque[tuple[int, float]] = deque()
         self._failure: BaseException | None = None
         self._ended = trio.Event()
-        self._thread: threading.Thread | None = None
+        self._started = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._groups = 0
         self._writes = 0
@@ -102,8 +102,8 @@ class LogWriter:
 
     @property
     def ended(self) -> bool:
-        """The thread is gone: nobody uses the files any more."""
-        return self._thread is None or not self._thread.is_alive()
+        """The thread uses the files no more, or never did."""
+        return not self._started or self._ended.is_set()
 
     def statistics(self) -> WriterStatistics:
         stalled_s = monotonic() - self._waiting[0][1] if self._waiting else 0.0
@@ -122,8 +122,8 @@ class LogWriter:
         """
         self._token = trio.lowlevel.current_trio_token()
         # A daemon, because a process whose disk hangs must still be able to end.
-        self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
-        self._thread.start()
+        self._started = True
+        threading.Thread(target=self._work, name="log writer", daemon=True).start()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_when_closed, inbox)

@@ -20,18 +20,20 @@ from dledger_py.ledger.peer_link import open_listener
 from dledger_py.storage import FileSystem
 
 PATIENCE_S = 20.0
-"""Every wait in these tests ends by an event; this is only how long a broken build takes to fail."""
+"""Every wait here ends by an event; this is only how long a broken build takes to fail."""
 
 
 @define(eq=False)
 class Recorder:
-    """A machine that remembers what it was given, and answers with its length."""
+    """A machine that remembers what it was given, and answers with how much that is."""
 
     commands: list[bytes] = field(factory=list)
     positions: list[int] = field(factory=list)
     performed: list[Any] = field(factory=list)
 
     def apply(self, committed: Committed) -> Applied:
+        if bytes(committed.payload) == b"poison":
+            raise RuntimeError("no such command")
         self.commands.append(bytes(committed.payload))
         self.positions.append(committed.position)
         return Applied(reply=len(self.commands), effects=(("seen", committed.index),))
@@ -59,10 +61,8 @@ class Member:
         try:
             with self.scope:
                 await self.supervisor.serve(task_status=task_status)
-        except BaseException as error:
+        except Exception as error:
             self.error = error
-            if not isinstance(error, Exception):
-                raise
         finally:
             self.ended.set()
 
@@ -101,7 +101,8 @@ class Group:
             machine,
             perform=machine.perform,
             files=self.files(name),
-            listener=self._sockets.pop(name, None),
+            # The ledger closes it, so a member that is started again opens its own.
+            listener=None if name in self.members else self._sockets[name],
         )
         ledger.on_role_change(lambda view: self._tell())
         ledger.after_turn(self._tell)
@@ -110,7 +111,10 @@ class Group:
 
     async def start(self, *names: str, **settings: Any) -> None:
         for name in names or self.names:
-            await self.nursery.start(self.make(name, **settings).run)
+            member = self.make(name, **settings)
+            await self.nursery.start(member.run)
+            if member.error is not None:
+                raise member.error
 
     async def stop(self, name: str) -> None:
         """Politely: the log is sealed and closed."""
@@ -137,7 +141,15 @@ class Group:
                     return member
             return None
 
-        return await self.wait_until(leader)
+        found = await self.wait_until(leader)
+        assert isinstance(found, Member)
+        return found
+
+    async def wait_connected(self) -> None:
+        """Until every member has dialled every other."""
+        running = [member.ledger.parts for member in self.members.values()]
+        while not all(link.statistics().connected for p in running for link in p.links.values()):
+            await trio.lowlevel.checkpoint()
 
     async def wait_applied(self, count: int, *names: str) -> None:
         """Until these members (or all running) have applied `count` commands."""
@@ -174,7 +186,8 @@ def open_group(tmp_path: Path) -> Callable[..., Any]:
         async with trio.open_nursery() as nursery:
             group = Group(nursery, tmp_path, names, settings, files)
             try:
-                yield group
+                with trio.fail_after(PATIENCE_S):
+                    yield group
             finally:
                 for member in group.members.values():
                     member.scope.cancel()
