@@ -57,6 +57,7 @@ from dledger_py.raft.vocabulary import (
     Received,
     RequestVote,
     RoleChanged,
+    RoleName,
     Round,
     Send,
     Settle,
@@ -85,6 +86,7 @@ class Raft:
         "_random",
         "_role_news",
         "_timeout",
+        "_told",
         "_writes",
         "commit",
         "config",
@@ -136,6 +138,7 @@ class Raft:
         self._promises = Promises()
         self._announced: Index = 0
         self._role_news = False
+        self._told = RoleChanged(role=RoleName.FOLLOWER, term=hard.term, leader=None)
         self._effects: list[Effect] = []
         # Any: each handler takes the one event type it is listed under.
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
@@ -164,7 +167,9 @@ class Raft:
         if self._role_news:
             self._role_news = False
             news = RoleChanged(role=self.role.name, term=self.term, leader=self.leader)
-            effects.insert(0, news)
+            if news != self._told:
+                self._told = news
+                effects.insert(0, news)
         return effects
 
     # --------------------------------------------------------------------------------------- events
@@ -191,7 +196,7 @@ class Raft:
             if message.term < self.term:
                 STALE[type(message)](self, sender, message)
                 return
-            if type(message) in (PreVote, RequestVote) and self.hears_leader():
+            if type(message) in (PreVote, RequestVote) and self.hears_leader(sender):
                 # Whoever asks would only disturb a cluster that works (§6). If it is really
                 # ahead, it will refuse our leader's appends with its term, and so be heard.
                 return
@@ -329,11 +334,12 @@ class Raft:
 
     # ------------------------------------------------------------------------------------ elections
 
-    def hears_leader(self) -> bool:
-        """Whether this node leads, or has heard its leader within the shortest election timeout
-        (§6, thesis §4.2.3).
+    def hears_leader(self, asker: NodeId) -> bool:
+        """Whether this node leads, or has heard its leader within the shortest election timeout.
+
+        §6, thesis §4.2.3. A leader that asks for votes does not lead any more: it does not count.
         """
-        if self.leader is None:
+        if self.leader is None or self.leader == asker:
             return False
         return self.leader == self.node or self._elapsed < self.config.election_timeout_ticks
 

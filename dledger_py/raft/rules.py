@@ -54,7 +54,7 @@ def consider_pre_vote(raft: "Raft", sender: NodeId, message: PreVote) -> None:
     """Thesis §9.6: grant unless we hear a leader, or know a better log (§5.4.1). Changes nothing
     here.
     """
-    if not raft.hears_leader() and raft.log.is_as_good_as_ours(
+    if not raft.hears_leader(sender) and raft.log.is_as_good_as_ours(
         message.last_index, message.last_term
     ):
         raft.promise(sender, PreVoteGranted(term=raft.term))
