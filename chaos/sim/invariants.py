@@ -45,6 +45,11 @@ below a storm.
 """
 
 
+SENDS_PER_SECOND_MAX = 15_000
+"""Messages all members together may send in one simulated second. Honest runs stay below 7 000, and
+come near only when one follower fetches a thousand entries one by one, out of order."""
+
+
 class Violation(Exception):
     """An invariant is broken."""
 
@@ -57,6 +62,8 @@ class Checker:
         self.committed: list[Entry] = []
         self.committed_in: list[Term] = []
         self.states: list[int] = [0]
+        self._second = 0
+        self._sent = 0
         self._leaders: dict[Term, tuple[NodeId, int]] = {}
         self._votes: dict[tuple[NodeId, Term], NodeId] = {}
         self._promised: dict[NodeId, Term] = dict.fromkeys(members, 0)
@@ -108,6 +115,16 @@ class Checker:
             self._require(durable, "I11", node, f"{message}: vote for {disk.vote} is durable")
         elif type(message) is Append:
             self._require(type(node.core.role) is Leader, "I1", node, f"{message}")
+
+    def check_sends(self, now_us: int, sends: int) -> None:
+        """So many messages were just sent."""
+        second = now_us // 1_000_000
+        if second != self._second:
+            self._second = second
+            self._sent = 0
+        self._sent += sends
+        if self._sent > SENDS_PER_SECOND_MAX:
+            raise Violation(f"I17: {self._sent} messages in one second")
 
     def check_step(self, node: "Node", sends: int) -> None:
         """A member has taken a step and its effects are in the books."""
@@ -181,7 +198,7 @@ class Checker:
                 matches[name] = match
                 disk = node.world.nodes[name].disk
                 if disk.term == node.core.term and match > 0:
-                    true = disk.has(match, node.log[match - 1].term)
+                    true = match <= len(node.log) and disk.has(match, node.log[match - 1].term)
                     self._require(true, "I13", node, f"counts {name} up to {match}")
 
     def _require(self, holds: bool, invariant: str, node: "Node", what: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from chaos.sim.world import Node, World
+from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import ElectableChanged, NodeId, PeerUnreachable
 
 
@@ -59,10 +60,15 @@ class Nemesis:
     def _partition(self) -> None:
         """Cut the members in two, or one off, or a random set of links; perhaps one way only."""
         world = self._world
+        if any(world.blocked.values()) and self._random.random() < 0.8:
+            return  # Mostly one at a time: cutting off a leader tells more if the others agree.
         names = list(world.names)
         self._random.shuffle(names)
-        shape = self._random.randrange(3)
-        cut = 1 if shape == 0 else self._random.randrange(1, len(names))
+        shape = self._random.randrange(4)
+        if shape == 3:  # Cut a leader off: it does not know yet, and the others elect another.
+            leading = [name for name in names if type(world.nodes[name].core.role) is Leader]
+            names = [*leading[:1], *(name for name in names if name not in leading[:1])]
+        cut = 1 if shape in (0, 3) else self._random.randrange(1, len(names))
         links = [(a, b) for a in names[:cut] for b in names[cut:]]
         if shape == 2:  # A ring, a bridge, or whatever comes out.
             pairs = [(a, b) for a in names for b in names if a < b]

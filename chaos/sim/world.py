@@ -216,6 +216,8 @@ class World:
                 up_to = effect.up_to  # type: ignore[union-attr]
             else:
                 self._perform(node, effect)
+        if sends:
+            self.checker.check_sends(self.now, sends)
         self.checker.check_step(node, sends)
         if up_to > node.applied:
             self._apply(node, up_to)

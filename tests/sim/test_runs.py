@@ -1,0 +1,56 @@
+"""Seeds that must hold, and runs that must repeat themselves."""
+
+import subprocess
+import sys
+
+import pytest
+
+from chaos.sim.run import run
+
+RUNS = tuple(
+    (profile, members, first, count, seconds)
+    for profile in ("swarm", "hell")
+    for members, count, seconds in ((3, 70, 12.0), (5, 35, 8.0))
+    for first in (0,)
+)
+
+
+@pytest.mark.parametrize("profile,members,first,count,seconds", RUNS)
+def test_every_invariant_holds(
+    profile: str, members: int, first: int, count: int, seconds: float
+) -> None:
+    acknowledged = elections = reads = 0
+    for seed in range(first, first + count):
+        result = run(seed, profile, members, seconds)
+
+        assert not result.violation, (
+            f"python -m chaos.sim --seed {seed} --profile {profile} --members {members}"
+            f" --seconds {seconds}\n{result.story}\n{result.violation}"
+        )
+        acknowledged += result.acknowledged
+        elections += result.elections
+        reads += result.reads
+    # A world in which nothing happens holds every invariant.
+    assert acknowledged > 20 * count
+    assert elections > count
+    assert reads > count
+
+
+@pytest.mark.parametrize("profile", ("swarm", "hell"))
+def test_a_seed_repeats_itself(profile: str) -> None:
+    for seed in (3, 4):
+        assert run(seed, profile, 3, 8.0) == run(seed, profile, 3, 8.0)
+    assert run(5, profile, 3, 8.0).trace != run(6, profile, 3, 8.0).trace
+
+
+def test_a_seed_repeats_itself_in_another_process() -> None:
+    command = [sys.executable, "-m", "chaos.sim", "--seed", "7", "--runs", "1"]
+    command += ["--profile", "hell", "--seconds", "8"]
+    traces = [
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}
+        ).stdout.split("last trace ")[1]
+        for hash_seed in ("1", "2")
+    ]
+
+    assert f"{run(7, 'hell', 3, 8.0).trace:08x}" == traces[0].strip() == traces[1].strip()
