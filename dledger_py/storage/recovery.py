@@ -308,10 +308,8 @@ class _Opening:
             cut = _drop_tail(file, last.start, survey)
         finally:
             file.close()
-        for segment, following in zip(found, [*found[1:], None], strict=True):
-            stop = following.start if following else survey.end.position
-            if stop > survey.attested.position or following is None:
-                self._write_again(segment, survey.attested.position, stop)
+        # Only in the last segment: the others were synced before their successors were created.
+        self._write_again(last, survey.attested.position, survey.end.position)
         # Only now is each successor, its name and its header, sure to be there.
         for segment, following in pairwise(found):
             if not segment.has_successor:

@@ -1,7 +1,7 @@
 """Layouts round trip, and the walk accepts nothing but what was sealed."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dledger_py.storage import batch
@@ -34,6 +34,7 @@ identities = st.builds(Identity, cluster=ids, group=ids, member=ids)
 ends = st.builds(End, numbers, numbers, numbers, st.integers(0, 2**32 - 1))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(identities, ends, st.integers(0, 2**64 - 2), numbers, numbers, numbers)
 def test_header_blocks_round_trip(
     identity: Identity, before: End, seq: int, position: int, index: int, term: int
@@ -48,6 +49,7 @@ def test_header_blocks_round_trip(
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(identities, st.lists(st.tuples(numbers, st.none() | ids, numbers), min_size=2, max_size=5))
 def test_the_newest_hard_state_counts(
     identity: Identity, saves: list[tuple[int, str | None, int]]
@@ -60,7 +62,14 @@ def test_the_newest_hard_state_counts(
     assert record == decode_hard_state(b"".join(slots), "file")
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.binary()), min_size=1))
+@settings(deadline=None)  # the machine may be busy
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 2), st.binary(max_size=30)),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_sealed_entries_are_walked_whole_and_in_any_pieces(
     steps: list[tuple[int, int, bytes]],
 ) -> None:

@@ -108,6 +108,34 @@ def test_the_index_stays_sparse() -> None:
     assert 16 == log.statistics().anchors
 
 
+def test_the_index_forgets_what_is_cut() -> None:
+    life = Life(LyingFiles())
+    life.opened = open_log(life.files, segment_size_bytes=10**7)
+    log = life.opened.log
+    log.write([log.seal(entries_after(log, 1, [50_000] * 10))])
+    cut = log.cut(3)
+    log.write([log.seal(entries_after(log, 2, [70_000] * 10))], cut)
+
+    assert [2] * 10 == [log.read(index, 1)[0].term for index in range(3, 13)]
+
+
+def test_a_descriptor_is_not_closed_under_its_readers() -> None:
+    life = Life(LyingFiles())
+    life.open()
+    for _segment in range(3):
+        life.append(1, 700)
+    segments = life.opened.log._segments
+    first, second = segments._acquire(1480), segments._acquire(1480)
+    assert first is second
+    life.cut(2, 2)
+    assert first.file.pread(8, 0)
+    segments._release(first)
+    assert first.file.pread(8, 0)
+    segments._release(second)
+    with pytest.raises(AssertionError, match="closed"):
+        first.file.pread(8, 0)
+
+
 def test_read_descriptors_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "READ_FILES_MAX", 3)
     opened = open_log(RealFiles(), str(tmp_path), 100)

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from hypothesis import given
+from attrs import evolve
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dledger_py.storage import Corrupt, DirectoryInUse, Identity, WrongIdentity, recover
@@ -12,8 +13,11 @@ from dledger_py.storage.formats import (
     ATTEST_OFFSETS,
     HARD_FILE_BYTES,
     HEADER_BLOCK_BYTES,
+    SECTOR_BYTES,
     SEGMENT_HEADER_BYTES,
     SUCCESSOR_OFFSET,
+    decode_segment_header,
+    encode_segment_header,
     segment_name,
 )
 from dledger_py.storage.lying import LyingFiles
@@ -114,6 +118,7 @@ def test_a_file_cut_anywhere_never_silently_loses_what_was_attested(sealed: bool
     assert ({True} if sealed else {True, False}) == outcomes
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.lists(st.lists(st.integers(0, 900), min_size=1, max_size=5), min_size=1, max_size=8),
     st.integers(0, 2**32),
@@ -205,6 +210,59 @@ def test_a_missing_file_is_named_and_refused() -> None:
         life.files.forget(missing)
         with pytest.raises(Corrupt, match=reason):
             open_log(life.files)
+
+
+def test_a_damaged_header_of_the_last_file_is_no_newborn_when_entries_follow() -> None:
+    life = small_life(sealed=True)
+    path = segments_of(life)[-1]
+    life.files.flip_bit(path, 50)
+    with pytest.raises(Corrupt, match="crc of the segment header") as raised:
+        open_log(life.files)
+
+    assert path == raised.value.file
+
+
+def test_a_file_begun_elsewhere_than_where_the_log_ends_is_a_gap() -> None:
+    life = Life(LyingFiles())
+    life.open()
+    life.append(1, 10)
+    life.files.kill()
+    life.files.put(path_of(50), b"")
+    open_log(life.files.copy(0))
+    life.files.put(path_of(70), b"")
+    life.files.forget(path_of(50))
+
+    with pytest.raises(Corrupt, match="next file was begun at position 70"):
+        open_log(life.files)
+
+
+def test_a_file_must_continue_the_very_log_before_it() -> None:
+    life = Life(LyingFiles())
+    life.open()
+    life.append(1, 700)
+    life.append(1, 700)
+    life.cut(-1, 2)
+    life.files.kill()
+    last = segments_of(life)[-1]
+    block = life.files.content(last)
+    header = decode_segment_header(block, last)
+    other = encode_segment_header(evolve(header, before=evolve(header.before, term=2)))
+    life.files.put(last, other + block[len(other) :])
+
+    with pytest.raises(Corrupt, match=r"continues End\(.*term=2.*but the log before it is End"):
+        open_log(life.files)
+
+
+def test_a_mark_that_a_crash_during_a_cut_had_erased_is_set_again() -> None:
+    life = small_life(sealed=True)
+    _first, second, _last = segments_of(life)
+    content = life.files.content(second)
+    blank = bytes(SECTOR_BYTES)
+    end = SUCCESSOR_OFFSET + SECTOR_BYTES
+    life.files.put(second, content[:SUCCESSOR_OFFSET] + blank + content[end:])
+    open_log(life.files).close()
+
+    assert content[SUCCESSOR_OFFSET:end] == life.files.content(second)[SUCCESSOR_OFFSET:end]
 
 
 def test_a_log_that_was_deleted_beside_its_votes_is_refused() -> None:
