@@ -11,6 +11,8 @@ The laws.
 * One sweeper looks after all deadlines, every `SWEEP_S`; a cancel scope per call would cost as
   much as the call.  So a deadline may be noticed up to `SWEEP_S` late.
 * A cancelled call leaves the connection usable: its answer, when it comes, is dropped.
+* A server that answered nothing at all since a call of `SILENT_S` or more was made is gone: the
+  connection ends, so that calls which may wait for longer (held pulls) do not wait for the dead.
 * The end of the connection fails every pending call with `ConnectionLost`: indefinite.
   `Unreachable` (never connected) and `ClientClosed` (nothing written) are definite.
 * Bytes that are not the protocol end the connection at once: `GarbageReceived`.
@@ -60,6 +62,10 @@ CONNECT_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 3.0
 """Java's and Go's timeout of one request."""
 
+SILENT_S = 2.0
+"""A call must have waited this long before its timeout says something about the connection.
+Java closes the socket whenever a synchronous call times out; this is milder."""
+
 SWEEP_S = 0.05
 """How often deadlines are looked at: late by at most this, 20 wake-ups a second while busy."""
 
@@ -98,9 +104,10 @@ class Reply(Generic[HeaderT]):
 class _Pending:
     """A call that waits for its answer."""
 
-    __slots__ = ("arrived", "due", "error", "frame")
+    __slots__ = ("arrived", "asked_at", "due", "error", "frame")
 
-    def __init__(self, due: float, arrived: anyio.Event) -> None:
+    def __init__(self, asked_at: float, due: float, arrived: anyio.Event) -> None:
+        self.asked_at = asked_at
         self.due = due
         self.arrived = arrived
         self.frame: Frame | None = None
@@ -137,6 +144,7 @@ class Connection:
         self._idle = anyio.Event()
         self._ended = anyio.Event()
         self._reason: Callable[[], ClientError] | None = None
+        self._heard_at = anyio.current_time()
         self._sends = 0
         self._requests = 0
 
@@ -199,7 +207,8 @@ class Connection:
         """Send *data*, one whole request with *opaque*, and wait for the frame that answers it."""
         if self._out_bytes > OUT_BYTES_MAX or len(self._pending) >= PENDING_MAX:
             await self._wait_room(timeout_s)
-        pending = _Pending(anyio.current_time() + timeout_s, self._make_event())
+        now = anyio.current_time()
+        pending = _Pending(now, now + timeout_s, self._make_event())
         self._write_nowait(data)
         if not self._pending:
             self._to_sweep.set()
@@ -292,7 +301,7 @@ class Connection:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._write, tasks.cancel_scope)
-                tasks.start_soon(self._sweep)
+                tasks.start_soon(self._sweep, tasks.cancel_scope)
                 await self._read()
                 tasks.cancel_scope.cancel()
         finally:
@@ -318,6 +327,7 @@ class Connection:
         while True:
             try:
                 data = await self._stream.receive(READ_BYTES)
+                self._heard_at = anyio.current_time()
                 frames = framer.feed(data)
             except FrameError as error:
                 self._take(error.frames)
@@ -373,7 +383,7 @@ class Connection:
                 everything.cancel()
                 return
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, everything: anyio.CancelScope) -> None:
         while True:
             if not self._pending:
                 self._to_sweep = anyio.Event()
@@ -381,10 +391,18 @@ class Connection:
             await anyio.sleep(SWEEP_S)
             now = anyio.current_time()
             late = [opaque for opaque, pending in self._pending.items() if pending.due <= now]
+            silent = False
             for opaque in late:
                 pending = self._pending.pop(opaque)
                 pending.error = self._timed_out
                 pending.arrived.set()
+                silent |= self._heard_at < pending.asked_at <= now - SILENT_S
+            if silent:
+                silent_s = now - self._heard_at
+                why = f"{self.address} has been silent for {silent_s:.1f} s"
+                self.end(lambda: ConnectionLost(why))  # noqa: B023 - left at once
+                everything.cancel()
+                return
 
     def _timed_out(self) -> ClientError:
         return CallTimedOut(f"{self.address} did not answer in time")

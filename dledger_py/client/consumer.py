@@ -192,6 +192,8 @@ class Consumer:
     async def _learn_routes(self) -> None:
         """Find the brokers that must hear of us; topics that do not exist yet are met later."""
         for topic in self._subscriptions:
+            if topic.startswith(RETRY_PREFIX):
+                continue  # it appears with the first heartbeat
             try:
                 await self._services.routes.get(topic)
             except ClientClosed:

@@ -39,8 +39,8 @@ PULL_CODES = (
 )
 """The answers to a pull that say where to go on."""
 
-HELD_SLACK_S = 15.0
-"""What a held pull gets on top of its waiting time: Java asks for 15 s and waits for 30."""
+HELD_SLACK_S = 7.0
+"""What a held pull gets on top of its waiting time: Java's brokers hold up to 5 s longer."""
 
 
 class PullStatus(Enum):

@@ -22,9 +22,9 @@ from attrs import frozen
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.2
 
-ATTEMPT_TIMEOUT_S = 3.0
-"""One attempt's share of the deadline.  Java's and Go's whole default; long enough for a broker
-whose disk stalls, short enough to leave a black-holed leader within a ten-second call."""
+ATTEMPT_TIMEOUT_S = 2.0
+"""One attempt's share of the deadline.  A leader that froze is left after this; by then the others
+have elected another one.  Java and Go give an attempt 3 s, which is all a call of theirs has."""
 
 CALL_TIMEOUT_S = 10.0
 """The default deadline of a call: several elections long."""

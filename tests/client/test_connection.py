@@ -3,6 +3,7 @@
 import anyio
 import pytest
 
+from dledger_py.client import connection as connection_module
 from dledger_py.client.connection import Connection, open_connection, parse_address
 from dledger_py.client.errors import (
     CallTimedOut,
@@ -84,6 +85,55 @@ async def test_a_late_answer_is_indefinite_and_the_connection_goes_on() -> None:
 
         assert (await ask(connection, ECHO, b"still here")).body == b"still here"
         assert connection.statistics().pending == 0
+
+
+@on_both_loops
+async def test_a_server_that_says_nothing_any_more_is_given_up() -> None:
+    """A call that may wait for long, such as a held pull, hears of it from one that may not."""
+    server = make_server()
+    connection_module.SILENT_S, before = 0.05, connection_module.SILENT_S
+    try:
+        async with (
+            running(server),
+            open_connection("127.0.0.1", server.port) as connection,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def wait_long() -> None:
+                with pytest.raises(ConnectionLost, match="silent"):
+                    await ask(connection, SILENT, timeout_s=60)
+
+            tasks.start_soon(wait_long)
+            with pytest.raises(CallTimedOut):
+                await ask(connection, SILENT, timeout_s=0.1)
+            await connection.wait_closed()
+    finally:
+        connection_module.SILENT_S = before
+
+
+@on_both_loops
+async def test_a_server_that_answers_others_is_not_given_up() -> None:
+    server = make_server()
+    connection_module.SILENT_S, before = 0.05, connection_module.SILENT_S
+    try:
+        async with (
+            running(server),
+            open_connection("127.0.0.1", server.port) as connection,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def chat() -> None:
+                while True:
+                    await ask(connection, ECHO)
+
+            tasks.start_soon(chat)
+            with pytest.raises(CallTimedOut):
+                await ask(connection, SILENT, timeout_s=0.1)
+            tasks.cancel_scope.cancel()
+
+            assert not connection.closed
+    finally:
+        connection_module.SILENT_S = before
 
 
 @on_both_loops
