@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -290,26 +291,23 @@ async def test_proposals_over_the_bound_are_refused_as_busy(open_group):
         assert 3 == await leader.ledger.commit(bytes(4000))
 
 
-async def test_a_read_barrier_passes_only_when_all_before_it_is_applied(open_group):
+async def test_a_read_barrier_passes_after_the_call_and_shows_what_was_acknowledged(open_group):
     async with open_group(3) as group:
         await group.start()
         leader = await group.wait_leader()
+        await commit_all(leader, commands(3))
         seen = []
         done = trio.Event()
 
         def passed(error):
-            seen.append((error, len(leader.machine.commands)))
+            seen.append((error, leader.machine.commands[:]))
             done.set()
 
-        leader.ledger.propose(b"first", lambda reply: None)
-        leader.ledger.propose(b"second", lambda reply: None)
-        await leader.ledger.read_barrier()
-        before = len(leader.machine.commands)
         leader.ledger.read_barrier_nowait(passed)
         assert [] == seen
         await done.wait()
 
-        assert [(None, before)] == seen
+        assert [(None, commands(3))] == seen
 
 
 async def test_a_disk_that_fails_stops_its_member_and_only_that(open_group):
@@ -352,6 +350,43 @@ async def test_a_leader_whose_disk_fails_is_replaced(open_group):
         assert fail_stop_in(leader.error) is not None
         assert isinstance(result[0], Indefinite)
         await successor.ledger.commit(b"goes on")
+
+
+class HangingFiles(LyingFiles):
+    """A disk that can be made to answer no more syncs until it is let go."""
+
+    def __init__(self, seed):
+        super().__init__(seed=seed)
+        self.free = threading.Event()
+        self.free.set()
+
+    def _operation(self, operation, path):
+        if operation == "fdatasync":
+            self.free.wait()
+        super()._operation(operation, path)
+
+
+async def test_a_leader_whose_disk_hangs_gives_way_and_comes_back_as_a_follower(open_group):
+    disks = {}
+
+    def files(name):
+        return disks.setdefault(name, HangingFiles(name))
+
+    async with open_group(3, files=files) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        disks[leader.name].free.clear()
+        try:
+            results = []
+            leader.ledger.propose(b"on two disks of three", results.append)
+            successor = await group.wait_leader(but=leader.name)
+            await successor.ledger.commit(b"goes on")
+        finally:
+            disks[leader.name].free.set()
+        await group.wait_applied(len(successor.machine.commands))
+
+        assert [1] == results  # two disks of three had it: it did happen
+        assert successor.machine.commands == leader.machine.commands
 
 
 async def test_a_machine_that_raises_stops_the_process_and_not_the_caller(open_group):
