@@ -8,6 +8,7 @@ switch; why this is no mailbox is told in docs/decisions.
 Laws:
 - One event at a time. A `post` from inside an effect (a settled caller proposes again) is queued
   and taken in the same burst.
+- What a burst has to say and to write leaves at its end, together: one send per peer.
 - Within the effects of one event, entries are sealed before messages that carry them are sent.
 - Nobody is settled inside their own call of `propose` or `read_barrier`.
 - An exception in the core, an effect, the machine or a callback ends the process: the burst
@@ -87,7 +88,8 @@ class Driver:
         self._over = trio.Event()
         self._event: raft.Event = _TICK
         self._body = b""
-        self._write: Write | None = None
+        self._writes: list[Write] = []
+        self._talkative: dict[PeerLink, None] = {}
         self._sent: raft.Append | None = None
         self._sent_parts: Sequence[bytes | memoryview] = ()
         self.view = RoleView(role="follower", term=hard.term, leader=None, ready=False)
@@ -203,9 +205,7 @@ class Driver:
                     self._event, self._body = events.popleft()
                     for effect in self._core.step(self._event):
                         performers[type(effect)](effect)
-                    if self._write is not None:
-                        self._writer.submit(self._write)
-                        self._write = None
+                self._let_go()
                 self._settlements.end_turn()
                 if not events:
                     break
@@ -213,6 +213,18 @@ class Driver:
             self.fail(error)
         finally:
             self._busy = False
+
+    def _let_go(self) -> None:
+        """Send and write what the burst came to: one system call per peer, one hand-over.
+
+        Messages first: the writer thread, once awake, wants the interpreter that we still need.
+        """
+        for link in self._talkative:
+            link.flush()
+        self._talkative.clear()
+        if self._writes:
+            self._writer.submit(self._writes)
+            self._writes = []
 
     # ---- effects
 
@@ -229,9 +241,7 @@ class Driver:
         if (effect.term, effect.vote) != self._saved:
             self._saved = (effect.term, effect.vote)
             hard = (effect.term, effect.vote, self._applier.target)
-        if self._write is not None:
-            self._writer.submit(self._write)
-        self._write = Write(effect.write, hard, cut, batch)
+        self._writes.append(Write(effect.write, hard, cut, batch))
 
     def _seal(self, entries: tuple[raft.Entry, ...]) -> Batch:
         """Ours are given their bytes here; a leader's keep theirs, all or the last of what came."""
@@ -263,13 +273,18 @@ class Driver:
     def _send(self, effect: raft.Send) -> None:
         message = effect.message
         if type(message) is not raft.Append:
-            self._links[effect.to].send((encode_head(message),))
+            self._tell(effect.to, (encode_head(message),))
             return
         if message is not self._sent:  # one append for several followers is encoded once
             body = self._body_of(message)
             self._sent = message
             self._sent_parts = (encode_head(message, sum(map(len, body))), *body)
-        self._links[effect.to].send(self._sent_parts)
+        self._tell(effect.to, self._sent_parts)
+
+    def _tell(self, to: str, parts: Sequence[bytes | memoryview]) -> None:
+        link = self._links[to]
+        link.send(parts)
+        self._talkative[link] = None
 
     def _body_of(self, message: raft.Append) -> Sequence[bytes | memoryview]:
         """The entries' bytes: from this event's body if they were read for it, else from the

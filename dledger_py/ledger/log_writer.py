@@ -83,7 +83,7 @@ class LogWriter:
         self._async_flush_s = async_flush_s
         self._on_durable = on_durable
         self._commit_hint = commit_hint
-        self._queue: SimpleQueue[Write | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Write] | None] = SimpleQueue()
         self._waiting: deque[tuple[int, float]] = deque()
         self._failure: BaseException | None = None
         self._ended = trio.Event()
@@ -95,10 +95,10 @@ class LogWriter:
 
     # ---- the loop's side
 
-    def submit(self, write: Write) -> None:
-        """Queue a write. Never blocks; the core bounds how much can be waiting."""
-        self._waiting.append((write.number, monotonic()))
-        self._queue.put(write)
+    def submit(self, writes: list[Write]) -> None:
+        """Queue writes. Never blocks; the core bounds how much can be waiting."""
+        self._waiting.append((writes[-1].number, monotonic()))
+        self._queue.put(writes)
 
     @property
     def ended(self) -> bool:
@@ -179,25 +179,12 @@ class LogWriter:
                 self._close()
                 return
 
-    def _write_group(self, write: Write) -> bool:
-        """Write `write` and all that queued up behind it. False if the end was among it."""
+    def _write_group(self, writes: list[Write]) -> bool:
+        """Write these and all that queued up behind them. False if the end was among it."""
         began = monotonic()
         go_on = True
-        hard = write.hard
-        number = write.number
-        parts: list[tuple[Cut | None, list[Batch]]] = [(write.cut, [])]
-        size = 0
-        while True:
-            if write.cut is not None and (parts[-1][1] or parts[-1][0] is not write.cut):
-                parts.append((write.cut, []))
-            if write.batch is not None:
-                parts[-1][1].append(write.batch)
-                size += len(write.batch.data)
-            number = write.number
-            hard = write.hard or hard
-            self._writes += 1
-            if size >= GROUP_LIMIT_BYTES:
-                break
+        size = _size(writes)
+        while size < GROUP_LIMIT_BYTES:
             try:
                 following = self._queue.get_nowait()
             except Empty:
@@ -205,30 +192,39 @@ class LogWriter:
             if following is None:
                 go_on = False
                 break
-            write = following
-        self._perform(hard, parts)
+            writes += following
+            size += _size(following)
+        self._perform(writes)
+        self._writes += len(writes)
         self._groups += 1
         self._longest_group_s = max(self._longest_group_s, monotonic() - began)
         assert self._token is not None
         try:
-            self._token.run_sync_soon(self._report, number)
+            self._token.run_sync_soon(self._report, writes[-1].number)
         except trio.RunFinishedError:
             return False
         return go_on
 
-    def _perform(
-        self,
-        hard: tuple[int, str | None, int] | None,
-        parts: list[tuple[Cut | None, list[Batch]]],
-    ) -> None:
+    def _perform(self, writes: list[Write]) -> None:
+        hard = next((write.hard for write in reversed(writes) if write.hard is not None), None)
         if hard is not None:
+            # The last word on term and vote may precede the entries of earlier writes: nothing
+            # was promised on either yet, and a term that is too new does no harm.
             term, vote, commit = hard
             self._hard_state.save(term, vote, min(commit, self._log.durable_index))
-        last = len(parts) - 1
-        for place, (cut, batches) in enumerate(parts):
-            if cut is not None or batches:
-                # One sync for the group: what comes earlier in it is made durable by the last.
-                self._log.write(batches, cut, sync=self._sync and place == last)
+        batches: list[Batch] = []
+        cut: Cut | None = None
+        dirty = False
+        for write in writes:
+            if write.cut is not None:
+                if dirty:  # one sync for the group: what comes first is made durable by the last
+                    self._log.write(batches, cut, sync=False)
+                batches, cut, dirty = [], write.cut, True
+            if write.batch is not None:
+                batches.append(write.batch)
+                dirty = True
+        if dirty:
+            self._log.write(batches, cut, sync=self._sync)
 
     def _close(self) -> None:
         self._log.seal_idle()
@@ -236,6 +232,10 @@ class LogWriter:
         commit = min(self._commit_hint(), self._log.durable_index)
         if commit > state.commit:
             self._hard_state.save(state.term, state.vote, commit)
+
+
+def _size(writes: list[Write]) -> int:
+    return sum([len(write.batch.data) for write in writes if write.batch is not None])
 
 
 def _story(error: BaseException) -> str:

@@ -6,7 +6,7 @@ directions break and heal on their own. Whoever sees either of them break report
 once: a killed process is noticed by its connections, not by an election timeout.
 
 Laws:
-- `PeerLink.send` never waits. What the socket takes at once is gone before it returns; the rest
+- `PeerLink.flush` never waits. What the socket takes at once is gone before it returns; the rest
   is kept up to a bound, beyond which frames are dropped and counted. Consensus tolerates loss,
   not delay.
 - Frames are never torn by a drop: one that was begun is finished or dies with its connection.
@@ -38,6 +38,10 @@ log = structlog.get_logger()
 RECEIVE_BYTES = 256 << 10
 """One buffer for all readers, since each is emptied before the next is read: a few appends at a
 time."""
+
+PARTS_LIMIT = 16
+"""More parts than this are joined before they are sent: the copy is cheaper than the kernel's walk
+along them, and their number stays below its limit of 1024."""
 
 HELLO_TIMEOUT_S = 5.0
 """A dialler says hello at once; one that does not in this time is no member."""
@@ -91,6 +95,7 @@ class PeerLink:
         self._random = random
         self._on_lost = on_lost
         self._socket: socket.socket | None = None
+        self._unsent: list[bytes | memoryview] = []
         self._left: deque[memoryview] = deque()
         self._left_bytes = 0
         self._left_over = trio.Event()
@@ -100,13 +105,22 @@ class PeerLink:
         self._dials = 0
 
     def send(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Send the frame that `parts` make up, or as much as fits now and the rest soon; or drop
-        it."""
-        sock = self._socket
-        if sock is None or self._left_bytes > self._buffer_max_bytes:
+        """Take the frame that `parts` make up, for the next `flush`; or drop it."""
+        if self._socket is None or self._left_bytes > self._buffer_max_bytes:
             self._frames_dropped += 1
             return
         self._frames_sent += 1
+        self._unsent += parts
+
+    def flush(self) -> None:
+        """Send what was taken, or as much as fits now and the rest soon."""
+        parts = self._unsent
+        sock = self._socket
+        if not parts or sock is None:
+            return
+        self._unsent = []
+        if len(parts) > PARTS_LIMIT:
+            parts = [b"".join(parts)]
         if self._left:
             self._keep(parts, 0)
             return
@@ -169,11 +183,13 @@ class PeerLink:
         raise OSError(f"no connection to {host}:{port} within {self._connect_timeout_s:g} s")
 
     async def _serve(self, sock: socket.socket) -> None:
+        self._unsent.clear()
         self._left.clear()
         self._left_bytes = 0
         self._left_over = trio.Event()
         self._socket = sock
         self.send([self._hello])
+        self.flush()
         log.info("peer.dialled", peer=self.peer)
         try:
             async with trio.open_nursery() as nursery:
