@@ -1,0 +1,390 @@
+"""Admin: every operator question as one typed method.
+
+    admin = Admin("127.0.0.1:9876")
+    for member in await admin.cluster_list():
+        print(member.broker_name, member.broker_id, member.role)
+
+Laws:
+- Name servers are asked in turn until one answers; what is changed on name servers is changed on
+  all of them, for they do not talk to each other.
+- Brokers are asked side by side, each over a connection of its own that ends with the answer:
+  operators ask seldom, and one broker that hangs must not hold up the others.
+- A question goes to a group's leader, or to any member if it has none at the moment.
+- Errors are the client's: `Unreachable` and `ResponseError` are definite, `Indefinite` is not.
+
+Runs under trio and asyncio. Which codes a question needs is RocketMQ's mqadmin's choice.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+import anyio
+from attrs import field, frozen
+
+from dledger_py.admin.records import (
+    BrokerState,
+    GroupProgress,
+    MemberState,
+    QueueLag,
+    QueueState,
+    UnknownName,
+)
+from dledger_py.client.connection import HeaderT, Reply, open_connection, parse_address
+from dledger_py.client.errors import ClientError, MalformedAnswer, NoRoute, ResponseError
+from dledger_py.client.routes import parse_name_servers
+from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body
+from dledger_py.remoting.commands.operations import (
+    GetBrokerRuntime,
+    GetConsumerConnections,
+    GetConsumeStats,
+    GetTopicStats,
+    QueryTopicGroups,
+)
+from dledger_py.remoting.commands.routes import BrokerData, ClusterInfo, TopicList, TopicRoute
+from dledger_py.remoting.commands.routing import (
+    AddWritePerm,
+    DeleteTopicRoute,
+    GetAllTopicNames,
+    GetClusterInfo,
+    GetRoute,
+    GetTopicsOfCluster,
+    WipeWritePerm,
+)
+from dledger_py.remoting.commands.statistics import (
+    ConsumerConnections,
+    ConsumeStats,
+    GroupList,
+    KeyValueTable,
+    TopicStats,
+)
+from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
+from dledger_py.remoting.wire.codes import ResponseCode
+from dledger_py.remoting.wire.schema import Request
+
+TIMEOUT_S = 5.0
+"""One answer's time; mqadmin's."""
+
+ASKED_AT_ONCE = 16
+"""Brokers asked side by side: more would be a burst, not a question."""
+
+RETRY_PREFIX = "%RETRY%"
+MASTER_ID = 0
+
+BodyT = TypeVar("BodyT")
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+@frozen
+class Admin:
+    """Questions and changes; it holds no connection, so there is nothing to close."""
+
+    name_servers: tuple[str, ...] = field(converter=parse_name_servers)
+    timeout_s: float = TIMEOUT_S
+
+    # -- clusters and brokers ----------------------------------------------------------------------
+
+    async def cluster_info(self) -> ClusterInfo:
+        """Which brokers are registered."""
+        reply = await self._ask_name_server(GetClusterInfo())
+        return _decoded(ClusterInfo, reply.body, self.name_servers[0])
+
+    async def cluster_list(self, *, cluster: str | None = None) -> tuple[MemberState, ...]:
+        """Every member of every group, with its own figures; those who do not answer, too."""
+        groups = _groups(await self.cluster_info(), cluster)
+        members = [
+            (group, broker_id, address)
+            for group in groups
+            for broker_id, address in sorted(group.broker_addrs.items())
+        ]
+        return await _side_by_side(members, self._member_state)
+
+    async def broker_status(
+        self, *, broker_address: str | None = None, cluster: str | None = None
+    ) -> tuple[BrokerState, ...]:
+        """The runtime table of one broker, or of a cluster's leaders.
+
+        **Raises** whatever the first broker that did not answer failed with.
+        """
+        if broker_address is not None:
+            addresses = [broker_address]
+        else:
+            groups = _groups(await self.cluster_info(), cluster)
+            addresses = [address for group in groups for address in _masters(group)]
+        return await _side_by_side(addresses, self._broker_state)
+
+    async def wipe_write_perm(self, broker_name: str) -> int:
+        """Route no more sends to a group; how many topics that concerns."""
+        replies = await self._ask_every_name_server(WipeWritePerm(broker_name=broker_name))
+        return max(reply.header.wipe_topic_count for reply in replies)
+
+    async def add_write_perm(self, broker_name: str) -> int:
+        """Route sends to a group again; how many topics that concerns."""
+        replies = await self._ask_every_name_server(AddWritePerm(broker_name=broker_name))
+        return max(reply.header.add_topic_count for reply in replies)
+
+    # -- topics ------------------------------------------------------------------------------------
+
+    async def topic_list(self, *, cluster: str | None = None) -> tuple[str, ...]:
+        """All topics, those of consumer groups and of the system included."""
+        request: Request[None] = GetAllTopicNames()
+        if cluster is not None:
+            _groups(await self.cluster_info(), cluster)
+            request = GetTopicsOfCluster(cluster=cluster)
+        reply = await self._ask_name_server(request)
+        return _decoded(TopicList, reply.body, self.name_servers[0]).topic_list
+
+    async def topic_groups(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        """(cluster, topic, consumer groups) of every topic of every cluster."""
+        found = []
+        for cluster in sorted((await self.cluster_info()).cluster_addr_table):
+            topics = sorted(await self.topic_list(cluster=cluster))
+            groups = await _side_by_side(topics, self._groups_of_topic)
+            found += [(cluster, *each) for each in zip(topics, groups, strict=True)]
+        return tuple(found)
+
+    async def topic_route(self, topic: str) -> TopicRoute:
+        """Where a topic's queues are. **Raises** NoRoute if nowhere."""
+        try:
+            reply = await self._ask_name_server(
+                GetRoute(topic=topic, accept_standard_json_only=True)
+            )
+        except ResponseError as error:
+            if error.code == ResponseCode.TOPIC_NOT_EXIST:
+                raise NoRoute(topic, "it does not exist") from error
+            raise
+        return _decoded(TopicRoute, reply.body, self.name_servers[0])
+
+    async def topic_status(self, topic: str) -> tuple[QueueState, ...]:
+        """Every queue's offsets, by broker and number."""
+        route = await self.topic_route(topic)
+        addresses = [_speaker(group) for group in route.broker_datas]
+
+        async def ask(address: str) -> TopicStats:
+            reply = await self._ask(address, GetTopicStats(topic=topic))
+            return _decoded(TopicStats, reply.body, address)
+
+        found = await _side_by_side(addresses, ask)
+        return tuple(
+            QueueState(
+                broker_name=queue.broker_name,
+                queue_id=queue.queue_id,
+                min_offset=offsets.min_offset,
+                max_offset=offsets.max_offset,
+                last_update_ms=offsets.last_update_timestamp,
+            )
+            for stats in found
+            for queue, offsets in sorted(stats.offset_table.items(), key=lambda item: item[0])
+        )
+
+    async def update_topic(
+        self,
+        topic: str,
+        *,
+        cluster: str | None = None,
+        broker_address: str | None = None,
+        read_queues: int = 8,
+        write_queues: int = 8,
+        perm: int = 6,
+        order: bool = False,
+        attributes: str = "",
+    ) -> tuple[str, ...]:
+        """Make a topic or change it, on one broker or on a cluster's leaders; which ones did."""
+        request = CreateTopic(
+            topic=topic,
+            default_topic="TBW102",
+            read_queue_nums=read_queues,
+            write_queue_nums=write_queues,
+            perm=perm,
+            order=order,
+            attributes=attributes,
+        )
+        return await self._tell_masters(request, cluster, broker_address)
+
+    async def delete_topic(self, topic: str, *, cluster: str) -> tuple[str, ...]:
+        """Remove a topic from a cluster's brokers, then from every name server."""
+        addresses = await self._tell_masters(DeleteTopic(topic=topic), cluster, None)
+        await self._ask_every_name_server(DeleteTopicRoute(topic=topic, cluster_name=cluster))
+        return addresses
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    async def consumer_groups(self) -> tuple[str, ...]:
+        """The groups that have a retry topic, which a group gets with its first consumer."""
+        topics = await self.topic_list()
+        return tuple(
+            sorted(
+                topic.removeprefix(RETRY_PREFIX)
+                for topic in topics
+                if topic.startswith(RETRY_PREFIX)
+            )
+        )
+
+    async def consumer_progress(
+        self, group: str, *, topic: str | None = None, cluster: str | None = None
+    ) -> GroupProgress:
+        """How far a group is, in all its topics or in one.
+
+        Every broker group is asked, not only those of the retry topic's route, so that a group
+        whose consumers were never online is found, too.
+        """
+        groups = _groups(await self.cluster_info(), cluster)
+        addresses = [_speaker(each) for each in groups]
+
+        async def ask(address: str) -> ConsumeStats:
+            request = GetConsumeStats(consumer_group=group, topic=topic)
+            return _decoded(ConsumeStats, (await self._ask(address, request)).body, address)
+
+        found = await _side_by_side(addresses, ask)
+        connections = await _side_by_side(addresses, lambda a: self._consumers(a, group))
+        queues = [item for stats in found for item in stats.offset_table.items()]
+        online = {client.client_id for each in connections for client in each.connection_set}
+        if not queues and not online:
+            raise UnknownName(f"no broker knows consumer group {group!r}")
+        return GroupProgress(
+            group=group,
+            queues=tuple(
+                QueueLag(
+                    topic=queue.topic,
+                    broker_name=queue.broker_name,
+                    queue_id=queue.queue_id,
+                    broker_offset=progress.broker_offset,
+                    consumer_offset=progress.consumer_offset,
+                    pull_offset=progress.pull_offset,
+                    last_ms=progress.last_timestamp,
+                )
+                for queue, progress in sorted(queues, key=lambda item: item[0])
+            ),
+            consume_tps=sum(stats.consume_tps for stats in found),
+            online=len(online),
+            model=connections[0].message_model.name if online else "",
+        )
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    async def _member_state(self, member: tuple[BrokerData, int, str]) -> MemberState:
+        group, broker_id, address = member
+        table: dict[str, str] = {}
+        failure = None
+        try:
+            table = dict((await self._broker_state(address)).table)
+        except ClientError as error:
+            failure = str(error)
+        return MemberState(
+            cluster=group.cluster,
+            broker_name=group.broker_name,
+            broker_id=broker_id,
+            address=address,
+            runtime=table,
+            failure=failure,
+        )
+
+    async def _broker_state(self, address: str) -> BrokerState:
+        reply = await self._ask(address, GetBrokerRuntime())
+        table = _decoded(KeyValueTable, reply.body, address).table
+        return BrokerState(address=address, table=table)
+
+    async def _groups_of_topic(self, topic: str) -> tuple[str, ...]:
+        try:
+            route = await self.topic_route(topic)
+        except NoRoute:  # deleted since it was listed
+            return ()
+        names: set[str] = set()
+        for group in route.broker_datas:
+            reply = await self._ask(_speaker(group), QueryTopicGroups(topic=topic))
+            names.update(_decoded(GroupList, reply.body, _speaker(group)).group_list)
+        return tuple(sorted(names))
+
+    async def _consumers(self, address: str, group: str) -> ConsumerConnections:
+        try:
+            reply = await self._ask(address, GetConsumerConnections(consumer_group=group))
+        except ResponseError as error:
+            if error.code == ResponseCode.CONSUMER_NOT_ONLINE:
+                return ConsumerConnections()
+            raise
+        return _decoded(ConsumerConnections, reply.body, address)
+
+    async def _tell_masters(
+        self, request: Request[None], cluster: str | None, broker_address: str | None
+    ) -> tuple[str, ...]:
+        """One change per group suffices: members replicate it."""
+        if broker_address is not None:
+            addresses = [broker_address]
+        elif cluster is not None:
+            groups = _groups(await self.cluster_info(), cluster)
+            addresses = [_speaker(group) for group in groups]
+        else:
+            raise ValueError("cluster or broker_address is needed")
+        await _side_by_side(addresses, lambda address: self._ask(address, request))
+        return tuple(addresses)
+
+    async def _ask_name_server(self, request: Request[HeaderT]) -> Reply[HeaderT]:
+        failure: ClientError | None = None
+        for address in self.name_servers:
+            try:
+                return await self._ask(address, request)
+            except ResponseError:
+                raise
+            except ClientError as error:
+                failure = failure or error
+        assert failure is not None, "there is at least one name server"
+        raise failure
+
+    async def _ask_every_name_server(self, request: Request[HeaderT]) -> tuple[Reply[HeaderT], ...]:
+        return await _side_by_side(self.name_servers, lambda address: self._ask(address, request))
+
+    async def _ask(self, address: str, request: Request[HeaderT]) -> Reply[HeaderT]:
+        host, port = parse_address(address)
+        async with open_connection(host, port, connect_timeout_s=self.timeout_s) as connection:
+            return await connection.call(request, timeout_s=self.timeout_s)
+
+
+async def _side_by_side(
+    items: Iterable[ItemT], ask: Callable[[ItemT], Awaitable[ResultT]]
+) -> tuple[ResultT, ...]:
+    """`ask(item)` for all items at once, in their order; the first failure, if there is one."""
+    listed = list(items)
+    results: dict[int, ResultT] = {}
+    failures: dict[int, ClientError] = {}
+    limit = anyio.CapacityLimiter(ASKED_AT_ONCE)
+
+    async def one(number: int, item: ItemT) -> None:
+        async with limit:
+            try:
+                results[number] = await ask(item)
+            except ClientError as error:
+                failures[number] = error
+
+    async with anyio.create_task_group() as tasks:
+        for number, item in enumerate(listed):
+            tasks.start_soon(one, number, item)
+    if failures:
+        raise failures[min(failures)]
+    return tuple(results[number] for number in range(len(listed)))
+
+
+def _groups(info: ClusterInfo, cluster: str | None) -> Sequence[BrokerData]:
+    """The groups of a cluster, or all."""
+    if cluster is None:
+        return [group for _, group in sorted(info.broker_addr_table.items())]
+    if cluster not in info.cluster_addr_table:
+        known = ", ".join(sorted(info.cluster_addr_table)) or "none"
+        raise UnknownName(f"no cluster {cluster!r} is registered: there is {known}")
+    names = info.cluster_addr_table[cluster]
+    return [info.broker_addr_table[name] for name in sorted(names)]
+
+
+def _masters(group: BrokerData) -> list[str]:
+    return [address for id_, address in group.broker_addrs.items() if id_ == MASTER_ID]
+
+
+def _speaker(group: BrokerData) -> str:
+    """Whom to ask: the leader, or the member with the smallest id."""
+    return group.broker_addrs[min(group.broker_addrs)]
+
+
+def _decoded(kind: type[BodyT], body: bytes, address: str) -> BodyT:
+    try:
+        return decode_body(kind, body)
+    except MalformedBody as error:
+        raise MalformedAnswer(address, str(error)) from error

@@ -1,0 +1,157 @@
+"""A real name server and a pretended broker group, for whoever asks as operators do."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from attrs import define, field
+
+from dledger_py.client.connection import open_connection
+from dledger_py.remoting.commands.json_bodies import encode_body
+from dledger_py.remoting.commands.operations import (
+    GetBrokerRuntime,
+    GetConsumerConnections,
+    GetConsumeStats,
+    GetTopicStats,
+    QueryTopicGroups,
+)
+from dledger_py.remoting.commands.registrations import RegisterBody, encode_registration
+from dledger_py.remoting.commands.routing import RegisterBroker
+from dledger_py.remoting.commands.statistics import (
+    ClientConnection,
+    ConsumerConnections,
+    ConsumeStats,
+    GroupList,
+    KeyValueTable,
+    MessageQueue,
+    QueueOffsets,
+    QueueProgress,
+    TopicStats,
+)
+from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic, TopicConfig, TopicTable
+from dledger_py.remoting.rooms import Answer, Caller, Refused, handles, routes
+from dledger_py.remoting.server import Server
+from dledger_py.remoting.wire.codes import ResponseCode
+from namesrv.app import NameServer
+from namesrv.config import NamesrvConfig
+
+TOPICS = ("Orders", "TBW102", "%RETRY%billing", "%RETRY%left-over")
+
+
+@define(eq=False)
+class FakeBroker:
+    """One member that knows one topic and one group."""
+
+    changes: list[object] = field(factory=list)
+    refuse: Refused | None = None
+    answers: bool = True
+
+    @handles(GetBrokerRuntime)
+    async def runtime(self, request: GetBrokerRuntime, caller: Caller) -> Answer[None]:
+        while not self.answers:
+            await trio.sleep_forever()
+        table = {
+            "brokerVersionDesc": "V5_3_3",
+            "raftRole": "leader",
+            "raftTerm": "7",
+            "putTps": "12.5 11.0 10.0",
+            "getTransferredTps": "3.0 2.0 1.0",
+            "msgPutTotalTodayNow": "41",
+            "msgGetTotalTodayNow": "40",
+        }
+        return Answer(body=encode_body(KeyValueTable(table=table)))
+
+    @handles(GetTopicStats)
+    def topic_stats(self, request: GetTopicStats, caller: Caller) -> Answer[None]:
+        table = {
+            _queue(number): QueueOffsets(
+                min_offset=0, max_offset=10 + number, last_update_timestamp=1_700_000_000_123
+            )
+            for number in (1, 0)
+        }
+        return Answer(body=encode_body(TopicStats(offset_table=table)))
+
+    @handles(GetConsumeStats)
+    def consume_stats(self, request: GetConsumeStats, caller: Caller) -> Answer[None]:
+        if request.consumer_group != "billing" or request.topic not in (None, "Orders"):
+            return Answer(body=encode_body(ConsumeStats()))
+        table = {
+            _queue(0): QueueProgress(
+                broker_offset=10, consumer_offset=7, pull_offset=9, last_timestamp=1
+            )
+        }
+        return Answer(body=encode_body(ConsumeStats(offset_table=table, consume_tps=1.5)))
+
+    @handles(GetConsumerConnections)
+    def consumers(self, request: GetConsumerConnections, caller: Caller) -> Answer[None]:
+        if request.consumer_group != "billing":
+            raise Refused("not online", code=ResponseCode.CONSUMER_NOT_ONLINE)
+        client = ClientConnection(
+            client_id="c-1", client_addr="10.0.0.9:1", language="JAVA", version=479
+        )
+        return Answer(body=encode_body(ConsumerConnections(connection_set=(client,))))
+
+    @handles(QueryTopicGroups)
+    def groups(self, request: QueryTopicGroups, caller: Caller) -> Answer[None]:
+        names = ("billing",) if request.topic == "Orders" else ()
+        return Answer(body=encode_body(GroupList(group_list=names)))
+
+    @handles(CreateTopic)
+    def create(self, request: CreateTopic, caller: Caller) -> Answer[None]:
+        return self._change(request)
+
+    @handles(DeleteTopic)
+    def delete(self, request: DeleteTopic, caller: Caller) -> Answer[None]:
+        return self._change(request)
+
+    def _change(self, request: object) -> Answer[None]:
+        if self.refuse is not None:
+            raise self.refuse
+        self.changes.append(request)
+        return Answer()
+
+
+@define(eq=False)
+class FakeCluster:
+    """What a test is given: addresses, and the broker to look into."""
+
+    name_server: str
+    broker_address: str
+    broker: FakeBroker
+    table: NameServer
+
+
+@asynccontextmanager
+async def fake_cluster(directory: Path) -> AsyncIterator[FakeCluster]:
+    """One name server, one broker that leads, one member that is registered and dead."""
+    broker = FakeBroker()
+    name_server = NameServer(NamesrvConfig(listen="127.0.0.1:0", data_dir=directory))
+    server = Server(routes([broker]), [("127.0.0.1", 0)])
+    async with trio.open_nursery() as nursery:
+        ((_, name_server_port),) = await nursery.start(name_server.run)
+        ((_, port),) = await nursery.start(server.run)
+        async with open_connection("127.0.0.1", name_server_port) as connection:
+            for broker_id, address in ((0, f"127.0.0.1:{port}"), (2, "127.0.0.1:1")):
+                request = RegisterBroker(
+                    broker_name="broker-a",
+                    broker_addr=address,
+                    cluster_name="DefaultCluster",
+                    broker_id=broker_id,
+                )
+                await connection.call(request, _topics())
+            yield FakeCluster(
+                f"127.0.0.1:{name_server_port}", f"127.0.0.1:{port}", broker, name_server
+            )
+        nursery.cancel_scope.cancel()
+
+
+def _queue(number: int) -> MessageQueue:
+    return MessageQueue(topic="Orders", broker_name="broker-a", queue_id=number)
+
+
+def _topics() -> bytes:
+    table = {name: TopicConfig(topic_name=name, read_queue_nums=4) for name in TOPICS}
+    return encode_registration(
+        RegisterBody(topic_config_serialize_wrapper=TopicTable(topic_config_table=table))
+    )
