@@ -219,18 +219,18 @@ class LocalCluster:
             await manager.__aexit__(None, None, None)
 
     async def _start_all(self) -> None:
-        await self.start(NAMESRV)
+        """All at once: brokers try again until the name server is there."""
         failures: list[ClusterError] = []
 
-        async def start(node: str) -> None:
+        async def start(name: str) -> None:
             try:
-                await self.start(node)
+                await self.start(name)
             except ClusterError as error:
                 failures.append(error)
 
         async with trio.open_nursery() as starting:
-            for place in self.layout.members:
-                starting.start_soon(start, place.node)
+            for name in self._servers:
+                starting.start_soon(start, name)
         if failures:
             raise failures[0]  # usually all fail for one reason
 

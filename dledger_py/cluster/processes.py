@@ -24,13 +24,20 @@ class ProcessId:
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
         """The process that has this id now, or None."""
-        ticks = _start_ticks(pid)
-        return None if ticks is None else cls(pid=pid, start_ticks=ticks, boot=_boot_id())
+        state, ticks = _state_and_start(pid)
+        if state in "ZX":
+            return None
+        return cls(pid=pid, start_ticks=ticks, boot=_boot_id())
 
     @property
     def alive(self) -> bool:
         """Whether it runs (or is stopped); one that has ended but was not waited for does not."""
         return ProcessId.of(self.pid) == self
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is stopped by a signal (SIGSTOP)."""
+        return self.alive and _state_and_start(self.pid)[0] == "T"
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal; False if the process has ended."""
@@ -68,14 +75,15 @@ class ProcessId:
         return fd
 
 
-def _start_ticks(pid: int) -> int | None:
+def _state_and_start(pid: int) -> tuple[str, int]:
+    """The kernel's letter for what the process does (X: it is gone), and when it began."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return "X", 0
     # The name in brackets may contain blanks and brackets: fields count after the last one.
     state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
+    return state, int(fields[18])
 
 
 def _boot_id() -> str:

@@ -44,7 +44,7 @@ class ServerProcess:
     arguments: Sequence[str]
     log_path: Path
     on_exit: Callable[["ServerProcess", bool], None] = lambda server, expected: None
-    """Called when it ended; True if we ended it."""
+    """Called when it ended; True if we ended it, or it never served."""
     _popen: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     _ended: trio.Event = field(factory=trio.Event, init=False)
     _expected: bool = field(default=False, init=False)
@@ -72,12 +72,13 @@ class ServerProcess:
                 os.close(write_end)
             self._popen = popen
             self._ended = trio.Event()
-            self._expected = False
+            self._expected = True  # until it serves, its end is what `start` reports
             self.paused = False
             self.exit_code = None
             self.process = ProcessId.of(popen.pid)
             nursery.start_soon(self._watch, popen, os.pidfd_open(popen.pid))
             await self._wait_ready(pipe, timeout_s)
+            self._expected = False
 
     async def stop(self, *, grace_s: float) -> None:
         """Ask it to end, and kill it if it has not after `grace_s`. Nothing if it does not run."""
