@@ -1,0 +1,1 @@
+"""The `dledger` command. Commands import what they need when they run: help is quick."""

@@ -1,0 +1,362 @@
+"""`dledger admin …`: mqadmin's commands under mqadmin's names and options, answered by `Admin`."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dledger_py.cli.exits import FAILED
+from dledger_py.cli.output import columns, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from dledger_py.admin import Admin, GroupProgress
+
+T = TypeVar("T")
+
+NAMESRV = "127.0.0.1:9876"
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """-n and --json, which every command takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
+    return click.option(
+        "-n",
+        "--namesrvAddr",
+        "name_servers",
+        envvar="NAMESRV_ADDR",
+        default=NAMESRV,
+        show_default=True,
+        show_envvar=True,
+        help="Name servers, host:port;host:port.",
+    )(command)
+
+
+def _ask(name_servers: str, question: "Callable[[Admin], Awaitable[T]]") -> T:
+    """Run one question."""
+    import trio
+
+    from dledger_py.admin import Admin
+
+    try:
+        asked = Admin(name_servers)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+    async def ask() -> T:
+        return await question(asked)
+
+    return trio.run(ask)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def admin() -> None:
+    """Ask and change a cluster; names and options are mqadmin's."""
+
+
+@admin.command("clusterList")
+@_common
+@click.option("-c", "--clusterName", "cluster", help="Only this cluster.")
+@click.option("-m", "--moreStats", "more", is_flag=True, help="Messages in and out instead.")
+def cluster_list(name_servers: str, as_json: bool, cluster: str | None, more: bool) -> None:
+    """Every member of every broker group, and how it does."""
+    members = _ask(name_servers, lambda admin: admin.cluster_list(cluster=cluster))
+    if as_json:
+        print_json(
+            [
+                {
+                    "cluster": member.cluster,
+                    "brokerName": member.broker_name,
+                    "brokerId": member.broker_id,
+                    "address": member.address,
+                    "version": member.version,
+                    "role": member.role,
+                    "term": member.term,
+                    "putTps": member.put_per_s,
+                    "getTps": member.get_per_s,
+                    "failure": member.failure,
+                }
+                for member in members
+            ]
+        )
+    elif more:
+        shape = columns("Cluster Name", "Broker Name", ">BID", ">In Total", ">Out Total")
+        keys = ("msgPutTotalTodayNow", "msgGetTotalTodayNow")
+        print_table(
+            shape,
+            [
+                (m.cluster, m.broker_name, m.broker_id, *(m.runtime.get(key) for key in keys))
+                for m in members
+            ],
+        )
+    else:
+        shape = columns(
+            *("Cluster Name", "Broker Name", ">BID", "Addr", "Version"),
+            *("Role", ">Term", ">InTPS", ">OutTPS"),
+        )
+        print_table(
+            shape,
+            [
+                (
+                    *(m.cluster, m.broker_name, m.broker_id, m.address),
+                    *((m.version, m.role) if m.failure is None else ("", "down")),
+                    *(m.term, f"{m.put_per_s:.2f}", f"{m.get_per_s:.2f}"),
+                )
+                for m in members
+            ],
+        )
+    failures = [member.failure for member in members if member.failure is not None]
+    if failures:
+        raise click.exceptions.Exit(_told(failures))
+
+
+@admin.command("topicList")
+@_common
+@click.option("-c", "--clusterModel", "by_cluster", is_flag=True, help="Show clusters and groups.")
+def topic_list(name_servers: str, as_json: bool, by_cluster: bool) -> None:
+    """All topics, those of groups and of the system included."""
+    if by_cluster:
+        found = _ask(name_servers, lambda admin: admin.topic_groups())
+        if as_json:
+            print_json(
+                [{"cluster": c, "topic": t, "groups": list(groups)} for c, t, groups in found]
+            )
+            return
+        rows = [(c, t, group) for c, t, groups in found for group in groups or ("",)]
+        print_table(columns("Cluster Name", "Topic", "Consumer Group"), rows)
+        return
+    topics = _ask(name_servers, lambda admin: admin.topic_list())
+    if as_json:
+        print_json(list(topics))
+        return
+    for topic in topics:
+        print(topic)
+
+
+@admin.command("topicRoute")
+@_common
+@click.option("-t", "--topic", required=True, help="Topic name.")
+def topic_route(name_servers: str, as_json: bool, topic: str) -> None:
+    """Which brokers hold a topic, and with how many queues."""
+    route = _ask(name_servers, lambda admin: admin.topic_route(topic))
+    if as_json:
+        from dledger_py.remoting.commands.json_bodies import plain
+
+        print_json(plain(route))
+        return
+    groups = {group.broker_name: group for group in route.broker_datas}
+    print_table(
+        columns("Cluster", "Broker Name", ">Read", ">Write", ">Perm", "Addresses"),
+        [
+            (
+                groups[queue.broker_name].cluster if queue.broker_name in groups else None,
+                queue.broker_name,
+                *(queue.read_queue_nums, queue.write_queue_nums, queue.perm),
+                _addresses(groups[queue.broker_name].broker_addrs)
+                if queue.broker_name in groups
+                else "",
+            )
+            for queue in route.queue_datas
+        ],
+    )
+
+
+@admin.command("topicStatus")
+@_common
+@click.option("-t", "--topic", required=True, help="Topic name.")
+def topic_status(name_servers: str, as_json: bool, topic: str) -> None:
+    """The offsets of every queue of a topic."""
+    queues = _ask(name_servers, lambda admin: admin.topic_status(topic))
+    if as_json:
+        print_json(
+            [
+                {
+                    "brokerName": queue.broker_name,
+                    "queueId": queue.queue_id,
+                    "minOffset": queue.min_offset,
+                    "maxOffset": queue.max_offset,
+                    "lastUpdated": queue.last_update_ms,
+                }
+                for queue in queues
+            ]
+        )
+        return
+    print_table(
+        columns("Broker Name", ">QID", ">Min Offset", ">Max Offset", "Last Updated"),
+        [
+            (q.broker_name, q.queue_id, q.min_offset, q.max_offset, _when(q.last_update_ms))
+            for q in queues
+        ],
+    )
+
+
+@admin.command("updateTopic")
+@_common
+@click.option("-b", "--brokerAddr", "broker", help="On this broker only.")
+@click.option("-c", "--clusterName", "cluster", help="On every broker group of this cluster.")
+@click.option("-t", "--topic", required=True, help="Topic name.")
+@click.option("-r", "--readQueueNums", "read", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "-w", "--writeQueueNums", "write", type=click.IntRange(1), default=8, show_default=True
+)
+@click.option(
+    "-p", "--perm", type=click.Choice(["2", "4", "6"]), default="6", help="2 write, 4 read, 6 both."
+)
+@click.option("-o", "--order", type=bool, default=False, help="Set for ordered topics.")
+@click.option("-a", "--attributes", default="", help="+key=value,-key")
+def update_topic(
+    name_servers: str,
+    as_json: bool,
+    broker: str | None,
+    cluster: str | None,
+    topic: str,
+    **settings: Any,
+) -> None:
+    """Make a topic, or change it."""
+    if (broker is None) == (cluster is None):
+        raise click.UsageError("either -b or -c says where")
+    addresses = _ask(
+        name_servers,
+        lambda admin: admin.update_topic(
+            topic,
+            cluster=cluster,
+            broker_address=broker,
+            read_queues=settings["read"],
+            write_queues=settings["write"],
+            perm=int(settings["perm"]),
+            order=settings["order"],
+            attributes=settings["attributes"],
+        ),
+    )
+    if as_json:
+        print_json({"topic": topic, "brokers": list(addresses)})
+        return
+    for address in addresses:
+        say(f"create topic to {address} success.")
+
+
+@admin.command("deleteTopic")
+@_common
+@click.option("-c", "--clusterName", "cluster", required=True, help="From which cluster.")
+@click.option("-t", "--topic", required=True, help="Topic name.")
+def delete_topic(name_servers: str, as_json: bool, cluster: str, topic: str) -> None:
+    """Remove a topic from brokers and name servers."""
+    addresses = _ask(name_servers, lambda admin: admin.delete_topic(topic, cluster=cluster))
+    if as_json:
+        print_json({"topic": topic, "brokers": list(addresses)})
+        return
+    say(f"delete topic [{topic}] from cluster [{cluster}] success.")
+
+
+@admin.command("brokerStatus")
+@_common
+@click.option("-b", "--brokerAddr", "broker", help="This broker.")
+@click.option("-c", "--clusterName", "cluster", help="The leaders of this cluster.")
+def broker_status(
+    name_servers: str, as_json: bool, broker: str | None, cluster: str | None
+) -> None:
+    """Everything a broker tells about itself."""
+    if (broker is None) == (cluster is None):
+        raise click.UsageError("either -b or -c says whom to ask")
+    states = _ask(
+        name_servers,
+        lambda admin: admin.broker_status(broker_address=broker, cluster=cluster),
+    )
+    if as_json:
+        print_json([{"address": s.address, "table": dict(sorted(s.table.items()))} for s in states])
+        return
+    for state in states:
+        say(state.address, style="bold")
+        print_table(columns("Key", "Value"), sorted(state.table.items()))
+
+
+@admin.command("consumerProgress")
+@_common
+@click.option("-g", "--groupName", "group", help="Consumer group; all groups without it.")
+@click.option("-t", "--topicName", "topic", help="Only this topic.")
+@click.option("-c", "--cluster", "cluster", help="Only brokers of this cluster.")
+def consumer_progress(
+    name_servers: str, as_json: bool, group: str | None, topic: str | None, cluster: str | None
+) -> None:
+    """How far consumer groups are, and what is left to do."""
+
+    async def ask(admin: "Admin") -> "tuple[GroupProgress, ...]":
+        from dledger_py.admin import UnknownName
+
+        if group is not None:
+            return (await admin.consumer_progress(group, topic=topic, cluster=cluster),)
+        found = []
+        for each in await admin.consumer_groups():
+            try:
+                found.append(await admin.consumer_progress(each, topic=topic, cluster=cluster))
+            except UnknownName:  # its retry topic is left over
+                continue
+        return tuple(found)
+
+    groups = _ask(name_servers, ask)
+    if as_json:
+        print_json([_progress(each) for each in groups])
+    elif group is None:
+        print_table(
+            columns("Group", ">Count", "Model", ">TPS", ">Diff Total"),
+            [(g.group, g.online, g.model, f"{g.consume_tps:.2f}", g.lag) for g in groups],
+        )
+    else:
+        (progress,) = groups
+        print_table(
+            columns(
+                *("Topic", "Broker Name", ">QID", ">Broker Offset", ">Consumer Offset"),
+                *(">Diff", ">Inflight", "LastTime"),
+            ),
+            [
+                (
+                    *(q.topic, q.broker_name, q.queue_id, q.broker_offset, q.consumer_offset),
+                    *(q.lag, q.inflight, _when(q.last_ms)),
+                )
+                for q in progress.queues
+            ],
+        )
+        say(f"\nConsume TPS: {progress.consume_tps:.2f}")
+        say(f"Consume Diff Total: {progress.lag}")
+        say(f"Consume Inflight Total: {progress.inflight}")
+
+
+def _progress(progress: "GroupProgress") -> dict[str, Any]:
+    return {
+        "group": progress.group,
+        "online": progress.online,
+        "model": progress.model,
+        "consumeTps": progress.consume_tps,
+        "diffTotal": progress.lag,
+        "inflightTotal": progress.inflight,
+        "queues": [
+            {
+                "topic": queue.topic,
+                "brokerName": queue.broker_name,
+                "queueId": queue.queue_id,
+                "brokerOffset": queue.broker_offset,
+                "consumerOffset": queue.consumer_offset,
+                "diff": queue.lag,
+                "inflight": queue.inflight,
+                "lastTimestamp": queue.last_ms,
+            }
+            for queue in progress.queues
+        ],
+    }
+
+
+def _addresses(addresses: Any) -> str:
+    return " ".join(f"{id_}={address}" for id_, address in sorted(addresses.items()))
+
+
+def _when(timestamp_ms: int) -> str:
+    if timestamp_ms <= 0:
+        return ""
+    moment = datetime.fromtimestamp(timestamp_ms / 1000, tz=UTC).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S,") + f"{timestamp_ms % 1000:03d}"
+
+
+def _told(failures: list[str]) -> int:
+    for failure in failures:
+        click.echo(f"dledger: {failure}", err=True)
+    return FAILED

@@ -1,0 +1,166 @@
+"""`dledger cluster up` in the foreground: start, report, tell what happens, stop."""
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import trio
+from attrs import frozen
+
+from dledger_py.cli.exits import DONE
+from dledger_py.cli.output import columns, print_table, say
+from dledger_py.cluster import control
+from dledger_py.cluster.local import FixedPorts, FreePorts, LocalCluster
+from dledger_py.cluster.servers import describe_exit
+
+LEADER_WATCH_S = 0.5
+"""How often the leader is looked for once all runs: a person watches, nothing else."""
+
+FIRST_LEADER_WAIT_S = 30.0
+
+
+@frozen(kw_only=True)
+class _Report:
+    """What a person, or the waiting parent of a detached keeper, is told once."""
+
+    cluster: LocalCluster
+    leader: str
+    took_s: float
+
+    def headline(self) -> str:
+        count = len(self.cluster.members)
+        brokers = "1 broker" if count == 1 else f"{count} brokers"
+        return f"{brokers} and a name server serve after {self.took_s:.1f} s; {self.leader} leads."
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        rows = [("name server", self.cluster.namesrv_address, "")]
+        for member in self.cluster.members.values():
+            role = "leader" if member.node == self.leader else "follower"
+            rows.append((member.node, member.address, role))
+        return rows
+
+    def snippet(self) -> str:
+        return (
+            "import anyio\n"
+            "from dledger_py.client import connect\n"
+            "\n"
+            "async def main():\n"
+            f'    async with connect("{self.cluster.namesrv_address}") as mq:\n'
+            '        print(await mq.send("Orders", b"hello"))\n'
+            "\n"
+            "anyio.run(main)\n"
+        )
+
+    def plain(self) -> str:
+        table = "\n".join(f"  {n:<12} {a:<21} {r}".rstrip() for n, a, r in self.rows())
+        return f"{self.headline()}\n{table}\n  {'data':<12} {self.cluster.directory}\n"
+
+
+def run(
+    *,
+    directory: Path,
+    nodes: int,
+    ports: str,
+    namesrv_port: int,
+    base_port: int,
+    host: str,
+    flush: str,
+    settings: tuple[str, ...],
+    ready_fd: int | None,
+) -> int:
+    """Until SIGINT or SIGTERM; the exit code. Raises: ClusterError."""
+    cluster = LocalCluster(
+        directory,
+        nodes=nodes,
+        ports=FreePorts()
+        if ports == "free"
+        else FixedPorts(namesrv=namesrv_port, brokers=base_port),
+        host=host,
+        flush="async" if flush == "async" else "sync",
+        settings=dict(each.split("=", 1) for each in settings),
+        on_exit=lambda name, code: say(
+            f"{name} ended with {describe_exit(code)}; start it again: "
+            f"dledger cluster start {name} --data {directory}",
+            style="bold red",
+        ),
+    )
+    trio.run(_until_stopped, cluster, ready_fd)
+    return DONE
+
+
+async def _until_stopped(cluster: LocalCluster, ready_fd: int | None) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        failure: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at, signals, nursery.cancel_scope)
+            try:
+                await _keep(cluster, ready_fd)
+            except Exception as error:  # it leaves the nursery as it is, not as a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+
+async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        say("stopping …")
+        scope.cancel()
+        return
+
+
+async def _keep(cluster: LocalCluster, ready_fd: int | None) -> None:
+    began = time.monotonic()
+    async with cluster.running():
+        leader = await cluster.wait_leader(timeout_s=FIRST_LEADER_WAIT_S)
+        report = _Report(cluster=cluster, leader=leader, took_s=time.monotonic() - began)
+        _show(report)
+        if ready_fd is not None:
+            os.write(ready_fd, report.plain().encode())
+            os.close(ready_fd)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_serve_control, cluster)
+            await _watch_leader(cluster, leader)
+
+
+async def _serve_control(
+    cluster: LocalCluster, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    await control.serve(cluster, task_status=task_status)
+
+
+async def _watch_leader(cluster: LocalCluster, leader: str) -> None:
+    """Tell each change of leadership; never returns."""
+    shown: str | None = leader
+    while True:
+        await trio.sleep(LEADER_WATCH_S)
+        now = await cluster.leader()
+        if now != shown:
+            if now is None:
+                say("no leader", style="bold red")
+            else:
+                say(f"{now} leads now", style="bold green")
+            shown = now
+
+
+def _show(report: _Report) -> None:
+    say(report.headline(), style="bold green")
+    print_table(columns("Server", "Address", "Role"), report.rows())
+    say(f"data        {report.cluster.directory}")
+    say(f"logs        {report.cluster.directory / 'logs'}")
+    say()
+    say("Send a message:", style="bold")
+    say()
+    for line in report.snippet().splitlines():
+        say(f"    {line}".rstrip())
+    say()
+    say("From another shell:", style="bold")
+    say()
+    data = report.cluster.directory
+    for what in ("status", "kill-leader", "down"):
+        say(f"    dledger cluster {what} --data {data}")
+    say(f"    dledger admin clusterList -n {report.cluster.namesrv_address}")
+    say()
+    say("Ctrl-C stops everything; the data stays.")
