@@ -289,7 +289,8 @@ class Connection:
             while self._out_bytes > OUT_BYTES_MAX or len(self._pending) >= PENDING_MAX:
                 if self._reason is not None:
                     raise self._reason()
-                self._room = anyio.Event()
+                if self._room.is_set():  # else others wait for it already
+                    self._room = anyio.Event()
                 await self._room.wait()
             return
         raise CallTimedOut(f"{self.address} took no more requests for {timeout_s:g} s")

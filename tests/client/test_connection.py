@@ -1,10 +1,16 @@
 """One connection: matching, coalescing, deadlines, and each way it can end."""
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from dledger_py.client import connection as connection_module
-from dledger_py.client.connection import Connection, open_connection, parse_address
+from dledger_py.client.connection import (
+    Connection,
+    ConnectionStatistics,
+    open_connection,
+    parse_address,
+)
 from dledger_py.client.errors import (
     CallTimedOut,
     ClientClosed,
@@ -72,8 +78,36 @@ async def test_requests_of_one_turn_leave_in_one_send() -> None:
             for _ in range(50):
                 tasks.start_soon(ask, connection, ECHO)
 
-        assert connection.statistics().requests == 50
-        assert connection.statistics().sends == 1
+        assert connection.statistics() == ConnectionStatistics(
+            pending=0, out_bytes=0, sends=1, requests=50
+        )
+
+
+@on_both_loops
+async def test_callers_wait_while_too_much_waits_to_be_sent() -> None:
+    """Forty requests of 100 kB through a window of 1 MB."""
+    server = make_server()
+    connection_module.OUT_BYTES_MAX, before = 1_000_000, connection_module.OUT_BYTES_MAX
+    most = 0
+
+    async def one() -> None:
+        nonlocal most
+        await ask(connection, ECHO, b"x" * 100_000)
+        most = max(most, connection.statistics().out_bytes)
+
+    try:
+        async with running(server), open_connection("127.0.0.1", server.port) as connection:
+            for _ in range(2):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(40):
+                        tasks.start_soon(one)
+                    await anyio.lowlevel.checkpoint()
+                    most = max(most, connection.statistics().out_bytes)
+    finally:
+        connection_module.OUT_BYTES_MAX = before
+
+    assert len(server.requests) == 80
+    assert most < 1_200_000
 
 
 @on_both_loops
@@ -146,6 +180,7 @@ async def test_a_cancelled_call_leaves_the_connection_usable() -> None:
             tasks.start_soon(ask, connection, SILENT)
             await server.wait_for(lambda: bool(late))
             tasks.cancel_scope.cancel()
+        assert connection.statistics().pending == 0
         await server.peers[0].send(late[0])
 
         assert (await ask(connection, ECHO, b"next")).body == b"next"

@@ -143,6 +143,15 @@ async def test_an_answer_that_came_after_silence_does_not_make_it_certain() -> N
 
 
 @on_both_loops
+async def test_a_handler_that_failed_may_have_stored_it() -> None:
+    async with connected() as (cluster, mq):
+        cluster.broker.handlers[SEND] = lambda peer, frame: encode_response(frame, 1, remark="oops")
+
+        with pytest.raises(SendUncertain, match="1 oops"):
+            await mq.send("t", b"body", timeout_s=0.1)
+
+
+@on_both_loops
 async def test_what_is_refused_for_good_is_not_tried_again() -> None:
     async with connected() as (cluster, mq):
         cluster.broker.handlers[SEND] = lambda peer, frame: encode_response(

@@ -1,0 +1,62 @@
+"""Which member of a group is asked."""
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from dledger_py.client.members import STAY_S, Members
+from dledger_py.client.route_tables import BrokerGroup
+
+GROUP = BrokerGroup("broker-a", {0: "h:0", 2: "h:2", 3: "h:3"})
+
+
+async def test_the_leader_is_asked_first() -> None:
+    assert Members().address(GROUP) == "h:0"
+
+
+async def test_without_a_leader_any_member_is_asked() -> None:
+    assert Members().address(BrokerGroup("broker-a", {2: "h:2", 3: "h:3"})) == "h:2"
+
+
+async def test_after_each_failure_the_next_member_is_asked() -> None:
+    members = Members()
+    asked = []
+    for _ in range(4):
+        asked.append(members.address(GROUP))
+        members.failed(GROUP, asked[-1])
+
+    assert asked == ["h:0", "h:2", "h:3", "h:0"]
+
+
+async def test_those_who_failed_together_move_on_together() -> None:
+    members = Members()
+    for _ in range(5):
+        members.failed(GROUP, "h:0")
+
+    assert members.address(GROUP) == "h:2"
+
+
+async def test_a_new_route_of_the_group_ends_the_detour() -> None:
+    members = Members()
+    members.failed(GROUP, "h:0")
+
+    assert members.address(BrokerGroup("broker-a", {0: "h:3", 1: "h:0", 2: "h:2"})) == "h:3"
+
+
+async def test_the_leader_is_tried_again_after_a_while(autojump_clock: MockClock) -> None:
+    members = Members()
+    members.failed(GROUP, "h:0")
+    await anyio.sleep(STAY_S - 0.1)
+    assert members.address(GROUP) == "h:2"
+
+    await anyio.sleep(0.2)
+
+    assert members.address(GROUP) == "h:0"
+
+
+@pytest.mark.parametrize("address", ["h:2", "elsewhere:1"])
+async def test_the_failure_of_one_who_was_not_asked_changes_nothing(address: str) -> None:
+    members = Members()
+    members.failed(GROUP, address)
+
+    assert members.address(GROUP) == "h:0"
