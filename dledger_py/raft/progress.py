@@ -37,6 +37,11 @@ class Progress:
     next: Index
     """The first entry not sent yet, as far as we know or hope."""
 
+    window_max: int
+    window: int
+    """Unanswered appends allowed. A refusal takes it down to one and progress doubles it again: on
+    a link that loses or reorders, most of a full window would be refused and sent again."""
+
     manner: Manner = Manner.STREAMING
     sent_at: int = 0
     """Tick of the last append, with or without entries."""
@@ -68,6 +73,8 @@ class Progress:
         in_flight = self.in_flight
         while in_flight and in_flight[0][0] <= match:
             self.in_flight_bytes -= in_flight.popleft()[1]
+            if self.window < self.window_max:
+                self.window = min(2 * self.window, self.window_max)
         if self.next <= match:
             self.next = match + 1
         if self.manner is Manner.PROBING and match >= self.next - 1:
@@ -81,5 +88,6 @@ class Progress:
         self.next = next_index
         self.probed_round = round
         self.reading = 0
+        self.window = 1
         self.in_flight.clear()
         self.in_flight_bytes = 0

@@ -217,7 +217,7 @@ class Raft:
         role.proposals.append((index, event.ticket, size))
         role.uncommitted_bytes = waiting + size
         entry = Entry(index=index, term=self.term, kind=Kind.COMMAND, payload=event.payload)
-        self.say(Proposed(ticket=event.ticket, index=index, term=self.term))
+        self._effects.append(Proposed(ticket=event.ticket, index=index, term=self.term))
         self._lead_with(role, entry)
 
     def _on_persisted(self, event: Persisted) -> None:
@@ -327,7 +327,9 @@ class Raft:
         self._announce()
 
     def _announce(self) -> None:
-        up_to = min(self.commit, self._writes.durable_index)
+        up_to = self.commit
+        if up_to > self._announced:
+            up_to = min(up_to, self._writes.durable_index)
         if up_to > self._announced:
             self._announced = up_to
             self._effects.append(Commit(up_to=up_to))
@@ -394,6 +396,14 @@ class Raft:
             if peer not in role.granted:
                 self.promise(peer, message)
 
+    def retry_soon(self) -> None:
+        """Do not sit out a split vote: all candidates would wait a whole timeout for nobody.
+
+        Asking early does no harm, since a campaign needs a majority of pre-votes first.
+        """
+        spread = max(self.config.heartbeat_ticks, self.config.election_timeout_ticks // 4)
+        self._timeout = min(self._timeout, self._elapsed + 1 + self._random(spread))
+
     def _count_own_vote(self, role: Candidate) -> None:
         if self.node not in role.granted and self._writes.durable_write >= role.vote_write:
             role.granted[self.node] = None
@@ -406,9 +416,10 @@ class Raft:
         if not quorum.is_majority(self.members, role.granted):
             return
         start = self.log.last_index + 1
+        window = self.config.window_messages
         leader = Leader(
             start_index=start,
-            followers={peer: Progress(peer, start) for peer in self.peers},
+            followers={peer: Progress(peer, start, window, window) for peer in self.peers},
             match=dict.fromkeys(self.members, 0),
             heard=dict.fromkeys(self.members, self.now),
             answered=dict.fromkeys(self.members, 0),

@@ -109,7 +109,7 @@ def has_room(raft: "Raft", progress: Progress) -> bool:
     return (
         progress.manner is not Manner.PROBING
         and not progress.reading
-        and len(progress.in_flight) < raft.config.window_messages
+        and len(progress.in_flight) < progress.window
         and progress.in_flight_bytes < raft.config.window_bytes
     )
 

@@ -99,6 +99,11 @@ def count_vote(raft: "Raft", sender: NodeId, message: VoteGranted) -> None:
     raft.lead_if_elected(role)
 
 
+def retry_soon(raft: "Raft", sender: NodeId, message: VoteRefused) -> None:
+    """§5.2: the vote may be split; ask again after a short, random time."""
+    raft.retry_soon()
+
+
 # ------------------------------------------------------------------------------------ replication
 
 
@@ -245,7 +250,7 @@ RULES: dict[tuple[type[Role], type[Message]], Rule] = {
     (Candidate, PreVoteRefused): ignore,
     (Candidate, RequestVote): refuse_vote,
     (Candidate, VoteGranted): count_vote,
-    (Candidate, VoteRefused): ignore,  # the election timeout ends a lost campaign
+    (Candidate, VoteRefused): retry_soon,
     (Candidate, Append): accept,  # somebody else won
     (Candidate, AppendAccepted): impossible,
     (Candidate, AppendRefused): ignore,  # to an append of an older term, which this node led

@@ -202,11 +202,24 @@ def test_a_leader_of_the_same_term_ends_a_candidacy() -> None:
     for _ in range(10):
         raft.step(Tick())
     raft.campaign()
-    assert RoleName.CANDIDATE == raft.role.name
     raft.step(Received(sender=N2, message=append(1, (0, 0))))
 
     assert RoleName.FOLLOWER == raft.role.name
     assert N2 == raft.leader
+
+
+def test_a_split_vote_is_not_sat_out() -> None:
+    """§5.2: the others wait as long as this candidate would."""
+    raft = core()
+    for _ in range(10):
+        raft.step(Tick())
+    raft.campaign()
+    raft.step(Received(sender=N2, message=VoteRefused(term=1)))
+    effects = raft.step(Tick())
+
+    assert RoleName.PRE_CANDIDATE == raft.role.name
+    assert 1 == raft.term
+    assert [] == said(effects)  # Its own vote is not durable yet.
 
 
 def test_two_leaders_in_one_term_stop_the_process(led: Build) -> None:
@@ -241,10 +254,11 @@ def test_one_member_leads_itself_once_its_vote_is_durable() -> None:
     config = RaftConfig(node=N1, members=(N1,), election_timeout_ticks=10, heartbeat_ticks=2)
     raft = Raft(config=config, log=LogView(), hard=HardState(), random=lambda n: 0)
     raft.step(Tick())
-    assert RoleName.CANDIDATE == raft.role.name
+    roles = [raft.role.name]
     raft.step(Persisted(write=1))
-    assert RoleName.LEADER == raft.role.name
+    roles.append(raft.role.name)
 
+    assert [RoleName.CANDIDATE, RoleName.LEADER] == roles
     assert Commit(up_to=1) in raft.step(Persisted(write=2))
 
 
