@@ -25,7 +25,6 @@ from dledger_py.raft.vocabulary import (
     Entry,
     Message,
     NodeId,
-    PreVote,
     ReadReady,
     RequestVote,
     Send,
@@ -289,8 +288,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="read passes without a confirmed round",
-        profile="hell",
-        seeds=60,
+        profile="cut",
+        seeds=40,
         patches=((reads, "ask", read_unconfirmed),),
     ),
     Mutant(
@@ -311,15 +310,5 @@ MUTANTS: tuple[Mutant, ...] = (
         profile="swarm",
         seeds=20,
         patches=((RULES, (Leader, AppendRefused), never_probe),),
-    ),
-    Mutant(
-        name="older terms' pre-votes and appends ignored",
-        profile="hell",
-        seeds=60,
-        patches=(
-            (STALE, PreVote, rules.ignore),
-            (STALE, Append, rules.ignore),
-            (STALE, RequestVote, rules.ignore),
-        ),
     ),
 )

@@ -4,6 +4,8 @@
 what happens without it. *hell* aims: tiny windows, a leader killed within a few round trips of
 its election, messages late by several election timeouts, slow disks. Random faults alone miss
 much of what the aimed ones find within minutes.
+*cut* flaps links and leaves leaders alive: the cut-off one does not know of its successor yet, and
+candidates are stranded in terms nobody else has heard of.
 """
 
 from random import Random
@@ -15,7 +17,7 @@ ELECTION_TIMEOUT_TICKS = 10
 HEARTBEAT_TICKS = 2
 ELECTION_TIMEOUT_US = TICK_US * ELECTION_TIMEOUT_TICKS
 
-PROFILES = ("swarm", "hell")
+PROFILES = ("swarm", "hell", "cut")
 
 
 @frozen(kw_only=True)
@@ -73,7 +75,9 @@ class Knobs:
 
 def draw(profile: str, random: Random, seconds: float) -> Knobs:
     """Draw the knobs of a run of `profile`."""
-    return {"swarm": _swarm, "hell": _hell}[profile](random, round(seconds * 1_000_000))
+    return {"swarm": _swarm, "hell": _hell, "cut": _cut}[profile](
+        random, round(seconds * 1_000_000)
+    )
 
 
 def _swarm(random: Random, faulty_us: int) -> Knobs:
@@ -141,6 +145,38 @@ def _hell(random: Random, faulty_us: int) -> Knobs:
         window_bytes=random.choice((64, 10_000)),
         tail_bytes_max=random.choice((0, 300, 1 << 20)),
         uncommitted_bytes_max=random.choice((1_500, 64 << 20)),
+    )
+
+
+def _cut(random: Random, faulty_us: int) -> Knobs:
+    return Knobs(
+        faulty_us=faulty_us,
+        loss=0.0,
+        repeat=0.0,
+        delay_us=random.choice((1_000, 20_000, 60_000)),
+        late=random.choice((0.0, 0.02)),
+        late_us=2 * ELECTION_TIMEOUT_US,
+        crash_rate=random.choice((0.0, 0.3)),
+        down_us=300_000,
+        assassin=0.0,
+        partition_rate=random.choice((1.0, 3.0)),
+        partition_us=random.choice((100_000, 500_000, 1_000_000)),
+        one_way=random.choice((0.0, 0.5)),
+        unreachable=random.choice((0.3, 1.0)),
+        skew=random.choice((1.0, 1.3)),
+        sync_us=random.choice((150, 2_000, 20_000)),
+        sync_stall=0.0,
+        unelectable_rate=0.0,
+        propose_rate=30.0,
+        burst_max=2,
+        payload_bytes_max=16,
+        read_rate=30.0,
+        append_entries_max=random.choice((2, 512)),
+        append_bytes_max=1_000,
+        window_messages=random.choice((2, 64)),
+        window_bytes=10_000,
+        tail_bytes_max=random.choice((300, 1 << 20)),
+        uncommitted_bytes_max=64 << 20,
     )
 
 
