@@ -274,12 +274,12 @@ class Server:
 
     def _serve_one(self, connection: InboundConnection, frame: Frame) -> None:
         connection.serialization = frame.serialization
-        if frame.flag & 1:
-            connection.take_reply(frame)
-            return
-        connection.unanswered += 1
-        connection.unanswered_bytes += frame.size
         try:
+            if frame.flag & 1:
+                connection.take_reply(frame)
+                return
+            connection.unanswered += 1
+            connection.unanswered_bytes += frame.size
             waiting = self._routes.answer(connection, frame)
         except FailStop:
             raise

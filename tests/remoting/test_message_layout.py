@@ -104,7 +104,18 @@ def test_a_cut_record_is_refused(size: int) -> None:
 
 @pytest.mark.parametrize(
     "at, value",
-    [(0, 5), (0, 2**31), (4, 0), (84, 2**31 - 1), (84, 2**32 - 1), (84, 68), (93, 0xFF000000)],
+    [
+        (0, 5),
+        (0, 2**31),
+        (4, 0),
+        (84, 2**31 - 1),
+        (84, 2**32 - 1),
+        (84, 2**32 - 60),
+        (84, 67),
+        (84, 68),
+        (92, 0x6FFF0000),
+        (102, 0x74FFFF55),
+    ],
 )
 def test_a_record_that_lies_about_lengths_is_refused(at: int, value: int) -> None:
     bad = bytearray(RECORD)

@@ -20,6 +20,7 @@ from dledger_py.remoting.commands.offsets import GetMaxOffset, GetMinOffset, Off
 from dledger_py.remoting.commands.queries import ViewMessage
 from dledger_py.remoting.commands.sending import SendMessage, SendReply
 from dledger_py.remoting.commands.topics import DeleteTopic
+from dledger_py.remoting.inbound import REPLIES_AWAITED_MAX
 from dledger_py.remoting.rooms import Answer, Caller, Connection, Later, Refused, handles, routes
 from dledger_py.remoting.server import AddressUnavailable, Server, ServerLimits
 from dledger_py.remoting.wire.frame import Frame, Framer, encode_frame, encode_request
@@ -392,6 +393,21 @@ async def test_bodies_on_their_way_are_bounded() -> None:
         assert len(await client.hear(20)) == 20
 
 
+async def test_a_reader_far_too_slow_is_given_up() -> None:
+    """Held requests that come due at once may pass the pausing limit, but not every limit."""
+    async with serving(ServerLimits(out_bytes_fatal=1 << 20)) as served:
+        client, other = await served.connect(), await served.connect()
+        await client.say(*(encode_request(310, opaque, SEND_FIELDS) for opaque in range(100)))
+        await until(lambda: len(served.room.waiting) == 100)
+        with structlog.testing.capture_logs() as logs:
+            for later in served.room.waiting:
+                later.answer(Answer(body=bytes(256 * 1024)))
+            await until(lambda: served.connections() == 1)
+
+        assert [line["reason"] for line in logs] == ["reads too slowly"]
+        await other.works()
+
+
 async def test_incomplete_frames_of_all_connections_are_bounded() -> None:
     async with serving(ServerLimits(partial_bytes_max=300_000)) as served:
         greedy = [await served.connect() for _ in range(4)]
@@ -611,6 +627,36 @@ async def test_a_question_ends_with_its_connection() -> None:
         connection.request(ViewMessage(offset=5), on_reply=replies.append)
         connection.request(NotifyConsumersChanged(consumer_group="g"))
         assert replies == [None, None]
+
+
+async def test_questions_that_await_an_answer_are_bounded() -> None:
+    async with serving() as served:
+        client = await served.connect()
+        await client.say(encode_request(215, 1, {"topic": "A"}))
+        await client.hear()
+        (connection,) = served.room.connections
+        replies: list[Frame | None] = []
+        for _ in range(REPLIES_AWAITED_MAX + 1):
+            connection.request(ViewMessage(offset=5), on_reply=replies.append)
+
+        assert replies == [None]
+        assert len(await client.hear(REPLIES_AWAITED_MAX)) == REPLIES_AWAITED_MAX
+
+
+async def test_a_bug_in_taking_an_answer_is_logged() -> None:
+    async with serving() as served:
+        client = await served.connect()
+        await client.say(encode_request(215, 1, {"topic": "A"}))
+        await client.hear()
+        (connection,) = served.room.connections
+        lost = served.room.lost
+        connection.request(ViewMessage(offset=5), on_reply=lambda reply: lost.remove("nobody"))
+        await client.hear()
+        with structlog.testing.capture_logs() as logs:
+            await client.say(encode_frame(Frame(code=0, flag=1, opaque=1)))
+            await client.works()
+
+        assert [line["event"] for line in logs] == ["remoting.handler_failed"]
 
 
 async def test_a_binary_peer_is_asked_in_binary() -> None:
