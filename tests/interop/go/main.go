@@ -1,0 +1,175 @@
+// Apache's Go client, unmodified, as a producer or a consumer that says in JSON lines what it saw.
+//
+// What every program here prints, and how it is told to stop, is in ../README.md.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/apache/rocketmq-client-go/v2"
+	"github.com/apache/rocketmq-client-go/v2/consumer"
+	"github.com/apache/rocketmq-client-go/v2/primitive"
+	"github.com/apache/rocketmq-client-go/v2/producer"
+	"github.com/apache/rocketmq-client-go/v2/rlog"
+)
+
+// As an application would pause, once the client's own retries are used up.
+const pauseAfterFailure = 500 * time.Millisecond
+
+type options struct {
+	namesrv, topic, group, log string
+	count, deadline, interval  int
+}
+
+var stdout sync.Mutex
+
+func say(event string, facts map[string]any) {
+	facts["event"] = event
+	line, err := json.Marshal(facts)
+	if err != nil {
+		panic(err)
+	}
+	stdout.Lock()
+	defer stdout.Unlock()
+	fmt.Println(string(line))
+}
+
+func fail(err error) int {
+	say("error", map[string]any{"error": err.Error()})
+	return 1
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: interop producer|consumer --namesrv …")
+		os.Exit(2)
+	}
+	var o options
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	flags.StringVar(&o.namesrv, "namesrv", "", "host:port")
+	flags.StringVar(&o.topic, "topic", "", "topic")
+	flags.StringVar(&o.group, "group", "", "producer or consumer group")
+	flags.StringVar(&o.log, "log", "", "file for the client's own log")
+	flags.IntVar(&o.count, "count", 0, "messages to send or to wait for")
+	flags.IntVar(&o.interval, "interval-ms", 0, "pause between two messages")
+	flags.IntVar(&o.deadline, "deadline-s", 60, "give up after")
+	_ = flags.Parse(os.Args[2:])
+	if o.log != "" {
+		if err := rlog.SetOutputPath(o.log); err != nil {
+			os.Exit(fail(err))
+		}
+	}
+	switch os.Args[1] {
+	case "producer":
+		os.Exit(produce(o))
+	case "consumer":
+		os.Exit(consume(o))
+	default:
+		fmt.Fprintf(os.Stderr, "unknown role %s\n", os.Args[1])
+		os.Exit(2)
+	}
+}
+
+func produce(o options) int {
+	p, err := rocketmq.NewProducer(
+		producer.WithNameServer(primitive.NamesrvAddr{o.namesrv}),
+		producer.WithGroupName(o.group),
+	)
+	if err != nil {
+		return fail(err)
+	}
+	if err := p.Start(); err != nil {
+		return fail(err)
+	}
+	say("ready", map[string]any{})
+	end := time.Now().Add(time.Duration(o.deadline) * time.Second)
+	acked, failed := 0, 0
+	for i := 0; acked < o.count && time.Now().Before(end); i++ {
+		key := fmt.Sprintf("%s-%06d", o.group, i)
+		message := primitive.NewMessage(o.topic, []byte("body of "+key)).WithKeys([]string{key}).WithTag("interop")
+		result, err := p.SendSync(context.Background(), message)
+		if err == nil && result.Status != primitive.SendOK {
+			err = fmt.Errorf("status %d", result.Status)
+		}
+		if err != nil {
+			failed++
+			say("failed", map[string]any{"key": key, "error": err.Error()})
+			time.Sleep(pauseAfterFailure)
+			continue
+		}
+		acked++
+		say("acked", map[string]any{"key": key, "queue": result.MessageQueue.QueueId, "offset": result.QueueOffset})
+		time.Sleep(time.Duration(o.interval) * time.Millisecond)
+	}
+	_ = p.Shutdown()
+	say("done", map[string]any{"acked": acked, "failed": failed})
+	if acked < o.count {
+		return 1
+	}
+	return 0
+}
+
+func consume(o options) int {
+	seen := map[string]bool{}
+	complete := make(chan struct{}, 1)
+	var mutex sync.Mutex
+	c, err := rocketmq.NewPushConsumer(
+		consumer.WithNameServer(primitive.NamesrvAddr{o.namesrv}),
+		consumer.WithGroupName(o.group),
+		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
+	)
+	if err != nil {
+		return fail(err)
+	}
+	listener := func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		for _, m := range messages {
+			key := m.GetKeys()
+			if string(m.Body) != "body of "+key {
+				say("error", map[string]any{"error": fmt.Sprintf("%s has the body %q", key, m.Body)})
+			}
+			say("received", map[string]any{"key": key, "queue": m.Queue.QueueId, "offset": m.QueueOffset})
+			seen[key] = true
+		}
+		if len(seen) == o.count {
+			select {
+			case complete <- struct{}{}:
+			default:
+			}
+		}
+		return consumer.ConsumeSuccess, nil
+	}
+	if err := c.Subscribe(o.topic, consumer.MessageSelector{Type: consumer.TAG, Expression: "interop"}, listener); err != nil {
+		return fail(err)
+	}
+	if err := c.Start(); err != nil {
+		return fail(err)
+	}
+	say("ready", map[string]any{})
+	stopped := make(chan struct{})
+	go func() { // the end of standard input is the driver's word that all has been seen
+		for scanner := bufio.NewScanner(os.Stdin); scanner.Scan(); {
+		}
+		close(stopped)
+	}()
+	code := 0
+	select {
+	case <-complete:
+	case <-stopped:
+	case <-time.After(time.Duration(o.deadline) * time.Second):
+		code = 1
+	}
+	_ = c.Shutdown()
+	mutex.Lock()
+	defer mutex.Unlock()
+	say("done", map[string]any{"seen": len(seen)})
+	return code
+}

@@ -1,0 +1,165 @@
+package interop;
+
+import java.nio.charset.StandardCharsets;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendResult;
+import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageExt;
+
+/**
+ * Apache's Java client, unmodified, as a producer or a consumer that says in JSON lines what it saw.
+ *
+ * <p>What every program here prints, and how it is told to stop, is in ../README.md.
+ */
+public final class Interop {
+    private static final String TAG = "interop";
+    /** As an application would pause, once the client's own retries are used up. */
+    private static final long PAUSE_AFTER_FAILURE_MS = 500;
+
+    private final Map<String, String> options = new TreeMap<>();
+
+    public static void main(String[] args) {
+        Interop program = new Interop();
+        for (int i = 1; i + 1 < args.length; i += 2) {
+            program.options.put(args[i].replaceFirst("^--", ""), args[i + 1]);
+        }
+        int code = 2;
+        try {
+            switch (args.length == 0 ? "" : args[0]) {
+                case "producer":
+                    code = program.produce();
+                    break;
+                case "consumer":
+                    code = program.consume();
+                    break;
+                default:
+                    System.err.println("usage: interop.Interop producer|consumer --namesrv …");
+            }
+        } catch (Exception error) {
+            say("error", Map.of("error", String.valueOf(error)));
+            code = 1;
+        }
+        System.exit(code); // the client leaves threads behind
+    }
+
+    private int produce() throws Exception {
+        DefaultMQProducer producer = new DefaultMQProducer(option("group"));
+        producer.setNamesrvAddr(option("namesrv"));
+        producer.start();
+        say("ready", Map.of());
+        long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(number("deadline-s", 60));
+        long acked = 0;
+        long failed = 0;
+        for (int i = 0; acked < number("count", 0) && System.nanoTime() < end; i++) {
+            String key = String.format("%s-%06d", option("group"), i);
+            byte[] body = ("body of " + key).getBytes(StandardCharsets.UTF_8);
+            try {
+                SendResult result = producer.send(new Message(option("topic"), TAG, key, body));
+                if (result.getSendStatus() != SendStatus.SEND_OK) {
+                    throw new IllegalStateException("status " + result.getSendStatus());
+                }
+                say("acked", Map.of(
+                    "key", key,
+                    "queue", result.getMessageQueue().getQueueId(),
+                    "offset", result.getQueueOffset()));
+                acked++;
+            } catch (Exception error) {
+                failed++;
+                say("failed", Map.of("key", key, "error", String.valueOf(error)));
+                Thread.sleep(PAUSE_AFTER_FAILURE_MS);
+            }
+            Thread.sleep(number("interval-ms", 0));
+        }
+        producer.shutdown();
+        say("done", Map.of("acked", acked, "failed", failed));
+        return acked < number("count", 0) ? 1 : 0;
+    }
+
+    private int consume() throws Exception {
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        CountDownLatch finished = new CountDownLatch(1);
+        long expected = number("count", 0);
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(option("group"));
+        consumer.setNamesrvAddr(option("namesrv"));
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(option("topic"), TAG);
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(message -> receive(message, seen));
+            if (seen.size() == expected) {
+                finished.countDown();
+            }
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.start();
+        say("ready", Map.of());
+        Thread waiter = new Thread(() -> { // the end of standard input: all has been seen
+            try {
+                while (System.in.read() >= 0) { }
+            } catch (java.io.IOException error) {
+                say("error", Map.of("error", String.valueOf(error)));
+            }
+            finished.countDown();
+        });
+        waiter.setDaemon(true);
+        waiter.start();
+        boolean complete = finished.await(number("deadline-s", 60), TimeUnit.SECONDS);
+        consumer.shutdown();
+        say("done", Map.of("seen", seen.size()));
+        return complete ? 0 : 1;
+    }
+
+    private static void receive(MessageExt message, Set<String> seen) {
+        String key = message.getKeys();
+        String body = new String(message.getBody(), StandardCharsets.UTF_8);
+        if (!body.equals("body of " + key)) {
+            say("error", Map.of("error", key + " has the body " + body));
+        }
+        say("received", Map.of(
+            "key", key, "queue", message.getQueueId(), "offset", message.getQueueOffset()));
+        seen.add(key);
+    }
+
+    private String option(String name) {
+        String value = options.get(name);
+        if (value == null) {
+            throw new IllegalArgumentException("--" + name + " is missing");
+        }
+        return value;
+    }
+
+    private long number(String name, long otherwise) {
+        return Long.parseLong(options.getOrDefault(name, String.valueOf(otherwise)));
+    }
+
+    private static synchronized void say(String event, Map<String, ?> facts) {
+        StringBuilder line = new StringBuilder("{\"event\": \"" + event + "\"");
+        facts.forEach((name, value) -> line.append(", \"").append(name).append("\": ")
+            .append(value instanceof Number ? value : quoted(String.valueOf(value))));
+        System.out.println(line.append('}'));
+    }
+
+    private static String quoted(String text) {
+        StringBuilder out = new StringBuilder("\"");
+        for (char c : text.toCharArray()) {
+            if (c == '"' || c == '\\') {
+                out.append('\\').append(c);
+            } else if (c < 0x20) {
+                out.append(String.format("\\u%04x", (int) c));
+            } else {
+                out.append(c);
+            }
+        }
+        return out.append('"').toString();
+    }
+}

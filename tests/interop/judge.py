@@ -1,0 +1,72 @@
+"""What a run of one client must have shown: pure functions over what its programs said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from attrs import define, field
+
+Place = tuple[int, int]
+"""Queue and offset."""
+
+
+@define
+class History:
+    """What a producer and a consumer said. Times are those of the driver, in seconds."""
+
+    acked: dict[str, Place] = field(factory=dict)
+    acked_at: list[float] = field(factory=list)
+    failed: dict[str, str] = field(factory=dict)
+    received: dict[str, set[Place]] = field(factory=dict)
+    deliveries: int = 0
+    errors: list[str] = field(factory=list)
+
+    def take(self, line: dict[str, object], now: float) -> None:
+        """Remember one line of a program."""
+        match line:
+            case {"event": "acked", "key": str(key), "queue": int(queue), "offset": int(offset)}:
+                self.acked[key] = (queue, offset)
+                self.acked_at.append(now)
+            case {"event": "failed", "key": str(key), "error": error}:
+                self.failed[key] = str(error)
+            case {"event": "received", "key": str(key), "queue": int(queue), "offset": int(offset)}:
+                self.received.setdefault(key, set()).add((queue, offset))
+                self.deliveries += 1
+            case {"event": "error", "error": error}:
+                self.errors.append(str(error))
+            case {"event": "ready" | "done"}:
+                pass
+            case _:
+                self.errors.append(f"not understood: {line}")
+
+    @property
+    def missing(self) -> list[str]:
+        """Acknowledged, but not received where the sender was told."""
+        return [key for key, at in self.acked.items() if at not in self.received.get(key, set())]
+
+    @property
+    def longest_pause_s(self) -> float:
+        """The longest time between two acknowledgements."""
+        pairs = zip(self.acked_at, self.acked_at[1:], strict=False)
+        return max((after - before for before, after in pairs), default=0.0)
+
+
+def faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str]:
+    """What is wrong with the history; nothing if it is as promised."""
+    found = list(history.errors)
+    if len(history.acked) < wanted:
+        found.append(f"only {len(history.acked)} of {wanted} sends were acknowledged")
+    if history.failed and not failures_allowed:
+        found.append(f"{len(history.failed)} sends failed: {_some(history.failed.values())}")
+    if history.missing:
+        found.append(f"{len(history.missing)} acknowledged and lost: {_some(history.missing)}")
+    shared = [place for place, times in Counter(history.acked.values()).items() if times > 1]
+    if shared:
+        found.append(f"one place, several messages (queue, offset): {_some(map(str, shared))}")
+    return found
+
+
+def _some(items: Iterable[str]) -> str:
+    first = sorted(set(items))
+    return ", ".join(first[:3]) + (f", and {len(first) - 3} more" if len(first) > 3 else "")

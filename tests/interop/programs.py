@@ -1,0 +1,95 @@
+"""The client programs: how they are built and how they are called."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from attrs import field, frozen
+
+HERE = Path(__file__).parent
+BUILD = HERE / ".build"
+BUILD_TIMEOUT_S = 600
+"""A first build fetches the whole dependency tree; later ones take seconds."""
+
+
+class BuildFailed(Exception):
+    """A program could not be built; the message shows the end of what the tool said."""
+
+
+@frozen(kw_only=True)
+class Program:
+    """One client. `creates_topics` tells whether it relies on the broker to create them on use."""
+
+    name: str
+    tools: tuple[str, ...]
+    build: Callable[[], None]
+    command: Callable[[Path], Sequence[str]] = field(repr=False)
+    creates_topics: bool = True
+
+    @property
+    def missing_tools(self) -> list[str]:
+        return [tool for tool in self.tools if shutil.which(tool) is None]
+
+
+def _build_go() -> None:
+    target = BUILD / "go" / "interop"
+    _call(["go", "build", "-o", str(target), "."], HERE / "go")
+
+
+def _build_java() -> None:
+    _call(["mvn", "-q", "-B", f"-Dbuild.dir={BUILD / 'java'}", "package"], HERE / "java")
+
+
+def _build_node() -> None:
+    """In a copy, because npm puts what it installs beside the program."""
+    target = BUILD / "node"
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("interop.js", "package.json", "package-lock.json"):
+        shutil.copy(HERE / "node" / name, target / name)
+    _call(["npm", "ci", "--no-audit", "--no-fund"], target)
+
+
+def _call(command: Sequence[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            timeout=BUILD_TIMEOUT_S,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildFailed(f"{' '.join(command)}: not done after {BUILD_TIMEOUT_S} s") from error
+    if done.returncode != 0:
+        tail = "\n".join(f"  {line}" for line in done.stdout.splitlines()[-20:])
+        raise BuildFailed(f"{' '.join(command)}: exit code {done.returncode}\n{tail}")
+
+
+def _java_command(logs: Path) -> Sequence[str]:
+    classpath = f"{BUILD / 'java' / 'interop.jar'}:{BUILD / 'java' / 'lib'}/*"
+    # The client logs below user.home unless told otherwise, and keeps offsets of broadcasts there.
+    own = [f"-Drocketmq.client.logRoot={logs}", f"-Duser.home={logs}"]
+    return ["java", "-Xmx128m", *own, "-cp", classpath, "interop.Interop"]
+
+
+PROGRAMS = (
+    Program(name="java", tools=("java", "mvn"), build=_build_java, command=_java_command),
+    Program(
+        name="go",
+        tools=("go",),
+        build=_build_go,
+        command=lambda logs: [str(BUILD / "go" / "interop")],
+    ),
+    Program(
+        name="node",
+        tools=("node", "npm"),
+        build=_build_node,
+        command=lambda logs: ["node", str(BUILD / "node" / "interop.js")],
+        creates_topics=False,  # ali-ons refuses to send to a topic without a route
+    ),
+)

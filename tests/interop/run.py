@@ -1,0 +1,162 @@
+"""Unmodified clients against a cluster of ours: `make interop`, or `python run.py --help`.
+
+Builds the programs, starts three brokers and a name server, and lets each client send and consume:
+steady first, then with the leader killed in the middle. Ends with 0 if all that was acknowledged
+was consumed, with 1 if not, with 2 if it could not be tried. Everything has a deadline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+from programs import BUILD, PROGRAMS, BuildFailed, Program
+from rich.console import Console
+from rich.table import Table
+from scenario import Result, Scenario
+
+from dledger_py.cluster.errors import ClusterError
+from dledger_py.cluster.local import LocalCluster
+
+STEADY, FAILOVER = "steady", "failover"
+STEADY_LIMIT_S = 60
+FAILOVER_LIMIT_S = 150
+"""A client needs up to 30 s to ask for the new leader, and sends on afterwards."""
+
+FAILOVER_INTERVAL_MS = 20
+"""Slow enough that the leader dies among the sends, not after them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    programs = [program for program in PROGRAMS if program.name in options.clients]
+    try:
+        for program in programs:
+            _build(program)
+        results = trio.run(_run, options, programs)
+    except (BuildFailed, ClusterError) as error:
+        print(f"interop: {error}", file=sys.stderr)
+        return 2
+    return _report(results)
+
+
+async def _run(options: argparse.Namespace, programs: Sequence[Program]) -> list[Result]:
+    BUILD.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
+    _say(f"logs are in {folder}")
+    if options.namesrv is not None:
+        return [await _steady(program, options, options.namesrv, folder) for program in programs]
+    results: list[Result] = []
+    async with LocalCluster(folder / "cluster").running() as cluster:
+        await cluster.wait_leader()
+        for program in programs:
+            if STEADY in options.scenarios:
+                results.append(await _steady(program, options, cluster.namesrv_address, folder))
+            if FAILOVER in options.scenarios:
+                results.append(await _failover(program, options, cluster, folder))
+    return results
+
+
+async def _steady(
+    program: Program, options: argparse.Namespace, namesrv: str, folder: Path
+) -> Result:
+    scenario = Scenario(
+        program=program,
+        name=STEADY,
+        namesrv=namesrv,
+        folder=folder / f"{program.name}-{STEADY}",
+        count=options.messages,
+        interval_ms=0,
+        limit_s=STEADY_LIMIT_S,
+    )
+    return await _played(scenario)
+
+
+async def _failover(
+    program: Program, options: argparse.Namespace, cluster: LocalCluster, folder: Path
+) -> Result:
+    killed: list[str] = []
+
+    async def kill_leader() -> None:
+        killed.append(await cluster.kill_leader())
+        _say(f"  killed the leader, {killed[-1]}")
+
+    scenario = Scenario(
+        program=program,
+        name=FAILOVER,
+        namesrv=cluster.namesrv_address,
+        folder=folder / f"{program.name}-{FAILOVER}",
+        count=options.messages,
+        interval_ms=FAILOVER_INTERVAL_MS,
+        limit_s=FAILOVER_LIMIT_S,
+        disturb=kill_leader,
+    )
+    result = await _played(scenario)
+    for node in killed:
+        await cluster.start(node)
+    await cluster.wait_leader()
+    return result
+
+
+async def _played(scenario: Scenario) -> Result:
+    _say(f"{scenario.program.name}: {scenario.name} …")
+    result = await scenario.run()
+    for fault in result.faults:
+        _say(f"  {fault}")
+    return result
+
+
+def _build(program: Program) -> None:
+    if program.missing_tools:
+        raise BuildFailed(f"{program.name} needs {' and '.join(program.missing_tools)} in PATH")
+    _say(f"building the {program.name} programs …")
+    program.build()
+
+
+def _report(results: Sequence[Result]) -> int:
+    table = Table("client", "scenario", title="Unmodified clients")
+    columns = ("acked", "failed", "consumed", "again", "longest pause", "took")
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for result in results:
+        history = result.history
+        table.add_row(
+            result.client,
+            result.scenario,
+            str(len(history.acked)),
+            str(len(history.failed)),
+            str(len(history.received)),
+            str(history.deliveries - len(history.received)),
+            f"{history.longest_pause_s:.1f} s",
+            f"{result.duration_s:.1f} s",
+            "FAILED" if result.faults else "ok",
+        )
+    Console(width=100).print(table)
+    failed = sum(bool(result.faults) for result in results)
+    print(f"{len(results) - failed} passed, {failed} failed")
+    return 1 if failed or not results else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = [program.name for program in PROGRAMS]
+    parser = argparse.ArgumentParser(prog="run.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", nargs="+", choices=names, default=names)
+    parser.add_argument(
+        "--scenarios", nargs="+", choices=(STEADY, FAILOVER), default=(STEADY, FAILOVER)
+    )
+    parser.add_argument("--messages", type=int, default=300, help="acknowledged sends wanted")
+    parser.add_argument("--namesrv", help="another cluster's name server: only the steady scenario")
+    return parser.parse_args(arguments)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

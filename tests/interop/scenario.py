@@ -1,0 +1,203 @@
+"""One client sends and consumes, perhaps disturbed; its programs are started, heard and ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from attrs import define, field, frozen
+from judge import History, faults
+from programs import Program
+
+from dledger_py.admin import Admin
+
+READY_TIMEOUT_S = 30.0
+ROUTE_TIMEOUT_S = 15.0
+END_TIMEOUT_S = 15.0
+CONSUME_TIMEOUT_S = 75.0
+"""For what was acknowledged to arrive after the last send. A client asks for a new leader every
+30 s, and its consumer may need two rounds: one for the route, one to share out the queues."""
+
+TAIL_LINES = 12
+
+
+class ScenarioFailed(Exception):
+    """A program did not do its part; the message says which and shows the end of its logs."""
+
+
+@frozen(kw_only=True)
+class Result:
+    client: str
+    scenario: str
+    history: History
+    duration_s: float
+    faults: tuple[str, ...]
+
+
+@define
+class Running:
+    """One client program that runs."""
+
+    name: str
+    process: trio.Process
+    logs: tuple[Path, ...]
+    hear: Callable[[dict[str, object]], None]
+    is_ready: bool = False
+    _ready_or_over: trio.Event = field(factory=trio.Event, init=False)
+
+    async def listen(self) -> None:
+        assert self.process.stdout is not None
+        rest = b""
+        async for chunk in self.process.stdout:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for text in lines:
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue  # a client's own chatter
+                if line.get("event") == "ready":
+                    self.is_ready = True
+                    self._ready_or_over.set()
+                self.hear(line)
+        self._ready_or_over.set()
+
+    async def wait_ready(self) -> None:
+        with trio.move_on_after(READY_TIMEOUT_S):
+            await self._ready_or_over.wait()
+            if self.is_ready:
+                return
+            raise self.failed("it ended before it was ready")
+        raise self.failed(f"not ready within {READY_TIMEOUT_S:g} s")
+
+    async def wait_end(self, timeout_s: float) -> None:
+        """Wait for a good end."""
+        with trio.move_on_after(timeout_s):
+            code = await self.process.wait()
+            if code != 0:
+                raise self.failed(f"exit code {code}")
+            return
+        raise self.failed(f"not at its end after {timeout_s:g} s")
+
+    def failed(self, what: str) -> ScenarioFailed:
+        return ScenarioFailed(f"{self.name}: {what}" + "".join(_tail(log) for log in self.logs))
+
+
+@define
+class Scenario:
+    """`disturb` is called once, when a third of the sends are acknowledged."""
+
+    program: Program
+    name: str
+    namesrv: str
+    folder: Path
+    count: int
+    interval_ms: int
+    limit_s: int
+    disturb: Callable[[], Awaitable[object]] | None = None
+    history: History = field(factory=History)
+    _news: trio.Event = field(factory=trio.Event, init=False)
+
+    async def run(self) -> Result:
+        began = time.monotonic()
+        found: list[str] = []
+        try:
+            await self._play()
+        except ScenarioFailed as error:
+            found.append(str(error))
+        allowed = self.disturb is not None
+        found += faults(self.history, wanted=self.count, failures_allowed=allowed)
+        return Result(
+            client=self.program.name,
+            scenario=self.name,
+            history=self.history,
+            duration_s=time.monotonic() - began,
+            faults=tuple(found),
+        )
+
+    async def _play(self) -> None:
+        topic = f"interop-{self.program.name}-{self.name}"
+        if not self.program.creates_topics:
+            await Admin(self.namesrv).update_topic(topic, cluster="DefaultCluster")
+        async with self._started("producer", topic) as producer:
+            await producer.wait_ready()
+            await self._wait_route(topic)
+            async with self._started("consumer", topic) as consumer:
+                await consumer.wait_ready()
+                if self.disturb is not None:
+                    await self._wait(lambda: len(self.history.acked) >= self.count // 3, producer)
+                    await self.disturb()
+                await producer.wait_end(self.limit_s + END_TIMEOUT_S)
+                with trio.move_on_after(CONSUME_TIMEOUT_S):
+                    await self._wait(lambda: not self.history.missing, consumer)
+                assert consumer.process.stdin is not None
+                await consumer.process.stdin.aclose()
+                await consumer.wait_end(END_TIMEOUT_S)
+
+    async def _wait_route(self, topic: str) -> None:
+        """Wait until the first send has created `topic`: Go's consumer does not start before."""
+        with trio.move_on_after(ROUTE_TIMEOUT_S):
+            while topic not in await Admin(self.namesrv).topic_list():  # noqa: ASYNC110
+                await trio.sleep(0.1)
+            return
+        raise ScenarioFailed(f"no route for {topic!r} after {ROUTE_TIMEOUT_S:g} s")
+
+    @asynccontextmanager
+    async def _started(self, role: str, topic: str) -> AsyncIterator[Running]:
+        """A program that is killed at the end of the block if it still runs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        errors, own = self.folder / f"{role}.stderr", self.folder / f"{role}.log"
+        group = f"{topic}-{role}"
+        arguments = {
+            "namesrv": self.namesrv,
+            "topic": topic,
+            "group": group,
+            "count": self.count,
+            "interval-ms": self.interval_ms,
+            "deadline-s": self.limit_s if role == "producer" else 10 * self.limit_s,
+            "log": own,
+        }
+        command = [*self.program.command(self.folder), role]
+        for name, value in arguments.items():
+            command += [f"--{name}", str(value)]
+        with errors.open("wb") as stderr:
+            process = await trio.lowlevel.open_process(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+            )
+        running = Running(f"{self.program.name} {role}", process, (errors, own), self._hear)
+        failure: ScenarioFailed | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(running.listen)
+            try:
+                yield running
+            except ScenarioFailed as error:  # as it is, not as the nursery's group
+                failure = error
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+        if failure is not None:
+            raise failure
+
+    def _hear(self, line: dict[str, object]) -> None:
+        self.history.take(line, time.monotonic())
+        self._news.set()
+
+    async def _wait(self, condition: Callable[[], bool], program: Running) -> None:
+        """Wait until what was heard makes `condition` true, or `program` has ended."""
+        while not condition() and program.process.poll() is None:
+            self._news = trio.Event()
+            with trio.move_on_after(1):
+                await self._news.wait()
+
+
+def _tail(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    except OSError:
+        return ""
+    return "".join(f"\n    {line[:300]}" for line in [f"{log} ends with", *lines]) if lines else ""

@@ -1,0 +1,62 @@
+"""The judge of the client runs finds what it is there for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interop.judge import History, faults
+
+
+def history(*lines: dict[str, object]) -> History:
+    taken = History()
+    for second, line in enumerate(lines):
+        taken.take(line, float(second))
+    return taken
+
+
+def acked(key: str, queue: int = 0, offset: int = 0) -> dict[str, object]:
+    return {"event": "acked", "key": key, "queue": queue, "offset": offset}
+
+
+def received(key: str, queue: int = 0, offset: int = 0) -> dict[str, object]:
+    return {"event": "received", "key": key, "queue": queue, "offset": offset}
+
+
+FAILED: dict[str, object] = {"event": "failed", "key": "f", "error": "no leader"}
+
+
+@pytest.mark.parametrize(
+    "lines, fault",
+    [
+        ([acked("a")], "1 acknowledged and lost: a"),
+        ([acked("a", 0, 1), received("a", 0, 2)], "1 acknowledged and lost: a"),
+        ([acked("a"), acked("b"), received("a"), received("b")], "one place, several messages"),
+        ([received("a")], "only 0 of 1 sends were acknowledged"),
+        ([acked("a"), received("a"), FAILED], "1 sends failed: no leader"),
+        ([acked("a"), received("a"), {"event": "error", "error": "other body"}], "other body"),
+        ([acked("a"), received("a"), {"event": "surprise"}], "not understood"),
+    ],
+)
+def test_a_fault_is_found(lines: list[dict[str, object]], fault: str) -> None:
+    (found,) = faults(history(*lines), wanted=1, failures_allowed=False)
+
+    assert found.startswith(fault)
+
+
+def test_a_message_stored_twice_is_no_loss() -> None:
+    """A retry after an answer that was lost stores it again; the told place must be among them."""
+    taken = history(acked("a", 0, 7), received("a", 0, 5), received("a", 0, 7))
+
+    assert [] == faults(taken, wanted=1, failures_allowed=False)
+
+
+def test_failed_sends_are_fine_while_the_leader_dies() -> None:
+    taken = history(acked("a"), FAILED, received("a"))
+
+    assert [] == faults(taken, wanted=1, failures_allowed=True)
+
+
+def test_the_longest_pause_lies_between_two_acknowledgements() -> None:
+    taken = history(acked("a"), received("a"), received("a"), acked("b"), acked("c"))
+
+    assert 3.0 == taken.longest_pause_s
