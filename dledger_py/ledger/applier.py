@@ -20,7 +20,7 @@ from typing import Never
 
 import trio
 
-from dledger_py.actors import FailStop, Inbox
+from dledger_py.actors import Inbox
 from dledger_py.ledger.log_tail import LogTail
 from dledger_py.ledger.machine import Applied, Committed, Machine
 from dledger_py.storage import Log
@@ -86,12 +86,7 @@ class Applier:
 
     async def _work_off_backlogs(self) -> None:
         while True:
-            try:
-                await self._catch_up()
-            except Exception as error:
-                raise FailStop(
-                    f"applying entry {self.applied_index + 1} of the log failed: {error!r}"
-                ) from error
+            await self._catch_up()
             self._catching_up = False
             self.replayed.set()
             self._backlog = trio.Event()

@@ -28,7 +28,7 @@ from typing import Any, Never
 import structlog
 import trio
 
-from dledger_py.actors import FailStop, Inbox
+from dledger_py.actors import Actor, FailStop, Inbox, fail_stop_in
 from dledger_py.ledger import errors
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.log_tail import LogTail, TailEntry
@@ -77,6 +77,7 @@ class Driver:
         self._log = log
         self._tail = tail
         self._settlements = settlements
+        settlements.guard = self.guard
         self._links = links
         self._read_entries = read_entries
         self._on_role = on_role
@@ -184,6 +185,13 @@ class Driver:
         """The applier's task answered callers outside of any burst."""
         if not self._busy:
             self._burst()
+
+    def guard(self, answer: Callable[[], None]) -> None:
+        """Run what answers callers outside of any burst."""
+        try:
+            answer()
+        except Exception as error:
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """Stop taking events; the driver's task tells the supervisor."""
@@ -362,3 +370,19 @@ class Driver:
             ready=view.ready,
         )
         self._on_role(view)
+
+
+class Vital:
+    """Actor: another actor, without which a ledger is worse than none. Its crash is a FailStop."""
+
+    def __init__(self, name: str, actor: Actor[Any]) -> None:
+        self._name = name
+        self._actor = actor
+
+    async def run(self, inbox: Inbox[Any]) -> None:
+        """**Raises** FailStop for whatever the actor raises."""
+        try:
+            await self._actor.run(inbox)
+        except Exception as error:
+            story = f"the {self._name} cannot go on: {error!r}"
+            raise fail_stop_in(error) or FailStop(story) from error

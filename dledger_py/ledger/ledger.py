@@ -29,10 +29,19 @@ import structlog
 import trio
 from attrs import frozen
 
-from dledger_py.actors import Child, FailStop, Inbox, Restart, Supervisor, TreeNode
+from dledger_py.actors import (
+    Actor,
+    Child,
+    FailStop,
+    Inbox,
+    Restart,
+    RestartsExhausted,
+    Supervisor,
+    TreeNode,
+)
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig, split_address
-from dledger_py.ledger.driver import Driver
+from dledger_py.ledger.driver import Driver, Vital
 from dledger_py.ledger.entry_reader import EntryReader
 from dledger_py.ledger.errors import LedgerError, NotLeader
 from dledger_py.ledger.log_tail import LogTail
@@ -115,7 +124,7 @@ class Ledger:
         self._listener = listener
         self._random = random or Random()
         self._role_callbacks: list[Callable[[RoleView], None]] = []
-        self._settlements = Settlements(config.uncommitted_max_bytes, self._fail)
+        self._settlements = Settlements(config.uncommitted_max_bytes)
         self._parts: _Parts | None = None
         self._ran = False
         self._opened = trio.Event()
@@ -256,6 +265,8 @@ class Ledger:
             self._parts = parts = self._assemble(recovered, listener)
             self._opened.set()
             await parts.supervisor.run(inbox)
+        except RestartsExhausted as error:
+            raise FailStop(f"{self.config.node} cannot reach its peers: {error}") from error
         finally:
             self._settlements.abandon()
             if listener is not None:
@@ -299,24 +310,10 @@ class Ledger:
             ) from error
 
     def _assemble(self, recovered: Recovered, listener: socket.socket) -> _Parts:
+        """Make the parts, and the supervisor they will run under. Nothing runs yet."""
         config = self.config
-        hard = raft.HardState(
-            term=recovered.hard_state.term,
-            vote=None
-            if recovered.hard_state.vote is None
-            else raft.NodeId(recovered.hard_state.vote),
-            commit=recovered.hard_state.commit,
-        )
-        core = Raft(
-            config=_raft_config(config),
-            log=LogView(
-                first_index=recovered.log.first_index,
-                last_index=recovered.log.last_index,
-                terms=recovered.log.terms,
-            ),
-            hard=hard,
-            random=self._random.randrange,
-        )
+        hard = _hard_state(recovered)
+        core = self._core(recovered.log, hard)
         tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
         incarnation = randbits(62)
         links = {
@@ -325,7 +322,7 @@ class Ledger:
         }
         reader = Child(
             "entry reader",
-            lambda: EntryReader(recovered.log, driver.post),
+            lambda: Vital("entry reader", EntryReader(recovered.log, driver.post)),
             mailbox=len(config.peers),
         )
         driver = Driver(
@@ -357,30 +354,21 @@ class Ledger:
             commit_hint=lambda: applier.target,
         )
         driver.connect(writer, applier)
-        ticker = Ticker(
-            config.tick_ms / 1000,
-            driver.tick,
-            stall_s=config.election_timeout_ms / 1000 / LATE_TICK,
-        )
+        stall_s = config.election_timeout_ms / 1000 / LATE_TICK
+        ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
         acceptor = PeerListener(listener, driver, partial(_refusal, config))
-        network = Supervisor(
-            "peers",
+        supervisor = Supervisor(
+            f"ledger of {config.node}",
             (
+                _vital("log writer", writer),
+                _vital("driver", driver),
+                _vital("applier", applier),
+                reader,
+                _vital("ticker", ticker),
                 Child("listener", lambda: acceptor),
                 *(Child(f"link to {peer}", partial(_same, link)) for peer, link in links.items()),
             ),
             max_restarts=LINK_RESTARTS_MAX,
-        )
-        supervisor = Supervisor(
-            f"ledger of {config.node}",
-            (
-                Child("log writer", lambda: writer, restart=Restart.NEVER),
-                Child("driver", lambda: driver, restart=Restart.NEVER),
-                Child("applier", lambda: applier, restart=Restart.NEVER),
-                reader,
-                Child("ticker", lambda: ticker),
-                Child("peers", lambda: network, restart=Restart.NEVER),
-            ),
         )
         return _Parts(
             core=core,
@@ -394,6 +382,23 @@ class Ledger:
             listener=listener,
             supervisor=supervisor,
         )
+
+    def _core(self, recovered: Log, hard: raft.HardState) -> Raft:
+        view = LogView(
+            first_index=recovered.first_index,
+            last_index=recovered.last_index,
+            terms=recovered.terms,
+        )
+        try:
+            return Raft(
+                config=_raft_config(self.config),
+                log=view,
+                hard=hard,
+                random=self._random.randrange,
+            )
+        except ValueError as error:
+            story = f"log and hard state of {self.config.node} contradict each other: {error}"
+            raise FailStop(story) from error
 
     def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
         config = self.config
@@ -418,11 +423,6 @@ class Ledger:
     def _tell_role(self, view: RoleView) -> None:
         for callback in self._role_callbacks:
             callback(view)
-
-    def _fail(self, error: Exception) -> None:
-        if self._parts is None:
-            raise error
-        self._parts.driver.fail(error)
 
 
 @frozen(kw_only=True)
@@ -508,6 +508,16 @@ def _refusal(config: LedgerConfig, hello: Hello) -> str | None:
     if hello.sender not in config.others:
         return f"{hello.sender!r} is not among the peers {config.others}"
     return None
+
+
+def _hard_state(recovered: Recovered) -> raft.HardState:
+    stored = recovered.hard_state
+    vote = None if stored.vote is None else raft.NodeId(stored.vote)
+    return raft.HardState(term=stored.term, vote=vote, commit=stored.commit)
+
+
+def _vital(name: str, actor: Actor[Any]) -> Child[Any]:
+    return Child(name, lambda: Vital(name, actor), restart=Restart.NEVER)
 
 
 def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> None:

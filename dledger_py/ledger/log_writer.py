@@ -36,6 +36,10 @@ GROUP_LIMIT_BYTES = 8 << 20
 """Largest group: past a few MiB a sync takes longer for each byte, and acknowledgements wait for
 it."""
 
+LAST_WRITE_S = 2.0
+"""How long a ledger that is torn down waits for the write under way. A disk that takes longer is
+not waited for: the process must end."""
+
 SEAL_IDLE_S = 0.1
 """Silence after which the end of the log is attested, so that later damage cannot pass for a torn
 write."""
@@ -132,6 +136,8 @@ class LogWriter:
                 nursery.cancel_scope.cancel()
         finally:
             self._queue.put(None)
+            with trio.move_on_after(LAST_WRITE_S, shield=True):
+                await self._ended.wait()
         if self._failure is not None:
             raise FailStop(_story(self._failure)) from self._failure
 

@@ -188,7 +188,7 @@ class PeerLink:
         self._left_bytes = 0
         self._left_over = trio.Event()
         self._socket = sock
-        self.send([self._hello])
+        self._unsent.append(self._hello)
         self.flush()
         log.info("peer.dialled", peer=self.peer)
         try:

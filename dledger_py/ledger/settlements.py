@@ -38,9 +38,11 @@ class _Proposal:
 class Settlements:
     """The waiting proposals and barriers of one member."""
 
-    def __init__(self, max_bytes: int, on_failure: Callable[[Exception], None]) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._on_failure = on_failure
+        self.guard: Callable[[Callable[[], None]], None] = _unguarded
+        """Runs what answers callers outside of any burst. The driver puts itself here: a callback
+        that raises must end the process, not the event loop's innards."""
         self._ticket = 0
         self._proposals: dict[int, _Proposal] = {}
         self._by_index: dict[int, int] = {}
@@ -167,16 +169,20 @@ class Settlements:
         self._deferred.append((settle, result))
         if not self._scheduled:
             self._scheduled = True
-            trio.lowlevel.current_trio_token().run_sync_soon(self._answer_deferred)
+            trio.lowlevel.current_trio_token().run_sync_soon(self._answer_soon)
+
+    def _answer_soon(self) -> None:
+        self._scheduled = False
+        self.guard(self._answer_deferred)
 
     def _answer_deferred(self) -> None:
-        self._scheduled = False
-        try:
-            # Those who are refused again while we answer wait for the next turn of the loop.
-            for _ in range(len(self._deferred)):
-                settle, result = self._deferred.popleft()
-                self._touched = True
-                settle(result)
-            self.end_turn()
-        except Exception as error:
-            self._on_failure(error)
+        # Those who are refused again while we answer wait for the next turn of the loop.
+        for _ in range(len(self._deferred)):
+            settle, result = self._deferred.popleft()
+            self._touched = True
+            settle(result)
+        self.end_turn()
+
+
+def _unguarded(answer: Callable[[], None]) -> None:
+    answer()

@@ -402,6 +402,33 @@ async def test_a_machine_that_raises_stops_the_process_and_not_the_caller(open_g
         assert isinstance(results[0], Indefinite)
 
 
+async def test_a_callback_that_raises_stops_the_process(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+
+        def broken(reply):
+            raise RuntimeError("a broken callback")
+
+        leader.ledger.propose(b"command", broken)
+        with trio.fail_after(20):
+            await leader.ended.wait()
+
+        assert "a broken callback" in str(fail_stop_in(leader.error))
+
+
+async def test_a_poisoned_log_stops_the_replay(open_group):
+    async with open_group(1) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        leader.ledger.propose(POISON, lambda result: None)
+        await leader.ended.wait()
+        again = group.make("n0")
+        await again.run(trio.TASK_STATUS_IGNORED)
+
+        assert "no such command" in str(fail_stop_in(again.error))
+
+
 async def test_a_member_with_a_damaged_log_does_not_start(open_group, tmp_path: Path):
     async with open_group(3) as group:
         await group.start()

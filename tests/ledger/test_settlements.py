@@ -19,7 +19,7 @@ async def next_turn() -> None:
 
 
 async def test_a_proposal_gets_the_reply_of_exactly_its_entry():
-    settlements = Settlements(1000, raise_it)
+    settlements = Settlements(1000)
     results = []
     first = settlements.admit(10, results.append)
     second = settlements.admit(10, results.append)
@@ -34,7 +34,7 @@ async def test_a_proposal_gets_the_reply_of_exactly_its_entry():
 
 
 async def test_a_barrier_waits_until_its_index_is_applied():
-    settlements = Settlements(1000, raise_it)
+    settlements = Settlements(1000)
     results = []
     late = settlements.admit_barrier(lambda error: results.append(("late", error)))
     early = settlements.admit_barrier(lambda error: results.append(("early", error)))
@@ -48,7 +48,7 @@ async def test_a_barrier_waits_until_its_index_is_applied():
 
 
 async def test_nobody_is_answered_inside_their_own_call():
-    settlements = Settlements(1000, raise_it)
+    settlements = Settlements(1000)
     results = []
     turns = []
     settlements.after_turn(lambda: turns.append(len(results)))
@@ -65,7 +65,7 @@ async def test_nobody_is_answered_inside_their_own_call():
 
 
 async def test_what_is_over_the_bound_is_busy_but_one_alone_never_is():
-    settlements = Settlements(100, raise_it)
+    settlements = Settlements(100)
     results = []
     ticket = settlements.admit(5000, results.append)
     refused = settlements.admit(1, results.append)
@@ -77,7 +77,7 @@ async def test_what_is_over_the_bound_is_busy_but_one_alone_never_is():
 
 
 async def test_after_turn_runs_once_for_a_burst_and_not_for_nothing():
-    settlements = Settlements(1000, raise_it)
+    settlements = Settlements(1000)
     turns = []
     settlements.after_turn(lambda: turns.append("turn"))
     settlements.end_turn()
@@ -92,7 +92,7 @@ async def test_after_turn_runs_once_for_a_burst_and_not_for_nothing():
 
 
 async def test_an_end_answers_everybody_once():
-    settlements = Settlements(1000, raise_it)
+    settlements = Settlements(1000)
     results = []
     settlements.admit(1, results.append)
     settlements.admit_barrier(results.append)
@@ -106,7 +106,15 @@ async def test_an_end_answers_everybody_once():
 
 async def test_a_callback_that_raises_is_reported_and_not_lost():
     errors = []
-    settlements = Settlements(1000, errors.append)
+    settlements = Settlements(1000)
+
+    def guard(answer):
+        try:
+            answer()
+        except RuntimeError as error:
+            errors.append(error)
+
+    settlements.guard = guard
     settlements.refuse(lambda result: raise_it(RuntimeError("a broken callback")), Busy())
     await next_turn()
 
