@@ -11,34 +11,41 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ server        the listeners, once the log is replayed
     └─ registrar     tells the name servers
 
+Only the ledger is never restarted: its machine has applied the log and cannot do so again. However
+it ends, the process ends.
+
 A connection is no actor, a table is an object, a codec a function. What ties them together is
 below: what follows from applied entries (`_perform`), from a change of role (`_role_changed`), and
 from the end of a turn (`_turn_end`).
 """
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Never
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from broker.config import BrokerConfig
-from broker.formats import UNIT_TAGS_CODE
+from broker.formats import UNIT_PLACE, UNIT_TAGS_CODE
 from broker.machine import commands
 from broker.machine.effects import DropQueues, GroupsChanged, IndexMessages, TopicsChanged
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
+from broker.machine.names import TEMPLATE_TOPIC
 from broker.machine.topics import standard_topics
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
 from broker.rooms.groups import Groups
+from broker.rooms.lookups import Lookups
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
 from broker.rooms.pulling import Pulling
 from broker.rooms.sending import Sending
 from broker.rooms.topics import Topics
+from broker.rooms.unsupported import with_refusals
 from broker.runtime_table import RuntimeTable
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
@@ -51,15 +58,8 @@ from broker.serving.rates import Rates
 from broker.serving.registrar import Registrar
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
-from dledger_py.actors import (
-    Child,
-    FailStop,
-    Inbox,
-    Restart,
-    Strategy,
-    Supervisor,
-    TreeNode,
-)
+from broker.store.queue_files import QueueFiles
+from dledger_py.actors import Child, FailStop, Inbox, Strategy, Supervisor, TreeNode
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.ledger import Ledger
@@ -82,23 +82,44 @@ class _ReplicatedMachine:
     """The broker's machine in the shape the ledger wants: the two know nothing of each other."""
 
     machine: Machine
+    begin: Callable[[], None]
+    """Called before the first entry is applied: the folder is known to be ours by then."""
+    _begun: bool = False
 
     def apply(self, committed: Committed) -> Applied:
+        if not self._begun:
+            self._begun = True
+            self.begin()
         applied = self.machine.apply(committed)
         return Applied(reply=applied.reply, effects=applied.effects)
 
 
 @define(eq=False)
 class _LogReader:
-    """Message bodies come out of the ledger's log."""
+    """Bytes of the ledger's log, at positions that anybody may have named (LookupError)."""
 
     ledger: Ledger
 
     def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
         try:
             return self.ledger.log.read_bytes(position, length, nowait=nowait)
-        except (Corrupt, LookupError) as error:
-            raise FailStop(f"a message cannot be read: {error}") from error
+        except BlockingIOError:
+            raise
+        except (Corrupt, OSError) as error:
+            raise FailStop(f"the log cannot be read: {error}") from error
+
+
+@define(eq=False)
+class _IndexedReader:
+    """The same, at positions that our own index named: what is not there is damage."""
+
+    log: _LogReader
+
+    def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
+        try:
+            return self.log.read_bytes(position, length, nowait=nowait)
+        except LookupError as error:
+            raise FailStop(f"the index names what the log has not: {error}") from error
 
 
 class Broker:
@@ -108,17 +129,26 @@ class Broker:
         """`on_ready` is called when the member answers clients; `addresses` are known then."""
         self.config = config
         self._on_ready = on_ready or _nothing
-        host, port = split_address(config.advertised, of=config.node)
+        self._ledger_ran = False
+        self._led = False
+        self._first_message: int | None = None  # its log position
+        name, port = split_address(config.advertised, of=config.node)
+        host = address_of(name)
         self.machine = Machine()
+        queue_files = QueueFiles(config.data_dir / "consumequeue")
+        self.queues = ConsumeQueues(queue_files)
         self.ledger = Ledger(
-            config.ledger_config(), _ReplicatedMachine(self.machine), perform=self._perform
+            config.ledger_config(),
+            # An earlier life's index is removed once the log's folder is locked: doing it sooner
+            # would take it from a broker that is running there.
+            _ReplicatedMachine(self.machine, begin=queue_files.clear),
+            perform=self._perform,
         )
-        self.queues = ConsumeQueues.create(config.data_dir / "consumequeue")
         self.polls = LongPolls()
         self.table = ClientTable()
         self.rates = Rates()
         self.batch = PutBatch(self.ledger, now_ms)
-        self.commits = OffsetCommits(self.ledger, now_ms)
+        self.commits = OffsetCommits(self.ledger, now_ms, monotonic_ms)
         self.proposals = Proposals(self.ledger, self.batch)
         self.leadership = Leadership(
             node=config.node,
@@ -145,37 +175,59 @@ class Broker:
             leadership=self.leadership,
             proposals=self.proposals,
             now_ms=now_ms,
+            monotonic_ms=monotonic_ms,
         )
-        self.routes = self._rooms(pack_host(host, port))
-        self.server = Server(self.routes, config.listen_addresses(), on_turn_end=self._turn_end)
+        self.routes = self._rooms(host, port)
+        self.server = self._new_server()
         self.ledger.on_role_change(self._role_changed)
         self.ledger.after_turn(self._flush)
         self.supervisor = Supervisor(
             "broker",
             (
-                Child("ledger", lambda: self.ledger, restart=Restart.NEVER),
+                Child("ledger", self._the_ledger),
                 Child("cold reads", lambda: self.cold_reads),
                 Child("leadership", lambda: self.leadership),
                 Child("clock", lambda: _Clock(self)),
-                Child("server", lambda: _Listening(self), restart=Restart.NEVER),
+                Child("server", lambda: _Listening(self)),
                 Child("registrar", lambda: self.registrar),
             ),
             Strategy.REST_FOR_ONE,
         )
 
-    def _rooms(self, store_host: bytes) -> Routes:
-        """Every room with exactly what it uses."""
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled, which is a polite stop; started once clients are answered.
+
+        Raises: FailStop, RestartsExhausted.
+        """
+        try:
+            await self.supervisor.serve(task_status=task_status)
+        finally:
+            self.queues.close()
+
+    def _the_ledger(self) -> Ledger:
+        if self._ledger_ran:
+            raise FailStop("the ledger ended by itself; the log above this line says why")
+        self._ledger_ran = True
+        return self.ledger
+
+    def _new_server(self) -> Server:
+        return Server(self.routes, self.config.listen_addresses(), on_turn_end=self._turn_end)
+
+    def _rooms(self, host: str, port: int) -> Routes:
+        """Every room with exactly what it uses, and a refusal for what no room does."""
         config, machine, leadership = self.config, self.machine, self.leadership
-        reader = MessageReader(_LogReader(self.ledger))
+        log_reader = _LogReader(self.ledger)
+        reader = MessageReader(_IndexedReader(log_reader))
         stored_times = StoredTimes(self.queues, reader)
-        return routes(
+        rooms = routes(
             (
                 Sending(
                     cluster_name=config.cluster_name,
                     broker_name=config.broker_name,
-                    store_host=store_host,
-                    new_unique_id=UniqueIds(config.advertised.rpartition(":")[0]).make,
+                    store_host=pack_host(host, port),
+                    new_unique_id=UniqueIds(host).make,
                     auto_create=config.auto_create_topics,
+                    default_queues_max=config.default_topic_queues,
                     max_message_bytes=config.max_message_bytes,
                     machine=machine,
                     ledger=self.ledger,
@@ -194,9 +246,11 @@ class Broker:
                     commits=self.commits,
                     ensure_group=self.clients.ensure_group,
                     leads=lambda: leadership.leads,
+                    read_barrier=self.ledger.read_barrier_nowait,
                     rates=self.rates,
-                    now_ms=now_ms,
+                    monotonic_ms=monotonic_ms,
                 ),
+                Lookups(log=log_reader, queues=self.queues),
                 Offsets(
                     machine=machine,
                     queues=self.queues,
@@ -230,13 +284,19 @@ class Broker:
                     clients=self.table,
                     rates=self.rates,
                     runtime=RuntimeTable(
-                        ledger=self.ledger, machine=machine, rates=self.rates, started_ms=now_ms()
+                        ledger=self.ledger,
+                        machine=machine,
+                        rates=self.rates,
+                        forwarded=lambda: leadership.statistics().forwarded,
+                        earliest_ms=lambda: self._earliest_ms(reader),
+                        started_ms=now_ms(),
                     ).text,
                     settings=config.as_text,
                     now_ms=now_ms,
                 ),
             )
         )
+        return with_refusals(rooms)
 
     # --- what ties them together -----------------------------------------------------------------
 
@@ -245,6 +305,8 @@ class Broker:
         for effect in applied.effects:
             match effect:
                 case IndexMessages(topic, queue_id, first_offset, units):
+                    if self._first_message is None:
+                        self._first_message = UNIT_PLACE.unpack_from(units)[0]
                     self.queues.index(topic, queue_id, first_offset, units)
                     if self.polls.waits(topic, queue_id):
                         codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
@@ -252,8 +314,8 @@ class Broker:
                 case DropQueues(topic):
                     self.queues.drop(topic)
                     self.rates.forget_topic(topic)
-                    self.polls.wake_all()
-                case TopicsChanged():
+                case TopicsChanged(topics):
+                    self.polls.wake_topics(topics)
                     self.registrar.changed()
                 case GroupsChanged():
                     pass  # groups are looked up at each use
@@ -268,7 +330,11 @@ class Broker:
         )
         self.leadership.role_changed()
         self.registrar.changed()
-        if view.role == "leader" and view.ready:
+        leads = self.leadership.leads
+        if leads != self._led:
+            self._led = leads
+            self.polls.wake_all()  # their clients may want to ask somebody else now
+        if leads:
             self._initialise()
             self.clients.role_changed()
 
@@ -278,7 +344,14 @@ class Broker:
         topics = standard_topics(
             config.cluster_name, config.broker_name, auto_create=config.auto_create_topics
         )
-        missing = tuple(topic for topic in topics if topic.name not in self.machine.topics)
+        queues = config.default_topic_queues
+        missing = tuple(
+            evolve(topic, read_queues=queues, write_queues=queues)
+            if topic.name == TEMPLATE_TOPIC
+            else topic
+            for topic in topics
+            if topic.name not in self.machine.topics
+        )
         groups = tuple(g for g in standard_groups() if g.name not in self.machine.groups)
         if missing or groups:
             self.proposals.forget(
@@ -296,8 +369,15 @@ class Broker:
 
     def _redispatch(self, connection: Port, frame: Frame) -> None:
         """Handle a request that waited until this member led. Writes have no async handlers."""
-        waiting: Any = self.routes.answer(connection, frame)
-        assert waiting is None
+        try:
+            waiting: Any = self.routes.answer(connection, frame)
+        except FailStop:
+            raise
+        except Exception:
+            # As in the server: a bug of ours, the client was told, the others go on.
+            log.exception("broker.handler_failed", code=frame.code)
+        else:
+            assert waiting is None
         self._flush()
 
     def _view(self) -> RoleView:
@@ -305,6 +385,15 @@ class Broker:
 
     def _term(self) -> int:
         return self.ledger.view.term
+
+    def _earliest_ms(self, reader: MessageReader) -> int:
+        """When the oldest message was stored; -1 if there is none, or only the disk knows it."""
+        if self._first_message is None:
+            return -1
+        try:
+            return reader.stored_ms(self._first_message, nowait=True)
+        except BlockingIOError:
+            return -1
 
     def tree(self) -> TreeNode:
         """The actors as they are now."""
@@ -318,15 +407,19 @@ class _Listening:
     broker: Broker
 
     async def run(self, inbox: Inbox[Never]) -> None:
-        await self.broker.ledger.wait_replayed()
+        broker = self.broker
+        await broker.ledger.wait_replayed()
+        broker.server = broker._new_server()  # one instance runs once
         async with trio.open_nursery() as nursery:
             try:
-                await nursery.start(self.broker.server.run)
+                await nursery.start(broker.server.run)
             except AddressUnavailable as error:
                 raise FailStop(str(error)) from error
             inbox.ready()
-            self.broker._on_ready()
+            on_ready, broker._on_ready = broker._on_ready, _nothing
+            on_ready()
             await inbox.wait_closed()
+            broker.polls.wake_all()  # a last answer instead of a broken connection
             nursery.cancel_scope.cancel()
 
 
@@ -348,7 +441,7 @@ class _Clock:
         broker = self.broker
         while True:
             await trio.sleep(CLOCK_S)
-            broker.polls.expire(now_ms())
+            broker.polls.expire(monotonic_ms())
             seconds = int(trio.current_time())
             if seconds != self._seconds:
                 self._seconds = seconds
@@ -369,12 +462,31 @@ async def serve(config: BrokerConfig) -> None:
 
     config.data_dir.mkdir(parents=True, exist_ok=True)
     broker = Broker(config, on_ready=ready)
-    await broker.supervisor.serve()
+    await broker.run()
 
 
 def now_ms() -> int:
     """The wall clock, which is data here: stamped into entries, never compared across members."""
     return time.time_ns() // 1_000_000
+
+
+def monotonic_ms() -> int:
+    """For deadlines of this process, which a corrected wall clock must not move."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def address_of(host: str) -> str:
+    """The address of a host name: stored messages and message ids hold no names.
+
+    Blocks for the resolver; called once, before anything else runs. Raises: FailStop.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise FailStop(f"the advertised host {host!r} has no address: {error}") from error
+    # ali-ons and C++ clients cannot read records of IPv6 hosts.
+    v4 = [entry for entry in found if entry[0] == socket.AF_INET]
+    return str((v4 or found)[0][4][0])
 
 
 def _nothing() -> None:

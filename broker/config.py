@@ -5,13 +5,18 @@ result with where each value came from. Components get the part they need, never
 """
 
 from pathlib import Path
+from typing import Final
 
 from attrs import Factory, frozen
 
+from broker.machine.topics import QUEUES_MAX
 from dledger_py.ledger.config import LedgerConfig, split_address
 from dledger_py.runtime.settings import setting
 
-VIP_PORT_DISTANCE = 2  # RocketMQ's "fast" listener: old clients and dashboards dial port - 2
+VIP_PORT_DISTANCE: Final = 2  # RocketMQ's "fast" listener: old clients and dashboards dial port - 2
+ANY_ADDRESS: Final = {"", "0.0.0.0", "::", "*"}
+MESSAGE_BYTES_LIMIT: Final = 7 * 1024 * 1024  # with its properties it must fit a log entry of 8 MiB
+REGISTER_PERIOD_S_MAX: Final = 60  # RocketMQ's
 
 
 @frozen(kw_only=True)
@@ -76,6 +81,26 @@ class BrokerConfig:
                 raise ValueError(f"{name} does not list this node, {self.node!r}")
         if self.members and self.ledger.peers and set(self.members) != set(self.ledger.peers):
             raise ValueError("members and ledger.peers must list the same nodes")
+        if len(self.ledger.peers) > 1 and not self.members:
+            raise ValueError("members is empty: it must say where clients reach each of the peers")
+        if self.advertised.rpartition(":")[0].strip("[]") in ANY_ADDRESS:
+            raise ValueError(
+                f"listen = {self.listen!r} tells clients no address they can dial:"
+                f" members must name one for {self.node!r}"
+            )
+        for name_server in self.namesrv:
+            split_address(name_server, of="namesrv")
+        for node, address in self.members.items():
+            split_address(address, of=node)
+        for name, value, largest in (
+            ("default_topic_queues", self.default_topic_queues, QUEUES_MAX),
+            ("max_message_bytes", self.max_message_bytes, MESSAGE_BYTES_LIMIT),
+            ("register_period_s", self.register_period_s, REGISTER_PERIOD_S_MAX),
+        ):
+            if not 1 <= value <= largest:
+                raise ValueError(f"{name} = {value}: 1 to {largest} are possible")
+        if self.forward_wait_ms < 0:
+            raise ValueError(f"forward_wait_ms = {self.forward_wait_ms}: 0 or more")
 
     @property
     def advertised(self) -> str:
@@ -110,7 +135,8 @@ class BrokerConfig:
         """What the ledger is told of it."""
         return LedgerConfig(
             node=self.node,
-            peers=self.ledger.peers,
+            # A member that is alone needs no address for peers.
+            peers=self.ledger.peers or {self.node: "127.0.0.1:0"},
             data_dir=str(self.data_dir),
             cluster=self.cluster_id,
             group=self.broker_name,

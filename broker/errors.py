@@ -59,9 +59,8 @@ class QueueNotFound(Refused):
     code = ResponseCode.INVALID_PARAMETER
 
     def __init__(self, topic: str, queue_id: int, queues: int) -> None:
-        super().__init__(
-            f"request queueId[{queue_id}] is illegal: topic '{topic}' has queues 0-{queues - 1}"
-        )
+        has = f"queues 0-{queues - 1}" if queues else "no queue for this"
+        super().__init__(f"request queueId[{queue_id}] is illegal: topic '{topic}' has {has}")
 
 
 class GroupNotFound(Refused):
@@ -69,8 +68,9 @@ class GroupNotFound(Refused):
 
     code = ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
 
-    def __init__(self, group: str) -> None:
-        super().__init__(f"subscription group '{group}' does not exist, apply first please!")
+    def __init__(self, group: str, why: str = "") -> None:
+        reason = why or "apply first please!"
+        super().__init__(f"subscription group '{group}' does not exist, {reason}")
 
 
 class NotPermitted(Refused):
@@ -98,6 +98,15 @@ class NotSupported(Refused):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is not supported by this broker yet")
+
+
+class SubscriptionUnreadable(Refused):
+    """The filter expression of the request cannot be understood."""
+
+    code = ResponseCode.SUBSCRIPTION_PARSE_FAILED
+
+    def __init__(self, expression: str) -> None:
+        super().__init__(f"parse the consumer's subscription failed: {expression!r} names no tag")
 
 
 class SubscriptionMissing(Refused):

@@ -5,6 +5,7 @@ there: the tools of 4.x look for the one with a single r.
 """
 
 import shutil
+from collections.abc import Callable
 from typing import Final
 
 from attrs import define
@@ -26,6 +27,8 @@ class RuntimeTable:
     ledger: Ledger
     machine: Machine
     rates: Rates
+    forwarded: Callable[[], int]
+    earliest_ms: Callable[[], int]
     started_ms: int
 
     def text(self, now_ms: int) -> dict[str, str]:
@@ -48,7 +51,7 @@ class RuntimeTable:
             "dispatchBehindBytes": "0",
             "remainHowManyDataToFlush": "0 B",
             "pageCacheLockTimeMills": "0",
-            "earliestMessageTimeStamp": "-1",
+            "earliestMessageTimeStamp": str(self.earliest_ms()),
             "startAcceptSendRequestTimeStamp": "0",
             "timerReadBehind": "0",
             "timerOffsetBehind": "0",
@@ -83,7 +86,7 @@ class RuntimeTable:
             "putMessageSizeTotal": str(totals.bytes),
             "putMessageFailedTimes": str(rates.put_refused.total),
             "putMessageAverageSize": f"{totals.bytes / max(1, totals.messages):.1f}",
-            "forwardedTimes": str(rates.forwarded.total),
+            "forwardedTimes": str(self.forwarded()),
         }
         # Totals of this process count from its start: there is no yesterday in memory.
         for kind, meter in (("Put", rates.put), ("Get", rates.got)):

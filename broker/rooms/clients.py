@@ -9,7 +9,7 @@ Source: protocol pages 02 (b) and 07 (§1, 2); ClientManageProcessor.java.
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from attrs import define
+from attrs import define, evolve
 
 from broker.machine import commands, names
 from broker.machine.groups import GroupConfig
@@ -25,7 +25,11 @@ from dledger_py.remoting.commands.clients import (
     NotifyConsumersChanged,
     UnregisterClient,
 )
-from dledger_py.remoting.commands.heartbeats import MessageModel, decode_heartbeat
+from dledger_py.remoting.commands.heartbeats import (
+    HeartbeatData,
+    MessageModel,
+    decode_heartbeat,
+)
 from dledger_py.remoting.commands.json_bodies import encode_body
 from dledger_py.remoting.rooms import Answer, Caller, Connection, Refused, handles
 
@@ -41,24 +45,32 @@ class Clients:
     leadership: Leadership
     proposals: Proposals
     now_ms: Callable[[], int]
+    monotonic_ms: Callable[[], int]
 
     @handles(Heartbeat)
     def beat(self, request: Heartbeat, caller: Caller) -> Answer[HeartbeatReply]:
-        """Take the client in, with its groups and subscriptions."""
-        data = decode_heartbeat(caller.frame.body)
+        """Take the client in, with its groups and subscriptions.
+
+        Groups with illegal names are left out, as by RocketMQ; pulling tells what is wrong.
+        """
+        data = _legal(decode_heartbeat(caller.frame.body))
         connection = caller.connection
+        beat_ms = self.monotonic_ms()
         client = Client(
             client_id=data.client_id,
             connection=connection,
             language=caller.language,
             version=caller.version,
-            beat_ms=self.now_ms(),
+            beat_ms=beat_ms,
         )
-        changed = self.table.beat(data, client, self.now_ms())
         self._watch(connection)
+        if data.without_sub:  # we do not offer these, but a client may have learnt them elsewhere
+            complete = self.table.refresh(data, client, beat_ms)
+            return Answer(HeartbeatReply(subscription_changed=not complete))
+        changed = self.table.beat(data, client, beat_ms)
         self._ensure(consumer.group_name for consumer in data.consumer_data_set)
         self._notify(changed)
-        return Answer(HeartbeatReply(supports_v2=None, subscription_changed=bool(changed)))
+        return Answer(HeartbeatReply(subscription_changed=bool(changed)))
 
     @handles(UnregisterClient)
     def unregister(self, request: UnregisterClient, caller: Caller) -> Answer[Any]:
@@ -88,15 +100,13 @@ class Clients:
 
     def expire(self) -> None:
         """Clients silent for too long leave."""
-        self._notify(self.table.expire(self.now_ms()))
+        self._notify(self.table.expire(self.monotonic_ms()))
 
     def _ensure(self, group_names: Iterable[str]) -> None:
         if not self.leadership.leads:
             return
         missing = tuple(
-            GroupConfig(name=name)
-            for name in dict.fromkeys(group_names)
-            if not self._exists(name) and names.group_fault(name) is None
+            GroupConfig(name=name) for name in dict.fromkeys(group_names) if not self._exists(name)
         )
         if missing:
             self.proposals.forget(commands.EnsureGroups(stamped_ms=self.now_ms(), groups=missing))
@@ -119,3 +129,9 @@ class Clients:
                 continue
             for client in group.clients.values():
                 client.connection.request(NotifyConsumersChanged(consumer_group=group.name))
+
+
+def _legal(heartbeat: HeartbeatData) -> HeartbeatData:
+    consumers = heartbeat.consumer_data_set
+    legal = tuple(data for data in consumers if names.group_fault(data.group_name) is None)
+    return heartbeat if len(legal) == len(consumers) else evolve(heartbeat, consumer_data_set=legal)

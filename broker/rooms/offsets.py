@@ -11,15 +11,13 @@ from typing import Final
 
 from attrs import define
 
-from broker.errors import InvalidParameter, NoLeader, OffsetNotFound
-from broker.machine import names
+from broker.errors import GroupNotFound, InvalidParameter, NoLeader, OffsetNotFound
 from broker.machine.machine import Machine
-from broker.rooms._admission import known_queue, known_topic
+from broker.rooms._admission import known_queue
 from broker.rooms._stored_times import StoredTimes
 from broker.serving.leadership import Leadership
 from broker.serving.offset_commits import OffsetCommits
 from broker.store.consume_queues import Boundary, ConsumeQueues
-from dledger_py.ledger.errors import LedgerError
 from dledger_py.remoting.commands.offsets import (
     GetEarliestTime,
     GetMaxOffset,
@@ -53,10 +51,14 @@ class Offsets:
         """Remember where the group goes on; answered once that is durable at a quorum."""
         if not self.leadership.leads:
             return self.leadership.relay(caller)
+        if request.consumer_group not in self.machine.groups:
+            raise GroupNotFound(request.consumer_group)
         known_queue(self.machine, request.topic, request.queue_id)
-        fault = names.group_fault(request.consumer_group)
-        if fault is not None:
-            raise InvalidParameter(fault)
+
+        key = (request.consumer_group, request.topic, request.queue_id, request.commit_offset)
+        if caller.frame.is_one_way:
+            self.commits.add(*key)
+            return Answer()
         later = caller.later()
 
         def answered(error: Exception | None) -> None:
@@ -65,10 +67,6 @@ class Offsets:
             else:
                 later.refuse(error)
 
-        key = (request.consumer_group, request.topic, request.queue_id, request.commit_offset)
-        if caller.frame.is_one_way:
-            self.commits.add(*key)
-            return Answer()
         self.commits.add(*key, answered)
         return later
 
@@ -79,7 +77,6 @@ class Offsets:
         """Where the group goes on: never less than a commit that was answered before."""
         if not self.leadership.leads:
             return self.leadership.relay(caller)
-        known_topic(self.machine, request.topic)
         return self._linearized(caller, lambda: self._committed(request))
 
     def _committed(self, request: QueryConsumerOffset) -> Answer[OffsetReply]:
@@ -120,7 +117,7 @@ class Offsets:
         """The offset a point in time stands for."""
         known_queue(self.machine, request.topic, request.queue_id)
         try:
-            boundary = Boundary(request.boundary_type.upper())
+            boundary = Boundary(request.boundary_type.upper() or "LOWER")
         except ValueError:
             raise InvalidParameter(
                 f"boundaryType {request.boundary_type!r}: it is LOWER or UPPER"
@@ -143,25 +140,23 @@ class Offsets:
     ) -> Later[OffsetReply]:
         """Answer after everything that was acknowledged before this request came.
 
-        Commits that are still gathered go into the log first; applying them is as good a proof of
-        leadership as a round of heartbeats.
+        Commits taken in and not yet applied come first, also those nobody waits for: a consumer
+        that leaves says them one-way, and its successor asks at once. Applying them is as good a
+        proof of leadership as a round of heartbeats.
         """
         later = caller.later()
 
-        def passed(outcome: object) -> None:
-            if isinstance(outcome, LedgerError):
+        def passed(error: object) -> None:
+            if error is not None:
                 # Reading twice does no harm, so whatever the reason: ask again.
                 later.refuse(NoLeader())
                 return
-            if isinstance(outcome, Exception):
-                later.refuse(outcome)
-                return
             try:
                 later.answer(answer())
-            except OffsetNotFound as error:
-                later.refuse(error)
+            except OffsetNotFound as refusal:
+                later.refuse(refusal)
 
-        if self.commits.waiting:
+        if self.commits.pending:
             self.commits.propose(passed)
         else:
             self.read_barrier(passed)

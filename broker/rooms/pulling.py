@@ -1,46 +1,59 @@
 """Reading messages: pull, and pulls that wait.
 
 Every member answers from what it has applied, so only committed messages are ever seen. A pull is
-one function, `_run`, run at most twice: when it comes, and, if it had to wait, once more when a
-message arrived or its time was up. Records in the page cache are read at once; the others by a
-worker thread.
+admitted and run when it comes and, if it had to wait, once more when a message arrived, something
+else changed, or its time was up. Records in the page cache are read at once; the others by a worker
+thread.
 
-All four header fields are filled in every answer: Java unboxes them without looking.
+Laws
+- All four header fields are filled in every answer: Java unboxes them without looking.
+- Code 0 never comes with an empty body: ali-ons and Java crash on it.
+- Only a member that has just been confirmed as the leader says that an offset beyond the end is
+  wrong: elsewhere the end may be behind what consumers have seen, and they would start over.
 
 Source: protocol pages 04 (§4-6) and 07 (§6); PullMessageProcessor.java.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from attrs import define, frozen
 
 from broker.errors import (
+    GroupNotFound,
     NotPermitted,
     NotSupported,
     QueueNotFound,
     SubscriptionMissing,
     SubscriptionOutdated,
+    SubscriptionUnreadable,
     TopicNotFound,
 )
 from broker.formats import UNIT
+from broker.machine import names
+from broker.machine.groups import GroupConfig
 from broker.machine.machine import Machine
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
-from broker.serving.long_polls import HeldPull, LongPolls
+from broker.serving.long_polls import HOLD_MS_MAX, HeldPull, LongPolls
 from broker.serving.offset_commits import OffsetCommits
 from broker.serving.rates import Rates
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import BYTES_MAX, MESSAGES_MAX, Fetched, MessageReader
 from broker.store.tag_filter import matching
-from dledger_py.remoting.commands.heartbeats import TAG_EXPRESSION, tag_subscription
+from dledger_py.remoting.commands.heartbeats import (
+    TAG_EXPRESSION,
+    MessageModel,
+    tag_subscription,
+)
 from dledger_py.remoting.commands.pulling import (
     CARRIES_SUBSCRIPTION,
     COMMITS_OFFSET,
     MAY_SUSPEND,
     PullMessage,
 )
-from dledger_py.remoting.rooms import Answer, Caller, Later, handles
+from dledger_py.remoting.rooms import Answer, Caller, Connection, Later, Refused, handles
 from dledger_py.remoting.wire.codes import ResponseCode
 
 SCANNED_MAX: Final = 800  # index entries per pull: bounds what a filter that matches nothing costs
@@ -55,18 +68,27 @@ _FIELDS: Final = (
     b'{"maxOffset":"%d","minOffset":"%d","nextBeginOffset":"%d","suggestWhichBrokerId":"0"}'
 )
 
+_WATCHED: Final = "long polls watch"
+
+ReadBarrier = Callable[[Callable[[object], None]], None]
+
 
 @frozen
-class _Wanted:
-    """A pull that was admitted: what to read, and which tags (None: all)."""
+class _Pull:
+    """A pull that was admitted: what to read, which tags (None: all), whom to answer.
+
+    `held_for` is the connection it may be held for; None if it may not be.
+    """
 
     request: PullMessage
     codes: frozenset[int] | None
+    later: Later[Any]
+    held_for: Connection | None
 
 
 @define(eq=False, kw_only=True)
 class Pulling:
-    """Code 11."""
+    """Codes 11 and 361."""
 
     machine: Machine
     queues: ConsumeQueues
@@ -77,45 +99,46 @@ class Pulling:
     commits: OffsetCommits
     ensure_group: Callable[[str], None]
     leads: Callable[[], bool]
+    read_barrier: ReadBarrier
     rates: Rates
-    now_ms: Callable[[], int]
+    monotonic_ms: Callable[[], int]
 
     @handles(PullMessage)
     def pull(self, request: PullMessage, caller: Caller) -> Answer[Any] | Later[Any]:
         """Answer with messages of one queue, or hold the request until there is one."""
-        wanted = self._admit(request)
+        codes = self._admit(request)
         if request.sys_flag & COMMITS_OFFSET and request.commit_offset >= 0 and self.leads():
             self.commits.add(
                 request.consumer_group, request.topic, request.queue_id, request.commit_offset
             )
         later = caller.later()
-        self._run(wanted, later, may_wait=bool(request.sys_flag & MAY_SUSPEND))
+        held_for = caller.connection if request.sys_flag & MAY_SUSPEND else None
+        self._run(_Pull(request, codes, later, held_for))
         return later
 
-    def _run(self, wanted: _Wanted, later: Later[Any], *, may_wait: bool) -> None:
-        """Read once; answer, hold, or leave it to a worker thread."""
-        request = wanted.request
-        topic, queue_id, offset = request.topic, request.queue_id, request.queue_offset
-        if topic not in self.machine.topics:  # deleted while the request was held
-            later.refuse(TopicNotFound(topic))
+    def _again(self, request: PullMessage, later: Later[Any]) -> None:
+        """The wait of a held pull is over: the whole request once more, and no more waiting."""
+        try:
+            codes = self._admit(request)
+        except Refused as error:  # the topic is gone, or smaller now
+            later.refuse(error)
             return
+        self._run(_Pull(request, codes, later, None))
+
+    def _run(self, pull: _Pull) -> None:
+        """Read once; answer, hold, or leave it to a worker thread."""
+        request = pull.request
+        topic, queue_id, offset = request.topic, request.queue_id, request.queue_offset
         first = self.queues.min_offset(topic, queue_id)
         end = self.queues.next_offset(topic, queue_id)
-        if offset == end and may_wait and self.polls.has_room():
-            self._hold(wanted, later)
-            return
         if not first <= offset < end:
-            later.answer(self._outside(offset, first, end))
+            self._run_outside(pull, first, end)
             return
-        units = self.queues.range(topic, queue_id, offset, max(SCANNED_MAX, request.max_msg_nums))
-        chosen = matching(units, wanted.codes)
+        units = self.queues.range(topic, queue_id, offset, SCANNED_MAX)
+        chosen = matching(units, pull.codes)
         if not chosen:
-            scanned_to = offset + len(units) // UNIT.size
-            if scanned_to == end and may_wait and self.polls.has_room():
-                self._hold(wanted, later)
-                return
-            self.rates.pulls_missed.total += 1
-            later.answer(_answer(RETRY, "NO_MATCHED_MESSAGE", scanned_to, first, end))
+            following = offset + len(units) // UNIT.size
+            self._miss(pull, RETRY, "NO_MATCHED_MESSAGE", following)
             return
         limit = max(1, min(request.max_msg_nums, MESSAGES_MAX))
 
@@ -124,16 +147,20 @@ class Pulling:
                 units, offset, chosen, messages_max=limit, bytes_max=BYTES_MAX, nowait=nowait
             )
 
-        def found(fetched: Fetched) -> None:
-            self._found(wanted, later, fetched)
-
         try:
-            found(read(nowait=True))
+            fetched = read(nowait=True)
         except BlockingIOError:
-            self.cold_reads.submit(lambda: read(nowait=False), found, later.refuse)
+            self.cold_reads.submit(
+                lambda: read(nowait=False),
+                lambda fetched: self._found(pull, fetched),
+                pull.later.refuse,
+            )
+            return
+        self._found(pull, fetched)
 
-    def _found(self, wanted: _Wanted, later: Later[Any], fetched: Fetched) -> None:
-        request, rates = wanted.request, self.rates
+    def _found(self, pull: _Pull, fetched: Fetched) -> None:
+        request, rates = pull.request, self.rates
+        assert fetched.body
         rates.pulls_found.total += 1
         rates.got.total += fetched.messages
         rates.got_bytes.total += len(fetched.body)
@@ -141,50 +168,83 @@ class Pulling:
         self.clients.pulled(
             request.consumer_group, request.topic, request.queue_id, fetched.next_offset
         )
-        first = self.queues.min_offset(request.topic, request.queue_id)
-        end = self.queues.next_offset(request.topic, request.queue_id)
-        later.answer(
+        pull.later.answer(
             Answer(
                 body=fetched.body,
                 remark="FOUND",
-                rendered=_FIELDS % (end, first, fetched.next_offset),
+                rendered=self._fields(request, fetched.next_offset),
             )
         )
 
-    def _outside(self, offset: int, first: int, end: int) -> Answer[Any]:
-        """The answer to an offset that no message has (page 04 §5)."""
-        self.rates.pulls_missed.total += 1
-        if end == 0:
-            code = NOT_FOUND if offset == 0 else MOVED
-            return _answer(code, "NO_MESSAGE_IN_QUEUE", 0, first, end)
+    def _run_outside(self, pull: _Pull, first: int, end: int) -> None:
+        """No message has the offset that was asked for (page 04 §5)."""
+        offset = pull.request.queue_offset
         if offset < first:
-            return _answer(MOVED, "OFFSET_TOO_SMALL", first, first, end)
-        if offset == end:
-            return _answer(NOT_FOUND, "OFFSET_OVERFLOW_ONE", offset, first, end)
-        if not self.leads():
-            # A follower may be behind what the leader has told the client: ask again, do not move.
-            return _answer(RETRY, "OFFSET_OVERFLOW_BADLY", offset, first, end)
-        return _answer(MOVED, "OFFSET_OVERFLOW_BADLY", end, first, end)
+            status = "OFFSET_TOO_SMALL" if end else "NO_MESSAGE_IN_QUEUE"
+            self._miss(pull, MOVED, status, first)
+        elif offset == end or not self.leads():
+            self._hold_or_miss(pull)
+        else:
+            self.read_barrier(lambda outcome: self._run_beyond(pull, outcome))
 
-    def _hold(self, wanted: _Wanted, later: Later[Any]) -> None:
-        request = wanted.request
+    def _run_beyond(self, pull: _Pull, outcome: object) -> None:
+        """What the offset exceeded is known to be the end, or it is not known."""
+        request = pull.request
+        end = self.queues.next_offset(request.topic, request.queue_id)
+        if outcome is not None:
+            self._hold_or_miss(pull)
+        elif request.queue_offset > end:
+            status = "OFFSET_OVERFLOW_BADLY" if end else "NO_MESSAGE_IN_QUEUE"
+            self._miss(pull, MOVED, status, end)
+        else:
+            self._run(pull)
+
+    def _hold_or_miss(self, pull: _Pull) -> None:
+        request, connection = pull.request, pull.held_for
+        if connection is None or not self.polls.has_room():
+            status = "OFFSET_OVERFLOW_ONE" if request.queue_offset else "NO_MESSAGE_IN_QUEUE"
+            self._miss(pull, NOT_FOUND, status, request.queue_offset)
+            return
+        if connection.closed:  # no close will be told of any more
+            return
+        if _WATCHED not in connection.attributes:
+            connection.attributes[_WATCHED] = True
+            connection.on_close(lambda: self.polls.drop(connection.id))
+        wait_ms = max(0, min(request.suspend_timeout_millis, HOLD_MS_MAX))
         self.polls.hold(
             HeldPull(
                 topic=request.topic,
                 queue_id=request.queue_id,
-                deadline_ms=self.now_ms() + request.suspend_timeout_millis,
-                wants=wanted.codes,
-                again=lambda: self._run(wanted, later, may_wait=False),
-                gone=lambda: later.abandoned,
+                deadline_ms=self.monotonic_ms() + wait_ms,
+                wants=pull.codes,
+                owner=connection.id,
+                again=lambda: self._again(request, pull.later),
             )
         )
 
+    def _miss(self, pull: _Pull, code: ResponseCode, status: str, following: int) -> None:
+        self.rates.pulls_missed.total += 1
+        pull.later.answer(
+            Answer(code=code, remark=status, rendered=self._fields(pull.request, following))
+        )
+
+    def _fields(self, request: PullMessage, following: int) -> bytes:
+        first = self.queues.min_offset(request.topic, request.queue_id)
+        end = self.queues.next_offset(request.topic, request.queue_id)
+        return _FIELDS % (end, first, following)
+
     # --- admission -----------------------------------------------------------------------------
 
-    def _admit(self, request: PullMessage) -> _Wanted:
-        """Check the request in RocketMQ's order; what is left is to read."""
+    def _admit(self, request: PullMessage) -> frozenset[int] | None:
+        """Check the request in RocketMQ's order; the tag hashes it wants, None for all.
+
+        Raises: the refusal.
+        """
         group = self.machine.groups.get(request.consumer_group)
         if group is None:
+            fault = names.group_fault(request.consumer_group)
+            if fault is not None:
+                raise GroupNotFound(request.consumer_group, fault)
             self.ensure_group(request.consumer_group)
         elif not group.consume_enable:
             raise NotPermitted(f"the group {request.consumer_group} is not allowed to consume")
@@ -196,19 +256,33 @@ class Pulling:
         if not 0 <= request.queue_id < topic.read_queues:
             raise QueueNotFound(request.topic, request.queue_id, topic.read_queues)
         if request.sys_flag & CARRIES_SUBSCRIPTION:
-            return _Wanted(request, _codes(request.expression_type, request.subscription))
-        return _Wanted(request, self._registered_codes(request))
+            return _codes(request.expression_type, request.subscription)
+        return self._registered_codes(request, group)
 
-    def _registered_codes(self, request: PullMessage) -> frozenset[int] | None:
+    def _registered_codes(
+        self, request: PullMessage, settings: GroupConfig | None
+    ) -> frozenset[int] | None:
         """The filter the group's heartbeats brought."""
-        subscription = self.clients.subscription(request.consumer_group, request.topic)
+        group = self.clients.consumer_group(request.consumer_group)
+        if group is None:
+            raise SubscriptionMissing(request.consumer_group, request.topic)
+        if (
+            group.message_model is MessageModel.BROADCASTING
+            and settings is not None
+            and not settings.consume_broadcast_enable
+        ):
+            raise NotPermitted(f"the group {request.consumer_group} may not consume by broadcast")
+        subscription = group.subscriptions.get(request.topic)
         if subscription is None:
             raise SubscriptionMissing(request.consumer_group, request.topic)
         if subscription.sub_version < request.sub_version:
             raise SubscriptionOutdated(request.consumer_group, request.topic)
+        if subscription.class_filter_mode:  # died with RocketMQ's filter servers: matches all
+            return None
         return _codes(subscription.expression_type, subscription.sub_string)
 
 
+@lru_cache(maxsize=4096)  # one subscription is read at every pull of every queue
 def _codes(expression_type: str | None, expression: str | None) -> frozenset[int] | None:
     """The tag hashes a subscription asks for; None for all.
 
@@ -216,8 +290,9 @@ def _codes(expression_type: str | None, expression: str | None) -> frozenset[int
     """
     if expression_type not in (None, "", TAG_EXPRESSION):
         raise NotSupported(f"filtering by {expression_type}")
-    return frozenset(tag_subscription("", expression).code_set) or None
-
-
-def _answer(code: ResponseCode, status: str, following: int, first: int, end: int) -> Answer[Any]:
-    return Answer(code=code, remark=status, rendered=_FIELDS % (end, first, following))
+    if expression in (None, "", "*"):
+        return None
+    codes = frozenset(tag_subscription("", expression).code_set)
+    if not codes:
+        raise SubscriptionUnreadable(expression or "")
+    return codes

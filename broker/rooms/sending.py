@@ -2,13 +2,14 @@
 
 A send is admitted against the state applied so far, laid out as the record that will be stored, and
 joins the turn's batch; its answer waits until the entry is durable at a quorum and applied, because
-only applying assigns the offset. A topic that does not exist yet is created by an entry in front.
+only applying assigns the offset. What has to exist first (a topic created on use, a retry group, a
+dead-letter topic) is created by an entry in front, once the message itself is found to be in order.
 
 Source: protocol pages 02 (a), 03, 05 §4; AbstractSendMessageProcessor.java.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from attrs import define, field
@@ -23,11 +24,17 @@ from broker.errors import (
 )
 from broker.machine import names
 from broker.machine.codec import encode_command
-from broker.machine.commands import EnsureTopics
+from broker.machine.commands import EnsureGroups, EnsureTopics
+from broker.machine.groups import GroupConfig
 from broker.machine.machine import Machine
 from broker.machine.put_messages import Message
 from broker.machine.replies import MessageReply, Reason
-from broker.machine.topics import TopicConfig, retry_topic, topic_from_template
+from broker.machine.topics import (
+    TopicConfig,
+    dead_letter_topic,
+    retry_topic,
+    topic_from_template,
+)
 from broker.serving.leadership import BORN_HOST, Leadership
 from broker.serving.put_batch import Proposer, PutBatch
 from broker.serving.rates import Rates
@@ -39,21 +46,33 @@ from dledger_py.remoting.commands.sending import (
 from dledger_py.remoting.rooms import Answer, Caller, Later, Refused, handles
 from dledger_py.remoting.wire import message as records
 from dledger_py.remoting.wire import properties as props
+from dledger_py.remoting.wire.codes import VERSION_MAX_RECONSUME_TIMES
 
 REGION: Final = "DefaultRegion"  # drives client-side tracing; Java: absent TRACE_ON means on
+
+# A batch of tiny messages grows many times over when each becomes a record of its own. RocketMQ
+# bounds the grown size by maxMessageSize; here it must fit one log entry, and not stall the loop.
+BATCH_MESSAGES_MAX: Final = 16_384
+BATCH_RECORDS_BYTES_MAX: Final = 7 * 1024 * 1024
 
 # What a message may ask for that this broker does not do yet. Storing it without doing it would be
 # worse than refusing: the sender could not tell.
 NOT_YET: Final = {
-    "DELAY": "delayed delivery (property DELAY)",
-    "TIMER_DELAY_SEC": "timed delivery (property TIMER_DELAY_SEC)",
-    "TIMER_DELAY_MS": "timed delivery (property TIMER_DELAY_MS)",
-    "TIMER_DELIVER_MS": "timed delivery (property TIMER_DELIVER_MS)",
-    "TRAN_MSG": "a transactional message (property TRAN_MSG)",
+    props.TIMER_DELAY_SEC: "timed delivery (property TIMER_DELAY_SEC)",
+    props.TIMER_DELAY_MS: "timed delivery (property TIMER_DELAY_MS)",
+    props.TIMER_DELIVER_MS: "timed delivery (property TIMER_DELIVER_MS)",
 }
+DELAYED: Final = "delayed delivery (property DELAY)"
+TRANSACTIONAL: Final = "a transactional message"
 
+# What a message that came back from a consumer still carries of its earlier life here. The first
+# is a receipt of that copy, the others are put in anew.
+STALE: Final = frozenset({props.POP_CK, props.MSG_REGION, props.TRACE_ON, props.CLUSTER})
 
 _REPLY: Final = send_reply_template(REGION, trace_on=True)
+
+Command = EnsureTopics | EnsureGroups
+Missing = tuple[Command, ...]
 
 
 @define(eq=False, kw_only=True)
@@ -65,6 +84,7 @@ class Sending:
     store_host: bytes
     new_unique_id: Callable[[], str]
     auto_create: bool
+    default_queues_max: int
     max_message_bytes: int
     machine: Machine
     ledger: Proposer
@@ -73,6 +93,8 @@ class Sending:
     rates: Rates
     now_ms: Callable[[], int]
     _added_properties: str = field(init=False)
+    _creating: dict[str, TopicConfig] = field(factory=dict, init=False)
+    """Topics proposed and not yet applied: a burst of first messages makes one proposal."""
 
     def __attrs_post_init__(self) -> None:
         self._added_properties = "".join(
@@ -89,10 +111,7 @@ class Sending:
         """Store one message, or a batch of them, and answer where."""
         if not self.leadership.leads:
             return self.leadership.relay(caller)
-        topic = self._admit(request)
-        queue_id = request.queue_id
-        if queue_id < 0:
-            queue_id = random.randrange(topic.write_queues)
+        topic, queue_id, missing = self._admit(request, caller)
         body = caller.frame.body
         if len(body) > self.max_message_bytes:
             raise IllegalMessage(
@@ -102,24 +121,25 @@ class Sending:
         born_host = _born_host(caller)
         messages: Sequence[Message]
         if request.batch:
-            unique_ids, messages = self._batch(request, body, queue_id, born_host)
+            unique_id, messages = self._batch(request, topic, body, queue_id, born_host)
         else:
-            unique_id, message = self._record(
-                request, body, request.properties, request.flag, queue_id, born_host
-            )
-            unique_ids, messages = unique_id, (message,)
+            unique_id, message = self._single(request, topic, body, queue_id, born_host)
+            messages = (message,)
+        for command in missing:
+            self._create(command)
         later = caller.later()
         store_host, rates = self.store_host, self.rates
 
         def settled(replies: Sequence[MessageReply]) -> None:
             first = replies[0]
             if isinstance(first, Reason):
-                later.refuse(_declined(first, request.topic, queue_id, topic.queues))
+                rates.put_refused.total += len(messages)
+                later.refuse(_declined(first, topic, queue_id))
                 return
             rates.put.total += len(replies)
             rates.put_bytes.total += len(body)
-            rates.topic(request.topic).total += len(replies)
-            later.answer(_stored(replies, store_host, queue_id, unique_ids))
+            rates.topic(topic.name).total += len(replies)
+            later.answer(_stored(replies, store_host, queue_id, unique_id))
 
         def failed(error: Exception) -> None:
             rates.put_refused.total += len(messages)
@@ -130,117 +150,224 @@ class Sending:
 
     # --- admission -----------------------------------------------------------------------------
 
-    def _admit(self, request: SendMessage) -> TopicConfig:
-        """The topic this send goes to, created on the way if need be.
+    def _admit(self, request: SendMessage, caller: Caller) -> tuple[TopicConfig, int, Missing]:
+        """The topic and queue the send goes to, and what has to be created for it, if anything.
 
         Raises: the refusal, if the send is not allowed.
         """
         name = request.topic
-        topic = self.machine.topics.get(name)
-        if topic is None:
-            topic = self._create_on_use(request)
-        if not topic.writable:
-            raise NotPermitted(f"the broker[{self.broker_name}] topic[{name}] is not writable")
         if not names.producers_may_send(name):
             raise NotPermitted(f"Sending message to topic[{name}] is forbidden.")
-        if request.queue_id >= topic.queues:
-            raise QueueNotFound(name, request.queue_id, topic.queues)
         if request.sys_flag & records.TRANSACTION_MASK:
-            raise NotSupported(NOT_YET["TRAN_MSG"])
-        return topic
+            raise NotSupported(TRANSACTIONAL)
+        if names.is_retry_topic(name):
+            return self._admit_retry(request, caller)
+        missing: Missing = ()
+        topic = self.machine.topics.get(name) or self._creating.get(name)
+        if topic is None:
+            topic = self._topic_on_use(request)
+            missing = (EnsureTopics(stamped_ms=self.now_ms(), topics=(topic,)),)
+        return topic, self._queue_of(topic, request.queue_id), missing
 
-    def _create_on_use(self, request: SendMessage) -> TopicConfig:
-        """Propose the topic just in front of its first message.
+    def _queue_of(self, topic: TopicConfig, queue_id: int) -> int:
+        """The queue asked for, or any if it is left to the broker."""
+        if not topic.writable:
+            raise NotPermitted(f"the broker[{self.broker_name}] topic[{topic.name}] is read only")
+        if queue_id >= topic.queues:
+            raise QueueNotFound(topic.name, queue_id, topic.queues)
+        if queue_id >= 0:
+            return queue_id
+        if not topic.write_queues:
+            raise NotPermitted(f"the topic[{topic.name}] has no queue that may be written")
+        return random.randrange(topic.write_queues)
 
-        The template is the topic named in the request (TBW102); it must allow inheriting.
-        """
+    def _topic_on_use(self, request: SendMessage) -> TopicConfig:
+        """What the topic named in the request (TBW102) makes of it; it must allow inheriting."""
         name = request.topic
         fault = names.topic_fault(name)
         if fault is not None:
             raise InvalidParameter(fault)
         template = self.machine.topics.get(request.default_topic)
-        if self.auto_create and template is not None and template.inheritable:
-            topic = topic_from_template(name, template, request.default_topic_queue_nums)
-        elif names.is_retry_topic(name):
-            topic = retry_topic(name.removeprefix(names.RETRY_PREFIX))
-        else:
+        if not self.auto_create or template is None or not template.inheritable:
             raise TopicNotFound(name)
-        self.batch.propose()  # keep the order in which the turn's requests came
-        command = EnsureTopics(stamped_ms=self.now_ms(), topics=(topic,))
-        self.ledger.propose(encode_command(command), _ignore)
-        return topic
+        queues = min(request.default_topic_queue_nums, self.default_queues_max)
+        return topic_from_template(name, template, queues)
+
+    def _admit_retry(
+        self, request: SendMessage, caller: Caller
+    ) -> tuple[TopicConfig, int, Missing]:
+        """A consumer sends back what it could not consume, itself: once too often, and the message
+        goes to the group's dead letters instead."""
+        group_name = request.topic.removeprefix(names.RETRY_PREFIX)
+        group = self.machine.groups.get(group_name)
+        topic = self.machine.topics.get(request.topic)
+        missing: Missing = ()
+        if group is None or topic is None:
+            fault = names.group_fault(group_name)
+            if fault is not None:
+                raise InvalidParameter(fault)
+            group = group or GroupConfig(name=group_name)
+            topic = topic or retry_topic(group_name, group.retry_queues)
+            missing = (EnsureGroups(stamped_ms=self.now_ms(), groups=(group,)),)
+        times_max = group.retry_max_times
+        # Clients before 3.5.9 left the field at its default.
+        if request.max_reconsume_times is not None and (
+            caller.version >= VERSION_MAX_RECONSUME_TIMES
+        ):
+            times_max = request.max_reconsume_times
+        if request.reconsume_times <= times_max:
+            return topic, self._queue_of(topic, request.queue_id), missing
+        dead = self.machine.topics.get(names.dead_letter_topic_name(group_name))
+        if dead is None:
+            dead = dead_letter_topic(group_name)
+            missing = (*missing, EnsureTopics(stamped_ms=self.now_ms(), topics=(dead,)))
+        return dead, 0, missing
+
+    def _create(self, command: Command) -> None:
+        """Propose what the message needs in front of it."""
+        topics = command.topics if isinstance(command, EnsureTopics) else ()
+        self._creating.update((topic.name, topic) for topic in topics)
+
+        def settled(_outcome: object) -> None:
+            # The messages behind it in the log tell what became of it.
+            for topic in topics:
+                self._creating.pop(topic.name, None)
+
+        self.ledger.propose(encode_command(command), settled)
 
     # --- records -------------------------------------------------------------------------------
 
-    def _record(
+    def _single(
         self,
         request: SendMessage,
+        topic: TopicConfig,
         body: bytes,
-        properties: str,
-        flag: int,
         queue_id: int,
         born_host: bytes,
     ) -> tuple[str, Message]:
         """The unique id and the record of one message, offsets blank."""
-        parsed = props.decode(properties)
-        for key in NOT_YET.keys() & parsed.keys():
-            if not (key == "DELAY" and parsed[key] == "0"):
-                raise NotSupported(NOT_YET[key])
+        text = request.properties
+        parsed = props.decode(text)
+        _refuse_not_yet(parsed)
         unique_id = parsed.get(props.UNIQ_KEY)
-        text = properties
-        if props.POP_CK in parsed:  # a receipt of the copy the sender once got
-            del parsed[props.POP_CK]
-            text = props.encode(parsed)
+        if props.MSG_REGION in parsed or props.POP_CK in parsed:
+            text = _without(text, STALE)
         if text and not text.endswith("\x02"):
             text += "\x02"
         text += self._added_properties
         if unique_id is None:
             unique_id = self.new_unique_id()
             text += f"{props.UNIQ_KEY}\x01{unique_id}\x02"
-        stored_properties = text.encode()
-        if len(stored_properties) > props.PROPERTIES_SIZE_MAX:
+        stored = text.encode()
+        if len(stored) > props.PROPERTIES_SIZE_MAX:
             raise IllegalMessage(
-                f"the properties are {len(stored_properties)} bytes,"
+                f"the properties are {len(stored)} bytes,"
                 f" at most {props.PROPERTIES_SIZE_MAX} are allowed"
             )
         tag = parsed.get(props.TAGS)
-        tags_code = records.tags_code(tag) if tag else 0
+        return unique_id, self._message(
+            request, topic, queue_id, request.flag, born_host, body, stored, tag
+        )
+
+    def _batch(
+        self,
+        request: SendMessage,
+        topic: TopicConfig,
+        body: bytes,
+        queue_id: int,
+        born_host: bytes,
+    ) -> tuple[str, list[Message]]:
+        """The unique id of the whole and the records of a batch body, their own properties as
+        they came."""
+        if names.is_retry_topic(request.topic):
+            raise IllegalMessage("batch request does not support retry group")
+        messages: list[Message] = []
+        size = 0
+        for item in _items(body):
+            try:
+                parsed = props.decode(item.properties.decode())
+            except UnicodeDecodeError as error:
+                raise IllegalMessage(f"the batch cannot be read: properties, {error}") from error
+            _refuse_not_yet(parsed)
+            message = self._message(
+                request,
+                topic,
+                queue_id,
+                item.flag,
+                born_host,
+                item.body,
+                item.properties,
+                parsed.get(props.TAGS),
+            )
+            messages.append(message)
+            size += len(message[3])
+            if size > BATCH_RECORDS_BYTES_MAX:
+                raise IllegalMessage(
+                    f"the batch takes more than {BATCH_RECORDS_BYTES_MAX} bytes to store"
+                )
+        unique_id = props.find(request.properties, props.UNIQ_KEY)
+        return unique_id or self.new_unique_id(), messages
+
+    def _message(
+        self,
+        request: SendMessage,
+        topic: TopicConfig,
+        queue_id: int,
+        flag: int,
+        born_host: bytes,
+        body: bytes,
+        properties: bytes,
+        tag: str | None,
+    ) -> Message:
+        sys_flag = request.sys_flag & ~records.MULTI_TAGS
+        if topic.filter_type == "MULTI_TAG":
+            sys_flag |= records.MULTI_TAGS
         record = records.encode_record(
             queue_id=queue_id,
             flag=flag,
-            sys_flag=request.sys_flag,
+            sys_flag=sys_flag,
             born_timestamp_ms=request.born_timestamp,
             born_host=born_host,
             store_timestamp_ms=self.now_ms(),
             store_host=self.store_host,
             reconsume_times=request.reconsume_times,
             body=body,
-            topic=request.topic,
-            properties=stored_properties,
+            topic=topic.name,
+            properties=properties,
         )
-        return unique_id, (request.topic, queue_id, tags_code, record)
+        return topic.name, queue_id, records.tags_code(tag) if tag else 0, record
 
-    def _batch(
-        self, request: SendMessage, body: bytes, queue_id: int, born_host: bytes
-    ) -> tuple[str, list[Message]]:
-        """The unique ids, comma-joined, and the records of a batch body."""
-        if names.is_retry_topic(request.topic):
-            raise IllegalMessage("batch request does not support retry group")
-        try:
-            items = records.split_batch_body(body)
-        except records.MalformedRecord as error:
-            raise IllegalMessage(f"the batch cannot be read: {error}") from error
-        if not items:
-            raise IllegalMessage("the batch holds no message")
-        made = [
-            self._record(
-                request, item.body, item.properties.decode(), item.flag, queue_id, born_host
-            )
-            for item in items
-        ]
-        envelope = props.decode(request.properties).get(props.UNIQ_KEY)
-        unique_ids = envelope or ",".join(unique_id for unique_id, _message in made)
-        return unique_ids, [message for _unique_id, message in made]
+
+def _items(body: bytes) -> list[records.BatchItem]:
+    try:
+        items = records.split_batch_body(body)
+    except records.MalformedRecord as error:
+        raise IllegalMessage(f"the batch cannot be read: {error}") from error
+    if not items:
+        raise IllegalMessage("the batch holds no message")
+    if len(items) > BATCH_MESSAGES_MAX:
+        raise IllegalMessage(
+            f"the batch holds {len(items)} messages, at most {BATCH_MESSAGES_MAX} are allowed"
+        )
+    return items
+
+
+def _refuse_not_yet(properties: dict[str, str]) -> None:
+    """Raises: NotSupported, for what the sender could not tell was not done."""
+    for key in NOT_YET.keys() & properties.keys():
+        raise NotSupported(NOT_YET[key])
+    if properties.get(props.TRANSACTION_PREPARED, "").lower() == "true":
+        raise NotSupported(TRANSACTIONAL)
+    # ali-ons sends 0 with what it sends back; RocketMQ takes any level below one for none.
+    level = properties.get(props.DELAY, "0")
+    if not level.startswith("-") and level.strip("0"):
+        raise NotSupported(DELAYED)
+
+
+def _without(text: str, keys: Collection[str]) -> str:
+    """The properties but these, the others as they are."""
+    pieces = (piece for piece in text.split("\x02") if piece)
+    return "".join(f"{piece}\x02" for piece in pieces if piece.partition("\x01")[0] not in keys)
 
 
 def _born_host(caller: Caller) -> bytes:
@@ -250,19 +377,20 @@ def _born_host(caller: Caller) -> bytes:
         host, _, port = forwarded.rpartition(":")
         try:
             return records.pack_host(host, int(port))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InvalidParameter(f"{BORN_HOST} {forwarded!r} is not host:port") from error
     return caller.connection.packed_remote
 
 
-def _declined(reason: Reason, topic: str, queue_id: int, queues: int) -> Refused:
+def _declined(reason: Reason, topic: TopicConfig, queue_id: int) -> Refused:
+    """The topic was deleted, or lost this queue, while the message was under way."""
     if reason is Reason.UNKNOWN_QUEUE:
-        return QueueNotFound(topic, queue_id, queues)
-    return TopicNotFound(topic)
+        return QueueNotFound(topic.name, queue_id, topic.queues)
+    return TopicNotFound(topic.name)
 
 
 def _stored(
-    replies: Sequence[MessageReply], store_host: bytes, queue_id: int, unique_ids: str
+    replies: Sequence[MessageReply], store_host: bytes, queue_id: int, unique_id: str
 ) -> Answer[Any]:
     """Where the messages stand, rendered from a template: there is one answer per send.
 
@@ -274,8 +402,4 @@ def _stored(
     else:
         ids = ",".join([records.offset_message_id(store_host, at) for _offset, at in places])
     offset = places[0][0]
-    return Answer(rendered=render_send_reply(_REPLY, ids.encode(), queue_id, offset, unique_ids))
-
-
-def _ignore(_outcome: object) -> None:
-    """The messages behind it in the log tell what became of the topic."""
+    return Answer(rendered=render_send_reply(_REPLY, ids.encode(), queue_id, offset, unique_id))

@@ -26,7 +26,7 @@ from dledger_py.remoting.commands.topics import (
     GetTopic,
     TopicTableReply,
 )
-from dledger_py.remoting.rooms import Answer, Caller, Later, handles
+from dledger_py.remoting.rooms import Answer, Caller, Later, Refused, handles
 
 
 @define(eq=False, kw_only=True)
@@ -50,7 +50,9 @@ class Topics:
         try:
             changes = parse_changes(request.attributes)
         except InvalidAttributes as error:
-            raise InvalidParameter(str(error)) from error
+            raise Refused(str(error)) from error  # RocketMQ's code 1
+        if ("message.type", "MIXED") in changes:
+            raise InvalidParameter("message.type MIXED: mixed topics are not enabled")
         command = commands.PutTopic(
             stamped_ms=self.now_ms(),
             name=request.topic,

@@ -34,7 +34,7 @@ SUBSCRIPTIONS_MAX: Final = 1_000  # topics per group
 
 @define(eq=False)
 class Client:
-    """One client of one group."""
+    """One client, as its last heartbeat described it; `beat_ms` is on a monotonic clock."""
 
     client_id: str
     connection: Connection
@@ -44,6 +44,7 @@ class Client:
 
     @property
     def address(self) -> str:
+        """host:port, for operators."""
         host, port = self.connection.remote[:2]
         return f"{host}:{port}"
 
@@ -75,30 +76,53 @@ class ClientTable:
     def beat(
         self, heartbeat: HeartbeatData, client: Client, now_ms: int
     ) -> tuple[ConsumerGroup, ...]:
-        """Take a heartbeat in; the groups whose members or subscriptions it changed."""
+        """Take a heartbeat in; the groups whose members or subscriptions it changed.
+
+        Beyond `CLIENTS_MAX` newcomers are ignored.
+        """
         changed = []
         for data in heartbeat.consumer_data_set:
-            group = self._consumers.get(data.group_name)
-            if group is None:
-                group = self._consumers[data.group_name] = ConsumerGroup(data.group_name)
-            joined = self._join(group.clients, client, now_ms)
-            if self._describe(group, data) or joined:
+            group = self._consumers.get(data.group_name) or ConsumerGroup(data.group_name)
+            known, admitted = self._join(group.clients, client, now_ms)
+            if not admitted:
+                continue
+            self._consumers[data.group_name] = group
+            if self._describe(group, data) or not known:
                 changed.append(group)
         for producer in heartbeat.producer_data_set:
-            self._join(self._producers.setdefault(producer.group_name, {}), client, now_ms)
+            clients = self._producers.get(producer.group_name, {})
+            if self._join(clients, client, now_ms)[1]:
+                self._producers[producer.group_name] = clients
         return tuple(changed)
 
-    def _join(self, clients: dict[str, Client], client: Client, now_ms: int) -> bool:
+    def refresh(self, heartbeat: HeartbeatData, client: Client, now_ms: int) -> bool:
+        """Take a beat in that leaves out subscriptions; False if a full one is needed first."""
+        complete = True
+        for data in heartbeat.consumer_data_set:
+            known = self._consumers.get(data.group_name)
+            member = known.clients.get(client.client_id) if known else None
+            if member is None or member.connection is not client.connection:
+                complete = False
+            else:
+                member.beat_ms = now_ms
+        for producer in heartbeat.producer_data_set:
+            clients = self._producers.get(producer.group_name, {})
+            if self._join(clients, client, now_ms)[1]:
+                self._producers[producer.group_name] = clients
+        return complete
+
+    def _join(self, clients: dict[str, Client], client: Client, now_ms: int) -> tuple[bool, bool]:
+        """Whether the client was there by this connection before, and whether it is now."""
         known = clients.get(client.client_id)
         if known is not None and known.connection is client.connection:
             known.beat_ms = now_ms
-            return False
+            return True, True
         if known is None:
             if self._clients >= CLIENTS_MAX:
-                return False
+                return False, False
             self._clients += 1
         clients[client.client_id] = client
-        return True
+        return False, True
 
     @staticmethod
     def _describe(group: ConsumerGroup, data: ConsumerData) -> bool:
@@ -169,18 +193,16 @@ class ClientTable:
         return self._consumers.get(name)
 
     def producers(self, group: str) -> tuple[Client, ...]:
+        """The connected producers of a group."""
         return tuple(self._producers.get(group, {}).values())
 
     def consumer_groups(self) -> Iterator[ConsumerGroup]:
+        """All groups with a connected consumer."""
         return iter(self._consumers.values())
 
     def consumer_groups_of(self, topic: str) -> Iterable[str]:
+        """The groups whose connected consumers subscribe to the topic."""
         return [g.name for g in self._consumers.values() if topic in g.subscriptions]
-
-    def subscription(self, group: str, topic: str) -> SubscriptionData | None:
-        """What the connected consumers of the group want of the topic."""
-        found = self._consumers.get(group)
-        return found.subscriptions.get(topic) if found is not None else None
 
     def pulled(self, group: str, topic: str, queue_id: int, following: int) -> None:
         """Remember how far messages were handed out, for the operators' progress tables."""

@@ -1,4 +1,8 @@
-"""Reads that have to wait for the disk, in worker threads, so that the loop never does."""
+"""Reads that have to wait for the disk, in worker threads, so that the loop never does.
+
+A read raises FailStop where it finds damage, and that ends the process: whoever cannot read what it
+acknowledged must not go on serving.
+"""
 
 from collections.abc import Callable
 from typing import Any, Never
@@ -7,7 +11,7 @@ import trio
 from attrs import define, field
 
 from broker.errors import TooBusy
-from dledger_py.actors import FailStop, Inbox
+from dledger_py.actors import Inbox
 
 THREADS = 4  # as many reads as a disk gains from doing at once
 WAITING_MAX = 10_000  # beyond that consumers are told to come back
@@ -48,9 +52,6 @@ class ColdReads:
 
     async def _work(self) -> None:
         async for read, found in self._jobs[1]:
-            try:
-                result = await trio.to_thread.run_sync(read)
-            except OSError as error:
-                raise FailStop(f"reading the log failed: {error}") from error
-            found(result)
+            # A disk that hangs must not keep the process from ending.
+            found(await trio.to_thread.run_sync(read, abandon_on_cancel=True))
             self.flush()

@@ -5,8 +5,10 @@ old address. A follower therefore hands such a request on to the leader, frame a
 the answer back; where there is no leader yet, the request waits for one as long as `wait_ms`. Only
 then is it refused, with the code that makes every client try again.
 
-Laws: a forwarded frame says so, and is never forwarded again. A request is sent to a second leader
-only if the first certainly did nothing with it; where that is not certain, the client is told.
+Laws: a forwarded frame says so, and is never forwarded again. A request is sent a second time only
+if the first leader certainly did nothing with it: nothing was written to it, or it answered
+SERVICE_NOT_AVAILABLE, which our members say of definite refusals only. Where that is not certain,
+the client is told.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from broker.errors import NoLeader, OutcomeUnknown, TooBusy
 from dledger_py.actors import Inbox
 from dledger_py.client.connection import Connection, open_connection
 from dledger_py.client.errors import ClientClosed, Indefinite, Unreachable
+from dledger_py.ledger.config import split_address
 from dledger_py.ledger.machine import RoleView
 from dledger_py.remoting.rooms import Answer, Caller, Later, Port, refusal
 from dledger_py.remoting.wire.codes import ResponseCode
@@ -28,8 +31,10 @@ from dledger_py.remoting.wire.frame import Frame, render_fields
 FORWARDED_BY: Final = "__forwardedBy"  # the member that handed the request on
 BORN_HOST: Final = "__bornHost"  # host:port of the client that sent it there
 
-IN_HAND_MAX: Final = 10_000  # forwarded or waiting requests; some 20 MB of one-KiB messages
+IN_HAND_MAX: Final = 10_000  # forwarded or waiting requests
+IN_HAND_BYTES_MAX: Final = 256 * 1024 * 1024  # as the server allows incomplete frames altogether
 ANSWER_TIMEOUT_S: Final = 3.0  # what clients themselves allow a send
+DIAL_S: Final = 0.5  # time for a connection to the leader, if waiting for one allows no more
 REDIAL_S: Final = 0.05  # pause after a leader that could not be reached or was none
 
 
@@ -59,6 +64,7 @@ class Leadership:
     _connections: dict[str, Connection] = field(factory=dict)
     _dialling: dict[str, trio.Lock] = field(factory=dict)
     _in_hand: int = 0
+    _in_hand_bytes: int = 0
     _forwarded: int = 0
     _refused: int = 0
 
@@ -75,10 +81,16 @@ class Leadership:
         """
         if FORWARDED_BY in caller.frame.fields:
             raise NoLeader(f"member {self.node} does not lead")
-        if self._nursery is None or self._in_hand >= IN_HAND_MAX:
+        size = caller.frame.size
+        if (
+            self._nursery is None
+            or self._in_hand >= IN_HAND_MAX
+            or self._in_hand_bytes + size > IN_HAND_BYTES_MAX
+        ):
             raise TooBusy
         later = caller.later()
         self._in_hand += 1
+        self._in_hand_bytes += size
         self._nursery.start_soon(self._carry, caller, later)
         return later
 
@@ -106,48 +118,57 @@ class Leadership:
             answer = await self._answer(caller, later)
         finally:
             self._in_hand -= 1
+            self._in_hand_bytes -= caller.frame.size
         if answer is not None:
             later.answer(answer)
             self.flush()
 
     async def _answer(self, caller: Caller, later: Later[Any]) -> Answer[Any] | None:
-        """What to answer; None if this member became the leader and answers by itself."""
+        """What to answer; None if this member became the leader and answers by itself, or nobody
+        waits any more."""
         deadline = trio.current_time() + self.wait_ms / 1000
+        refused: Answer[Any] = refusal(NoLeader())
         while not later.abandoned:
             changed, leader = self._changed, self.view().leader
             if self.leads:
                 self.redispatch(caller.connection, caller.frame)
                 return None
-            if leader is not None and leader != self.node:
-                answer = await self._ask(leader, caller)
-                if answer is not None:
-                    return answer
-                with trio.move_on_after(REDIAL_S):
+            if leader is None or leader == self.node:
+                with trio.move_on_at(deadline):
                     await changed.wait()
             else:
-                with trio.move_on_at(deadline):
+                answer = await self._ask(leader, caller, deadline)
+                if answer is not None and answer.code != ResponseCode.SERVICE_NOT_AVAILABLE:
+                    return answer
+                refused = answer or refused
+                with trio.move_on_after(REDIAL_S):
                     await changed.wait()
             if trio.current_time() >= deadline:
                 self._refused += 1
-                return refusal(NoLeader())
+                return refused
         return None
 
-    async def _ask(self, leader: str, caller: Caller) -> Answer[Any] | None:
+    async def _ask(self, leader: str, caller: Caller, deadline: float) -> Answer[Any] | None:
         """The leader's answer; None if it certainly did nothing with the request."""
         host, port = caller.connection.remote[:2]
         fields = caller.frame.fields | {FORWARDED_BY: self.node, BORN_HOST: f"{host}:{port}"}
+        connection = self._connections.get(leader)
+        if connection is None or connection.closed:
+            connection = None
+            try:
+                with trio.move_on_at(max(deadline, trio.current_time() + DIAL_S)):
+                    connection = await self._connection(leader)
+            except Unreachable:
+                pass
+        if connection is None or connection.closed:
+            return None
         self._forwarded += 1
         try:
-            connection = await self._connection(leader)
             reply = await connection.call_frame(
                 replace(caller.frame, fields=fields, flag=0), timeout_s=ANSWER_TIMEOUT_S
             )
-        except (Unreachable, ClientClosed):
-            return None
-        except Indefinite:
+        except (Indefinite, ClientClosed):  # closed on our side: it may have been written before
             return refusal(OutcomeUnknown())
-        if reply.code == ResponseCode.SERVICE_NOT_AVAILABLE:
-            return None
         return Answer(
             body=reply.body,
             code=reply.code,
@@ -156,6 +177,7 @@ class Leadership:
         )
 
     async def _connection(self, member: str) -> Connection:
+        """The connection to a member; one is dialled if need be. Raises: Unreachable."""
         assert self._nursery is not None
         async with self._dialling.setdefault(member, trio.Lock()):
             connection = self._connections.get(member)
@@ -165,7 +187,7 @@ class Leadership:
             return connection
 
     async def _keep_connection(self, member: str, task_status: trio.TaskStatus[Connection]) -> None:
-        host, _, port = self.members[member].rpartition(":")
-        async with open_connection(host, int(port)) as connection:
+        host, port = split_address(self.members[member], of=member)
+        async with open_connection(host, port) as connection:
             task_status.started(connection)
             await connection.wait_closed()

@@ -1,22 +1,28 @@
 """Pulls that wait for the next message of a queue.
 
-A pull that found nothing new is *held*: its `Later` stays here until a message arrives that it may
-want, or until the time the client allowed has passed. Both end the same way: the whole pull is run
-again, this time forbidden to wait, so there is one place that decides what a pull answers.
+A pull that found nothing new is *held* here until a message arrives that it may want, until its
+topic or this member's role changes, or until the time the client allowed has passed. All end the
+same way: the whole pull is run again, this time forbidden to wait, so there is one place that
+decides what a pull answers. When its connection ends it is forgotten at once.
 
-Source: protocol page 07, long polling.
+Deadlines are on a monotonic clock. Source: protocol page 07, long polling.
 """
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
 from attrs import define, field, frozen
 
-HELD_MAX = 100_000  # one per (client, queue): 2,000 clients with 50 queues each
+HELD_MAX: Final = 100_000  # one per (client, queue): 2,000 clients with 50 queues each
+HOLD_MS_MAX: Final = 100_000  # clients ask for 15 to 20 s; silent connections are closed at 120 s
+DONE_MAX: Final = 1_024  # entries of the deadline heap that may be dead beyond as many live ones
 
 
 @frozen(kw_only=True)
 class LongPollStatistics:
+    """Pulls that wait now; and since the start, how many a message ended and how many the clock."""
+
     held: int
     woken: int
     expired: int
@@ -30,23 +36,26 @@ class HeldPull:
     queue_id: int
     deadline_ms: int
     wants: frozenset[int] | None
+    owner: int
+    """The connection it came by."""
     again: Callable[[], None]
-    gone: Callable[[], bool]
     done: bool = False
 
 
 @define(eq=False)
 class LongPolls:
-    """All held pulls of this member, by queue and by deadline."""
+    """All held pulls of this member, by queue, by deadline and by connection."""
 
     _by_queue: dict[tuple[str, int], list[HeldPull]] = field(factory=dict)
     _by_deadline: list[tuple[int, int, HeldPull]] = field(factory=list)
+    _by_owner: dict[int, set[HeldPull]] = field(factory=dict)
     _sequence: int = 0
     _held: int = 0
     _woken: int = 0
     _expired: int = 0
 
     def has_room(self) -> bool:
+        """Whether one more pull may be held; if not, it is answered at once."""
         return self._held < HELD_MAX
 
     def waits(self, topic: str, queue_id: int) -> bool:
@@ -54,10 +63,16 @@ class LongPolls:
         return (topic, queue_id) in self._by_queue
 
     def hold(self, pull: HeldPull) -> None:
+        """Keep the pull until something happens."""
         self._by_queue.setdefault((pull.topic, pull.queue_id), []).append(pull)
+        self._by_owner.setdefault(pull.owner, set()).add(pull)
         self._sequence += 1
         heapq.heappush(self._by_deadline, (pull.deadline_ms, self._sequence, pull))
         self._held += 1
+        if len(self._by_deadline) > 2 * self._held + DONE_MAX:
+            # A busy queue ends its pulls long before their deadlines: do not keep them until then.
+            self._by_deadline = [entry for entry in self._by_deadline if not entry[2].done]
+            heapq.heapify(self._by_deadline)
 
     def wake(self, topic: str, queue_id: int, tags_codes: Iterable[int]) -> None:
         """Messages with these tag hashes were added to the queue: run the pulls that want one."""
@@ -65,56 +80,61 @@ class LongPolls:
         if waiting is None:
             return
         codes = frozenset(tags_codes)
-        still = []
-        for pull in waiting:
-            if pull.wants is None or not pull.wants.isdisjoint(codes):
-                self._woken += 1
-                self._finish(pull)
-            elif not pull.gone():
-                still.append(pull)
-            else:
-                self._forget(pull)
-        if still:
-            # A pull run again may have been held anew; it goes behind those that still wait.
-            self._by_queue[topic, queue_id] = still + self._by_queue.get((topic, queue_id), [])
+        wanted = [p for p in waiting if p.wants is None or not p.wants.isdisjoint(codes)]
+        if len(wanted) < len(waiting):
+            woken = set(wanted)
+            self._by_queue[topic, queue_id] = [pull for pull in waiting if pull not in woken]
+        self._wake(wanted)
+
+    def wake_topics(self, topics: Collection[str]) -> None:
+        """These topics are others now, or gone: run their pulls."""
+        for key in [key for key in self._by_queue if key[0] in topics]:
+            self._wake(self._by_queue.pop(key))
 
     def wake_all(self) -> None:
-        """Run every held pull: the role changed, or the queues did."""
+        """Run every held pull: the role has changed, or the end has come."""
         queues, self._by_queue = self._by_queue, {}
         for waiting in queues.values():
-            for pull in waiting:
-                self._woken += 1
-                self._finish(pull)
+            self._wake(waiting)
+
+    def drop(self, owner: int) -> None:
+        """The connection has ended: forget its pulls."""
+        for pull in tuple(self._by_owner.get(owner, ())):
+            self._take_from_queue(pull)
+            self._forget(pull)
 
     def expire(self, now_ms: int) -> None:
-        """Run the pulls whose time is up, and forget those whose connection has gone."""
+        """Run the pulls whose time is up."""
         heap = self._by_deadline
         while heap and (heap[0][2].done or heap[0][0] <= now_ms):
-            _deadline, _sequence, pull = heapq.heappop(heap)
-            if pull.done:
-                continue
-            waiting = self._by_queue.get((pull.topic, pull.queue_id))
-            if waiting is not None and pull in waiting:
-                waiting.remove(pull)
-                if not waiting:
-                    del self._by_queue[pull.topic, pull.queue_id]
-            self._expired += 1
-            self._finish(pull)
-
-    def next_deadline_ms(self) -> int | None:
-        heap = self._by_deadline
-        while heap and heap[0][2].done:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+            pull = heapq.heappop(heap)[2]
+            if not pull.done:
+                self._take_from_queue(pull)
+                self._forget(pull)
+                self._expired += 1
+                pull.again()
 
     def statistics(self) -> LongPollStatistics:
+        """For metrics."""
         return LongPollStatistics(held=self._held, woken=self._woken, expired=self._expired)
 
-    def _finish(self, pull: HeldPull) -> None:
-        self._forget(pull)
-        if not pull.gone():
+    def _wake(self, pulls: list[HeldPull]) -> None:
+        for pull in pulls:
+            self._forget(pull)
+            self._woken += 1
             pull.again()
+
+    def _take_from_queue(self, pull: HeldPull) -> None:
+        key = (pull.topic, pull.queue_id)
+        waiting = self._by_queue[key]
+        waiting.remove(pull)
+        if not waiting:
+            del self._by_queue[key]
 
     def _forget(self, pull: HeldPull) -> None:
         pull.done = True
         self._held -= 1
+        of_owner = self._by_owner[pull.owner]
+        of_owner.discard(pull)
+        if not of_owner:
+            del self._by_owner[pull.owner]

@@ -2,7 +2,7 @@
 
 Every client commits every few seconds for each of its queues, mostly without waiting for an answer,
 and each pull may carry a commit too. One log entry for each would cost more than the messages, so
-they are gathered: for at most `GATHER_MS`, or until somebody waits for the answer.
+they are gathered: for at most `GATHER_MS` (of a monotonic clock), or until somebody waits.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,11 @@ class OffsetCommits:
 
     _ledger: Proposer
     _now_ms: Callable[[], int]
+    _monotonic_ms: Callable[[], int]
     _gathered: dict[tuple[str, str, int], int] = field(factory=dict)
     _waiting: list[Answered] = field(factory=list)
     _since_ms: int = 0
+    _under_way: int = 0
 
     def add(
         self, group: str, topic: str, queue_id: int, offset: int, answered: Answered | None = None
@@ -40,7 +42,7 @@ class OffsetCommits:
         it is durable at a quorum and applied (with None), or with what to tell the client instead.
         """
         if not self._gathered:
-            self._since_ms = self._now_ms()
+            self._since_ms = self._monotonic_ms()
         self._gathered[group, topic, queue_id] = offset
         if answered is not None:
             self._waiting.append(answered)
@@ -48,17 +50,18 @@ class OffsetCommits:
             self.propose()
 
     @property
-    def waiting(self) -> bool:
-        """Whether offsets are gathered that are not in the log yet."""
-        return bool(self._gathered)
+    def pending(self) -> bool:
+        """Whether offsets were taken in that no question can see yet."""
+        return bool(self._gathered) or self._under_way > 0
 
     def propose_if_due(self) -> None:
         """The turn is over: propose what somebody waits for, or what has waited long enough."""
-        if self._waiting or (self._gathered and self._now_ms() - self._since_ms >= GATHER_MS):
+        if self._waiting or (self._gathered and self._monotonic_ms() - self._since_ms >= GATHER_MS):
             self.propose()
 
     def propose(self, answered: Answered | None = None) -> None:
-        """Propose all that is gathered now."""
+        """Propose all that is gathered now, even if that is nothing: `answered` is called when
+        everything taken in so far can be seen, or certainly never will."""
         if answered is not None:
             self._waiting.append(answered)
         commits = tuple((*key, offset) for key, offset in self._gathered.items())
@@ -66,9 +69,11 @@ class OffsetCommits:
         self._gathered, self._waiting = {}, []
 
         def settle(outcome: object) -> None:
+            self._under_way -= 1
             error = refusal_of(outcome) if isinstance(outcome, LedgerError) else None
             for answer in waiting:
                 answer(error)
 
+        self._under_way += 1
         command = CommitOffsets(stamped_ms=self._now_ms(), commits=commits)
         self._ledger.propose(encode_command(command), settle)

@@ -5,13 +5,13 @@ from typing import Any
 
 from attrs import define
 
-from broker.errors import InvalidParameter, TooBusy
+from broker.errors import InvalidParameter
 from broker.machine.codec import encode_command
 from broker.machine.commands import Command
 from broker.machine.replies import Declined, Reason
 from broker.serving.put_batch import Proposer, PutBatch, refusal_of
 from dledger_py.ledger.errors import LedgerError
-from dledger_py.remoting.rooms import Answer, Caller, Later
+from dledger_py.remoting.rooms import Answer, Caller, Later, Refused
 
 Refusal = Exception
 
@@ -59,6 +59,6 @@ class Proposals:
 
 
 def _declined(reply: Declined) -> Exception:
-    if reply.reason is Reason.TABLE_FULL:
-        return TooBusy()
+    if reply.reason in (Reason.TABLE_FULL, Reason.INVALID_ATTRIBUTE):
+        return Refused(reply.detail)  # RocketMQ has no code of its own for either
     return InvalidParameter(reply.detail)

@@ -1,18 +1,35 @@
-"""How much passed through this member: totals, and rates over the last 10 s, 60 s and 600 s."""
+"""How much passed through this member: totals, and rates over the last 10 s, 60 s and 600 s.
+
+The meters of single topics and groups remember ten seconds only, and are dropped when nothing
+passed in that time: what they cost goes by what is busy, not by what exists or was ever named.
+"""
 
 from collections import deque
+from typing import TypeVar
 
 from attrs import define, field
+
+KeyT = TypeVar("KeyT")
 
 WINDOWS_S = (10, 60, 600)
 
 
 @define(eq=False)
 class Meter:
-    """A counter that remembers one sample a second for ten minutes."""
+    """A counter that remembers one sample a second for its longest window."""
 
     total: int = 0
-    _samples: deque[tuple[int, int]] = field(factory=lambda: deque(maxlen=WINDOWS_S[-1] + 1))
+    window_s: int = WINDOWS_S[-1]
+    _samples: deque[tuple[int, int]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._samples = deque(maxlen=self.window_s + 1)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was counted in the whole window."""
+        samples = self._samples
+        return len(samples) == samples.maxlen and samples[0][1] == self.total
 
     def sample(self, now_s: int) -> None:
         """Note the total; called about once a second."""
@@ -46,23 +63,25 @@ class Rates:
     got_bytes: Meter = field(factory=Meter)
     pulls_found: Meter = field(factory=Meter)
     pulls_missed: Meter = field(factory=Meter)
-    forwarded: Meter = field(factory=Meter)
     put_by_topic: dict[str, Meter] = field(factory=dict)
     got_by_group: dict[tuple[str, str], Meter] = field(factory=dict)  # (topic, group)
 
     def topic(self, name: str) -> Meter:
+        """Messages stored in a topic."""
         meter = self.put_by_topic.get(name)
         if meter is None:
-            meter = self.put_by_topic[name] = Meter()
+            meter = self.put_by_topic[name] = Meter(window_s=WINDOWS_S[0])
         return meter
 
     def group(self, topic: str, name: str) -> Meter:
+        """Messages of a topic handed out to a group."""
         meter = self.got_by_group.get((topic, name))
         if meter is None:
-            meter = self.got_by_group[topic, name] = Meter()
+            meter = self.got_by_group[topic, name] = Meter(window_s=WINDOWS_S[0])
         return meter
 
     def sample(self, now_s: int) -> None:
+        """Note all totals; called about once a second."""
         for meter in (
             self.put,
             self.put_bytes,
@@ -71,13 +90,20 @@ class Rates:
             self.got_bytes,
             self.pulls_found,
             self.pulls_missed,
-            self.forwarded,
-            *self.put_by_topic.values(),
-            *self.got_by_group.values(),
         ):
             meter.sample(now_s)
+        _sample(self.put_by_topic, now_s)
+        _sample(self.got_by_group, now_s)
 
     def forget_topic(self, name: str) -> None:
+        """The topic was deleted."""
         self.put_by_topic.pop(name, None)
         for key in [key for key in self.got_by_group if key[0] == name]:
             del self.got_by_group[key]
+
+
+def _sample(meters: dict[KeyT, Meter], now_s: int) -> None:
+    for key, meter in tuple(meters.items()):
+        meter.sample(now_s)
+        if meter.idle:
+            del meters[key]

@@ -23,6 +23,7 @@ from broker.wire_records import topic_table_on_wire
 from dledger_py.actors import Inbox
 from dledger_py.client.connection import Connection, open_connection
 from dledger_py.client.errors import ClientError
+from dledger_py.ledger.config import split_address
 from dledger_py.ledger.machine import RoleView
 from dledger_py.remoting.commands.registrations import RegisterBody, crc_of, encode_registration
 from dledger_py.remoting.commands.routing import RegisterBroker
@@ -57,6 +58,7 @@ class Registrar:
     _changes: int = 0
     _changed: trio.Event = field(factory=trio.Event)
     _registered: dict[str, int] = field(factory=dict)  # name server → change it has heard of
+    _silent: set[str] = field(factory=set)  # name servers whose failure was logged
     _any_registered: trio.Event = field(factory=trio.Event)
 
     def changed(self) -> None:
@@ -86,17 +88,15 @@ class Registrar:
             nursery.cancel_scope.cancel()
 
     async def _serve(self, name_server: str) -> None:
-        host, _, port = name_server.rpartition(":")
-        silent = False
+        host, port = split_address(name_server, of="namesrv")
         while True:
             try:
-                async with open_connection(host, int(port)) as connection:
-                    silent = False
+                async with open_connection(host, port) as connection:
                     await self._keep_registered(name_server, connection)
             except ClientError as error:
-                if not silent:  # one line per outage, not five a second
+                if name_server not in self._silent:  # one line per outage, not five a second
                     log.warning("registrar.failed", name_server=name_server, reason=str(error))
-                silent = True
+                self._silent.add(name_server)
             self._registered.pop(name_server, None)
             await trio.sleep(REDIAL_S)
 
@@ -115,6 +115,7 @@ class Registrar:
                         topics=len(self.topics),
                     )
                 self._registered[name_server] = changes
+                self._silent.discard(name_server)
                 self._any_registered.set()
             with trio.move_on_after(self.period_s):
                 async with trio.open_nursery() as nursery:

@@ -30,6 +30,7 @@ BROAD_EXCEPT_ALLOWED = {
     "dledger_py/remoting/server.py",
     "dledger_py/ledger/driver.py",
     "dledger_py/ledger/log_writer.py",
+    "broker/app.py",
 }
 
 

@@ -1,0 +1,35 @@
+"""Single messages, found by what operators and clients know of them.
+
+Source: protocol page 02 (c); QueryMessageProcessor.java.
+"""
+
+import trio
+from attrs import define
+
+from broker.store.consume_queues import ConsumeQueues
+from broker.store.message_lookup import candidate_at, confirmed
+from broker.store.message_reader import LogReader
+from dledger_py.remoting.commands.queries import ViewMessage
+from dledger_py.remoting.rooms import Answer, Caller, Refused, handles
+
+
+@define(eq=False, kw_only=True)
+class Lookups:
+    """Code 33."""
+
+    log: LogReader
+    queues: ConsumeQueues
+
+    @handles(ViewMessage)
+    async def view(self, request: ViewMessage, caller: Caller) -> Answer[None]:
+        """The message at a log position, as in an offset message id; any member has it."""
+        try:
+            found = candidate_at(self.log, request.offset, nowait=True)
+        except BlockingIOError:
+            found = await trio.to_thread.run_sync(
+                candidate_at, self.log, request.offset, abandon_on_cancel=True
+            )
+        record = confirmed(self.queues, request.offset, found) if found is not None else None
+        if record is None:
+            raise Refused(f"can not find message by the offset, {request.offset}")
+        return Answer(body=record)

@@ -1,0 +1,83 @@
+"""Requests RocketMQ's brokers know and this one does not answer yet: refused by name.
+
+The code is the same as for a number nobody knows; the remark tells an operator that it is the
+broker that lacks something, not the request. Clients fall back where they can: a consumer whose
+send-back is refused sends the message itself, one refused an assignment rebalances on its own.
+
+`docs/compatibility.md` lists these and the codes that are served.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Never
+
+from broker.errors import NotSupported
+from dledger_py.remoting.rooms import Caller, Route, Routes
+from dledger_py.remoting.wire.schema import Request
+
+_POP: Final = "pop consumption"
+_ACL: Final = "managing users and access rules"
+
+UNSUPPORTED: Final[Mapping[int, str]] = {
+    12: "querying messages by key (QUERY_MESSAGE)",
+    18: "creating several topics at once (UPDATE_AND_CREATE_TOPIC_LIST)",
+    25: "changing settings of a running broker (UPDATE_BROKER_CONFIG)",
+    36: "sending a message back for a later retry (CONSUMER_SEND_MSG_BACK)",
+    37: "ending a transaction (END_TRANSACTION)",
+    41: "locking queues for orderly consumption (LOCK_BATCH_MQ)",
+    42: "unlocking queues of orderly consumption (UNLOCK_BATCH_MQ)",
+    43: "listing all consumer offsets (GET_ALL_CONSUMER_OFFSET)",
+    45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",
+    46: "checking a filter expression (CHECK_CLIENT_CONFIG)",
+    222: "resetting a group's offsets (INVOKE_BROKER_TO_RESET_OFFSET)",
+    223: "asking consumers for their offsets (INVOKE_BROKER_TO_GET_CONSUMER_STATUS)",
+    225: "creating several groups at once (UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST)",
+    303: "the time span of consumption (QUERY_CONSUME_TIME_SPAN)",
+    307: "asking a consumer for its running state (GET_CONSUMER_RUNNING_INFO)",
+    308: "correcting offsets (QUERY_CORRECTION_OFFSET)",
+    309: "consuming one message directly (CONSUME_MESSAGE_DIRECTLY)",
+    314: "cloning a group's offsets (CLONE_GROUP_OFFSET)",
+    315: "reading one statistic (VIEW_BROKER_STATS_DATA)",
+    317: "the progress of all groups at once (GET_BROKER_CONSUME_STATS)",
+    321: "reading a consume queue (QUERY_CONSUME_QUEUE)",
+    323: "resuming the check of a half message (RESUME_CHECK_HALF_MESSAGE)",
+    324: "request-reply (SEND_REPLY_MESSAGE)",
+    325: "request-reply (SEND_REPLY_MESSAGE_V2)",
+    326: "request-reply (PUSH_REPLY_MESSAGE_TO_CLIENT)",
+    328: "listing all producers (GET_ALL_PRODUCER_INFO)",
+    343: "listing the topics of a group (QUERY_TOPICS_BY_CONSUMER)",
+    345: "reading one subscription (QUERY_SUBSCRIPTION_BY_CONSUMER)",
+    353: "forbidding a group a topic (UPDATE_AND_GET_GROUP_FORBIDDEN)",
+    370: "recalling a timed message (RECALL_MESSAGE)",
+    400: "assigning queues by the broker (QUERY_ASSIGNMENT)",
+    401: f"{_POP} (SET_MESSAGE_REQUEST_MODE)",
+    402: f"{_POP} (GET_ALL_MESSAGE_REQUEST_MODE)",
+    513: "static topics (UPDATE_AND_CREATE_STATIC_TOPIC)",
+    **dict.fromkeys(range(3001, 3011), _ACL),
+    200050: f"{_POP} (POP_MESSAGE)",
+    200051: f"{_POP} (ACK_MESSAGE)",
+    200052: f"{_POP} (PEEK_MESSAGE)",
+    200053: f"{_POP} (CHANGE_MESSAGE_INVISIBLETIME)",
+    200054: f"{_POP} (NOTIFICATION)",
+    200055: f"{_POP} (POLLING_INFO)",
+    200151: f"{_POP} (BATCH_ACK_MESSAGE)",
+}
+
+
+def with_refusals(routes: Routes) -> Routes:
+    """The routes, and one that refuses for each code above. Raises: TypeError if one is served."""
+    served = UNSUPPORTED.keys() & routes.by_code.keys()
+    if served:
+        raise TypeError(f"codes {sorted(served)} are served, and listed as unsupported")
+    refusals = {
+        # The fields are not read: whatever they are, the answer is the same.
+        code: Route(Request, lambda fields: None, _refuse(what), False)
+        for code, what in UNSUPPORTED.items()
+    }
+    return Routes({**routes.by_code, **refusals})
+
+
+def _refuse(what: str) -> Any:
+    def refuse(_request: None, _caller: Caller) -> Never:
+        raise NotSupported(what)
+
+    return refuse

@@ -1,0 +1,369 @@
+"""All rooms of a broker around a ledger that is a list: what is proposed is applied when told.
+
+The machine, the index, the long polls and the client table are the real ones; sockets, disks and
+other members are not there.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from broker.formats import UNIT_TAGS_CODE
+from broker.machine.codec import encode_command
+from broker.machine.commands import Initialise
+from broker.machine.effects import DropQueues, IndexMessages, TopicsChanged
+from broker.machine.groups import standard_groups
+from broker.machine.machine import Machine
+from broker.machine.topics import standard_topics
+from broker.rooms._stored_times import StoredTimes
+from broker.rooms.clients import Clients
+from broker.rooms.groups import Groups
+from broker.rooms.offsets import Offsets
+from broker.rooms.operations import Operations
+from broker.rooms.pulling import Pulling
+from broker.rooms.sending import Sending
+from broker.rooms.topics import Topics
+from broker.rooms.unsupported import with_refusals
+from broker.serving.client_table import ClientTable
+from broker.serving.long_polls import LongPolls
+from broker.serving.offset_commits import OffsetCommits
+from broker.serving.proposals import Proposals
+from broker.serving.put_batch import PutBatch
+from broker.serving.rates import Rates
+from broker.store.consume_queues import ConsumeQueues
+from broker.store.message_reader import MessageReader
+from dledger_py.ledger.errors import LedgerError
+from dledger_py.remoting.commands.clients import Heartbeat
+from dledger_py.remoting.commands.heartbeats import (
+    ConsumerData,
+    HeartbeatData,
+    MessageModel,
+    SubscriptionData,
+    encode_heartbeat,
+)
+from dledger_py.remoting.rooms import Answer, Caller, Later, routes
+from dledger_py.remoting.wire.codes import OUR_VERSION
+from dledger_py.remoting.wire.frame import Frame, Framer, encode_request
+from dledger_py.remoting.wire.message import pack_host
+from dledger_py.remoting.wire.schema import Request, decode, encode, reply_type
+
+STORE_HOST = pack_host("10.0.0.1", 10911)
+CLUSTER, BROKER = "DefaultCluster", "broker-a"
+
+
+@define(eq=False)
+class Connection:
+    """A client's end, as rooms see it; notes what it is told."""
+
+    id: int
+    remote: tuple[str, int] = ("10.0.0.9", 54321)
+    local: tuple[str, int] = ("10.0.0.1", 10911)
+    closed: bool = False
+    attributes: dict[str, Any] = field(factory=dict)
+    answers: list[Frame] = field(factory=list)
+    told: list[Request[Any]] = field(factory=list)
+    settled: int = 0
+    _on_close: list[Callable[[], None]] = field(factory=list)
+
+    @property
+    def packed_remote(self) -> bytes:
+        return pack_host(*self.remote)
+
+    def respond(self, request_size: int, head: bytes, body: bytes) -> None:
+        if self.closed:
+            return
+        self.settled += 1
+        if head:
+            self.answers += Framer().feed(head + body)
+
+    def request(self, request: Request[Any], body: bytes = b"", *, on_reply: Any = None) -> None:
+        self.told.append(request)
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        self._on_close.append(callback)
+
+    def close(self) -> None:
+        self.closed = True
+        for callback in self._on_close:
+            callback()
+
+
+@define
+class Entry:
+    position: int
+    payload: bytes
+
+
+@define(eq=False)
+class ListLedger:
+    """Proposals wait in a list until `settle`, or are refused by `refuse`."""
+
+    machine: Machine
+    perform: Callable[[list[Any]], None]
+    proposed: list[tuple[bytes, Callable[[Any], None]]] = field(factory=list)
+    barriers: list[Callable[[Any], None]] = field(factory=list)
+    entries: int = 0
+    data: bytearray = field(factory=bytearray)
+    cached: bool = True
+
+    def propose(self, payload: bytes, settle: Callable[[Any], None]) -> None:
+        self.proposed.append((payload, settle))
+
+    def read_barrier_nowait(self, settle: Callable[[Any], None]) -> None:
+        self.barriers.append(settle)
+
+    def settle(self) -> None:
+        while self.proposed or self.barriers:
+            proposed, self.proposed = self.proposed, []
+            for payload, settle in proposed:
+                settle(self.apply(payload))
+            barriers, self.barriers = self.barriers, []
+            for settle in barriers:
+                settle(None)
+
+    def apply(self, payload: bytes) -> Any:
+        self.entries += 1
+        self.data += bytes(40)
+        position = len(self.data)
+        self.data += payload
+        applied = self.machine.apply(Entry(position, payload))
+        self.perform(list(applied.effects))
+        return applied.reply
+
+    def refuse(self, error: LedgerError) -> None:
+        waiting = [settle for _payload, settle in self.proposed] + self.barriers
+        self.proposed, self.barriers = [], []
+        for settle in waiting:
+            settle(error)
+
+    def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
+        if nowait and not self.cached:
+            raise BlockingIOError
+        if position + length > len(self.data):
+            raise LookupError(position)
+        return self.data[position : position + length]
+
+
+@define(eq=False)
+class Gate:
+    """Whether this member leads; what it would hand on."""
+
+    leads: bool = True
+    relayed: list[Frame] = field(factory=list)
+
+    def relay(self, caller: Caller) -> Later[Any]:
+        self.relayed.append(caller.frame)
+        return caller.later()
+
+
+@define(eq=False)
+class Threads:
+    """Cold reads, run when the test says so."""
+
+    jobs: list[tuple[Any, Any]] = field(factory=list)
+
+    def submit(self, read: Any, found: Any, failed: Any) -> None:
+        self.jobs.append((read, found))
+
+    def run(self) -> None:
+        jobs, self.jobs = self.jobs, []
+        for read, found in jobs:
+            found(read())
+
+
+@define(eq=False, slots=False)
+class Desk:
+    """The rooms, and a client to ask them with."""
+
+    folder: Path
+    auto_create: bool = True
+    max_message_bytes: int = 4 * 1024 * 1024
+    now_ms: int = 1_700_000_000_000
+    ticks_ms: int = 0
+    machine: Machine = field(factory=Machine)
+    gate: Gate = field(factory=Gate)
+    threads: Threads = field(factory=Threads)
+    _connections: int = 0
+    _opaque: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        machine, gate = self.machine, self.gate
+        self.ledger = ledger = ListLedger(machine, self._perform)
+        self.queues = ConsumeQueues.create(self.folder / "consumequeue")
+        self.polls, self.table, self.rates = LongPolls(), ClientTable(), Rates()
+        self.batch = PutBatch(ledger, self._now)
+        self.commits = OffsetCommits(ledger, self._now, self._ticks)
+        proposals = Proposals(ledger, self.batch)
+        reader = MessageReader(ledger)
+        times = StoredTimes(self.queues, reader)
+        shared = {"machine": machine, "leadership": gate, "now_ms": self._now}
+        self.clients = Clients(
+            table=self.table, proposals=proposals, monotonic_ms=self._ticks, **shared
+        )
+        self.sending = Sending(
+            cluster_name=CLUSTER,
+            broker_name=BROKER,
+            store_host=STORE_HOST,
+            new_unique_id=lambda: "0A000001FFFF",
+            auto_create=self.auto_create,
+            default_queues_max=8,
+            max_message_bytes=self.max_message_bytes,
+            ledger=ledger,
+            batch=self.batch,
+            rates=self.rates,
+            **shared,
+        )
+        pulling = Pulling(
+            machine=machine,
+            queues=self.queues,
+            reader=reader,
+            cold_reads=self.threads,
+            polls=self.polls,
+            clients=self.table,
+            commits=self.commits,
+            ensure_group=self.clients.ensure_group,
+            leads=lambda: gate.leads,
+            read_barrier=ledger.read_barrier_nowait,
+            rates=self.rates,
+            monotonic_ms=self._ticks,
+        )
+        offsets = Offsets(
+            machine=machine,
+            queues=self.queues,
+            stored_times=times,
+            commits=self.commits,
+            leadership=gate,
+            read_barrier=ledger.read_barrier_nowait,
+        )
+        operations = Operations(
+            broker_name=BROKER,
+            machine=machine,
+            queues=self.queues,
+            stored_times=times,
+            clients=self.table,
+            rates=self.rates,
+            runtime=lambda now_ms: {"brokerActive": "true"},
+            settings=lambda: {"brokerName": BROKER},
+            now_ms=self._now,
+        )
+        topics = Topics(
+            cluster_name=CLUSTER,
+            broker_name=BROKER,
+            proposals=proposals,
+            term=lambda: 7,
+            **shared,
+        )
+        groups = Groups(proposals=proposals, term=lambda: 7, **shared)
+        rooms = (self.sending, pulling, offsets, self.clients, topics, groups, operations)
+        self.routes = with_refusals(routes(rooms))
+        ledger.apply(
+            encode_command(
+                Initialise(
+                    stamped_ms=self.now_ms,
+                    topics=standard_topics(CLUSTER, BROKER, auto_create=self.auto_create),
+                    groups=standard_groups(),
+                )
+            )
+        )
+        self.client = self.connect()
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def connect(self) -> Connection:
+        self._connections += 1
+        return Connection(self._connections)
+
+    def put(
+        self,
+        request: Request[Any],
+        body: bytes = b"",
+        *,
+        by: Connection | None = None,
+        code: int | None = None,
+        one_way: bool = False,
+        version: int = OUR_VERSION,
+        fields: dict[str, str] | None = None,
+    ) -> Any:
+        """Hand a request to its room, as the server does; the turn is not over yet."""
+        self._opaque += 1
+        wire = encode(request, code) | (fields or {})
+        data = encode_request(code or request.code, self._opaque, wire, body, one_way=one_way)
+        frame = Framer().feed(data)[0]
+        frame.version = version
+        return self.routes.answer(by or self.client, frame)
+
+    def turn(self) -> None:
+        """The turn ends; what it proposed is committed and applied."""
+        self.batch.propose()
+        self.commits.propose_if_due()
+        self.ledger.settle()
+
+    def ask(self, request: Request[Any], body: bytes = b"", **how: Any) -> Frame | None:
+        """One request in a turn of its own; None if it is not answered yet."""
+        connection = how.get("by") or self.client
+        waiting = self.put(request, body, **how)
+        assert waiting is None, "an async handler: use ask_async"
+        opaque = self._opaque
+        self.turn()
+        answers = [answer for answer in connection.answers if answer.opaque == opaque]
+        assert len(answers) <= 1
+        return answers[0] if answers else None
+
+    async def ask_async(self, request: Request[Any]) -> Answer[Any]:
+        """A request whose handler may wait for a disk."""
+        answer: Answer[Any] = await self.put(request)
+        return answer
+
+    # --- scenery ---------------------------------------------------------------------------------
+
+    def beat(
+        self,
+        group: str,
+        topic: str,
+        expression: str = "*",
+        *,
+        client_id: str = "c1",
+        by: Connection | None = None,
+        version: int = 1,
+        model: MessageModel = MessageModel.CLUSTERING,
+        expression_type: str = "TAG",
+    ) -> Frame | None:
+        subscription = SubscriptionData(
+            topic=topic,
+            sub_string=expression,
+            sub_version=version,
+            expression_type=expression_type,
+        )
+        data = ConsumerData(
+            group_name=group, message_model=model, subscription_data_set=(subscription,)
+        )
+        body = encode_heartbeat(HeartbeatData(client_id=client_id, consumer_data_set=(data,)))
+        return self.ask(Heartbeat(), body, by=by)
+
+    def _perform(self, effects: list[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case IndexMessages(topic, queue_id, first_offset, units):
+                    self.queues.index(topic, queue_id, first_offset, units)
+                    codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
+                    self.polls.wake(topic, queue_id, codes)
+                case DropQueues(topic):
+                    self.queues.drop(topic)
+                case TopicsChanged(topics):
+                    self.polls.wake_topics(topics)
+
+    def _now(self) -> int:
+        return self.now_ms
+
+    def _ticks(self) -> int:
+        return self.ticks_ms
+
+
+def header(request: type[Request[Any]], frame: Frame | None) -> Any:
+    """The header of a request's answer."""
+    assert frame is not None, "not answered"
+    kind = reply_type(request)
+    assert kind is not None
+    return decode(kind, frame.fields)
