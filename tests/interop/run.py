@@ -8,6 +8,7 @@ was consumed, with 1 if not, with 2 if it could not be tried. Everything has a d
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -37,17 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for program in programs:
             _build(program)
-        results = trio.run(_run, options, programs)
+        BUILD.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
+        _say(f"logs and data are in {folder}")
+        results = trio.run(_run, options, programs, folder)
     except (BuildFailed, ClusterError) as error:
         print(f"interop: {error}", file=sys.stderr)
         return 2
-    return _report(results)
+    code = _report(results)
+    if code == 0 and not options.keep:
+        shutil.rmtree(folder)
+    return code
 
 
-async def _run(options: argparse.Namespace, programs: Sequence[Program]) -> list[Result]:
-    BUILD.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
-    _say(f"logs are in {folder}")
+async def _run(
+    options: argparse.Namespace, programs: Sequence[Program], folder: Path
+) -> list[Result]:
     if options.namesrv is not None:
         return [await _steady(program, options, options.namesrv, folder) for program in programs]
     results: list[Result] = []
@@ -151,6 +157,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--messages", type=int, default=300, help="acknowledged sends wanted")
     parser.add_argument("--namesrv", help="another cluster's name server: only the steady scenario")
+    parser.add_argument("--keep", action="store_true", help="keep logs and data after success")
     return parser.parse_args(arguments)
 
 

@@ -15,6 +15,8 @@ from judge import History, faults
 from programs import Program
 
 from dledger_py.admin import Admin
+from dledger_py.client.errors import ClientError
+from dledger_py.cluster.errors import ClusterError
 
 READY_TIMEOUT_S = 30.0
 ROUTE_TIMEOUT_S = 15.0
@@ -107,7 +109,7 @@ class Scenario:
         found: list[str] = []
         try:
             await self._play()
-        except ScenarioFailed as error:
+        except (ScenarioFailed, ClusterError, ClientError) as error:
             found.append(str(error))
         allowed = self.disturb is not None
         found += faults(self.history, wanted=self.count, failures_allowed=allowed)
@@ -169,12 +171,12 @@ class Scenario:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
             )
         running = Running(f"{self.program.name} {role}", process, (errors, own), self._hear)
-        failure: ScenarioFailed | None = None
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.listen)
             try:
                 yield running
-            except ScenarioFailed as error:  # as it is, not as the nursery's group
+            except Exception as error:  # raised below: as it is, not as the nursery's group
                 failure = error
             finally:
                 process.kill()
