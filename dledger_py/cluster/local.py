@@ -25,7 +25,7 @@ from typing import Literal
 import trio
 from attrs import define, field, frozen
 
-from dledger_py.cluster.errors import AlreadyRunning, ClusterError, NoLeader
+from dledger_py.cluster.errors import AlreadyRunning, ClusterError, NoLeader, NotRunning
 from dledger_py.cluster.layout import (
     BROKER_BASE_PORT,
     NAMESRV,
@@ -123,6 +123,7 @@ class LocalCluster:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._lock(), self._reserved_ports() as layout:
+            self._check_same_members(layout)
             self._layout = layout
             layout.write_files()
             self._servers = self._make_servers(layout)
@@ -299,6 +300,20 @@ class LocalCluster:
             yield
         finally:
             os.close(fd)
+
+    def _check_same_members(self, layout: Layout) -> None:
+        """A group of another size would count other majorities over the same logs, and lose."""
+        try:
+            before = read_state(self.directory)
+        except NotRunning:
+            return
+        known = [server.name for server in before.brokers]
+        if known != [member.node for member in layout.members]:
+            raise ClusterError(
+                f"the data in {self.directory} belongs to {len(known)} brokers "
+                f"({', '.join(known)}), not {len(layout.members)}",
+                hint="start as many, or choose another directory.",
+            )
 
     def _already_running(self) -> AlreadyRunning:
         try:

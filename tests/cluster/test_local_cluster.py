@@ -151,6 +151,15 @@ async def test_the_next_cluster_in_the_directory_has_the_same_addresses(tmp_path
     assert addresses[0] == addresses[1]
 
 
+async def test_the_data_of_two_brokers_is_not_started_as_one(tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        async with cluster(tmp_path, nodes=2).running():
+            pass
+        with pytest.raises(ClusterError, match=r"belongs to 2 brokers \(n0, n1\), not 1"):
+            async with cluster(tmp_path, nodes=1).running():
+                raise AssertionError("not reached")
+
+
 async def test_a_directory_holds_one_running_cluster(tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with cluster(tmp_path).running():
