@@ -101,7 +101,8 @@ def status(directory: Path, as_json: bool) -> None:
             }
         )
     else:
-        print_table(columns("Server", "Address", ">Pid", "State", "Role", ">Term", "Log"), rows)
+        shape = columns("Server", "Address", ">Pid", "State", "Role", ">Term")
+        print_table(shape, [row[:-1] for row in rows])
         if not attached.keeper_alive:
             say(f"nothing runs; start it: dledger cluster up --data {directory}")
         elif leader is None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import trio
 from attrs import frozen
 
+from dledger_py.cli.admin_commands import NAMESRV
+from dledger_py.cli.cluster_commands import DATA
 from dledger_py.cli.exits import DONE
-from dledger_py.cli.output import columns, print_table, say
+from dledger_py.cli.output import columns, print_table, program, say, short_path
 from dledger_py.cluster import control
 from dledger_py.cluster.local import FixedPorts, FreePorts, LocalCluster
 from dledger_py.cluster.servers import describe_exit
@@ -53,6 +55,19 @@ class _Report:
             "anyio.run(main)\n"
         )
 
+    def commands(self) -> list[str]:
+        """Options that are the defaults are left out."""
+        data = short_path(self.cluster.directory)
+        where = "" if data == DATA else f" --data {data}"
+        address = self.cluster.namesrv_address
+        asked = "" if address == NAMESRV else f" -n {address}"
+        return [
+            f"{program()} cluster status{where}",
+            f"{program()} cluster kill-leader{where}",
+            f"{program()} cluster start {self.leader}{where}",
+            f"{program()} admin clusterList{asked}",
+        ]
+
     def plain(self) -> str:
         table = "\n".join(f"  {n:<12} {a:<21} {r}".rstrip() for n, a, r in self.rows())
         return f"{self.headline()}\n{table}\n  {'data':<12} {self.cluster.directory}\n"
@@ -82,7 +97,7 @@ def run(
         settings=dict(each.split("=", 1) for each in settings),
         on_exit=lambda name, code: say(
             f"{name} ended with {describe_exit(code)}; start it again: "
-            f"dledger cluster start {name} --data {directory}",
+            f"{program()} cluster start {name} --data {directory}",
             style="bold red",
         ),
     )
@@ -148,8 +163,7 @@ async def _watch_leader(cluster: LocalCluster, leader: str) -> None:
 def _show(report: _Report) -> None:
     say(report.headline(), style="bold green")
     print_table(columns("Server", "Address", "Role"), report.rows())
-    say(f"data        {report.cluster.directory}")
-    say(f"logs        {report.cluster.directory / 'logs'}")
+    say(f"Data and logs: {report.cluster.directory}")
     say()
     say("Send a message:", style="bold")
     say()
@@ -158,9 +172,7 @@ def _show(report: _Report) -> None:
     say()
     say("From another shell:", style="bold")
     say()
-    data = report.cluster.directory
-    for what in ("status", "kill-leader", "down"):
-        say(f"    dledger cluster {what} --data {data}")
-    say(f"    dledger admin clusterList -n {report.cluster.namesrv_address}")
+    for command in report.commands():
+        say(f"    {command}")
     say()
     say("Ctrl-C stops everything; the data stays.")

@@ -8,7 +8,7 @@ on them.
     4  uncertain: it may have happened (no answer came)
     130  interrupted
 
-The servers' own codes (69 address in use, 78 wrong settings) pass through.
+The servers' own codes (70 cannot go on, 78 wrong settings) pass through.
 """
 
 import sys

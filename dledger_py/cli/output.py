@@ -5,11 +5,17 @@ nobody watches a terminal.
 """
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+
+WIDTH_MAX = 2000
+"""No table is wider."""
 
 STYLES = {"leader": "bold green", "running": "green", "down": "bold red", "paused": "yellow"}
 
@@ -18,6 +24,22 @@ STYLES = {"leader": "bold green", "running": "green", "down": "bold red", "pause
 class Column:
     name: str
     right: bool = False
+
+
+def program() -> str:
+    """How this program was called, for commands to copy: not every environment is activated."""
+    called = Path(sys.argv[0])
+    if called.name != "dledger":
+        return "dledger"
+    found = shutil.which("dledger")
+    if found is not None and Path(found).resolve() == called.resolve():
+        return "dledger"
+    return short_path(called)
+
+
+def short_path(path: Path) -> str:
+    """A path to copy: from here, or from the root if that is shorter."""
+    return min(os.path.relpath(path), str(path.absolute()), key=len)
 
 
 def columns(*names: str) -> tuple[Column, ...]:
@@ -60,14 +82,15 @@ def _print_plain(shape: Sequence[Column], cells: list[list[str]]) -> None:
 
 
 def _print_rich(shape: Sequence[Column], cells: list[list[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in shape:
-        table.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
+        table.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
     for row in cells:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    Console(highlight=False).print(table)
+    # Wider than the terminal: let the terminal break lines, rather than cut addresses to pieces.
+    natural = Console(width=WIDTH_MAX).measure(table).maximum
+    Console(highlight=False, width=max(Console().width, natural)).print(table)
