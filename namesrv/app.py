@@ -7,6 +7,7 @@ import structlog
 import trio
 from attrs import define, field
 
+from dledger_py.actors import FailStop
 from dledger_py.remoting.rooms import routes
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.runtime import process
@@ -16,12 +17,6 @@ from namesrv.rooms import Entries, Operating, Registering, Routing, report_gone
 from namesrv.routes import RouteTable
 
 log = structlog.get_logger()
-
-
-class CannotListen(Exception):
-    """Stop: somebody else has the address, or it is not ours to have."""
-
-    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 def monotonic_ms() -> int:
@@ -68,7 +63,7 @@ class NameServer:
 
 
 async def serve(config: NamesrvConfig) -> None:
-    """Run one name server and say when it serves. Raises: CannotListen."""
+    """Run one name server and say when it serves. Raises: FailStop if it cannot listen."""
     try:
         async with trio.open_nursery() as nursery:
             addresses = await nursery.start(NameServer(config).run)
@@ -76,7 +71,7 @@ async def serve(config: NamesrvConfig) -> None:
             process.announce_ready(addresses=[f"{host}:{port}" for host, port in addresses])
             log.info("namesrv.started", addresses=addresses)
     except* AddressUnavailable as group:
-        raise CannotListen(str(_first(group))) from None
+        raise FailStop(str(_first(group))) from None
 
 
 def _first(group: BaseExceptionGroup[AddressUnavailable]) -> BaseException:

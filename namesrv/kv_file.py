@@ -5,16 +5,11 @@ from pathlib import Path
 
 from attrs import frozen
 
+from dledger_py.actors import FailStop
 from namesrv.kv import EntryRefused, KvTable
 
 FILE_NAME = "kvConfig.json"
 """As Java's, so that an existing one can be copied here."""
-
-
-class UnreadableEntries(Exception):
-    """Stop: entries are there but cannot be read; starting without them would lose them."""
-
-    exit_code = 1
 
 
 @frozen
@@ -26,13 +21,16 @@ class KvFile:
         return self.directory / FILE_NAME
 
     def load(self) -> KvTable:
-        """What was saved last; an empty table if nothing ever was. Raises: UnreadableEntries."""
+        """What was saved last; an empty table if nothing ever was.
+
+        Raises: FailStop if it cannot be read: a start without would lose it at the next change.
+        """
         try:
             return KvTable.from_text(self.path.read_text())
         except FileNotFoundError:
             return KvTable()
         except (OSError, ValueError, EntryRefused) as error:
-            raise UnreadableEntries(f"{self.path} cannot be read: {error}") from error
+            raise FailStop(f"{self.path} cannot be read: {error}") from error
 
     def save(self, text: str) -> None:
         """Blocks for some milliseconds: entries change once in a blue moon."""

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from dledger_py.actors import FailStop
 from dledger_py.client.connection import Connection, open_connection
 from dledger_py.remoting.commands import routing
 from dledger_py.remoting.commands.registrations import RegisterBody, encode_registration
 from dledger_py.remoting.commands.topics import TopicConfig, TopicTable
 from namesrv.app import NameServer
 from namesrv.config import NamesrvConfig
-from namesrv.kv_file import KvFile, UnreadableEntries
+from namesrv.kv_file import KvFile
 
 TOPICS = encode_registration(
     RegisterBody(
@@ -94,7 +95,7 @@ async def test_entries_outlive_the_name_server(tmp_path: Path) -> None:
 def test_entries_that_cannot_be_read_stop_the_start(tmp_path: Path) -> None:
     (tmp_path / "kvConfig.json").write_text("{")
 
-    with pytest.raises(UnreadableEntries, match=r"kvConfig\.json"):
+    with pytest.raises(FailStop, match=r"kvConfig\.json"):
         KvFile(tmp_path).load()
 
 
@@ -122,7 +123,7 @@ def test_the_process_says_when_it_serves_and_stops_when_told(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "settings, code, words",
     [
-        (["listen=127.0.0.1:{taken}"], 69, "is in use"),
+        (["listen=127.0.0.1:{taken}"], 70, "is in use"),
         (["listen=nonsense"], 78, "host:port is expected"),
         (["liten=x:1"], 78, "did you mean listen"),
         (["log_level=loud"], 78, "log level"),
