@@ -60,6 +60,8 @@ class Nemesis:
     def _partition(self) -> None:
         """Cut the members in two, or one off, or a random set of links; perhaps one way only."""
         world = self._world
+        if len(world.names) == 1:
+            return  # Nobody to be cut off from.
         if any(world.blocked.values()) and self._random.random() < 0.8:
             return  # Mostly one at a time: cutting off a leader tells more if the others agree.
         names = list(world.names)
@@ -105,8 +107,9 @@ class Nemesis:
 
     def _false_alarm(self) -> None:
         names = list(self._world.names)
-        a, b = self._random.sample(names, 2)
-        self._report(self._world.nodes[a], b)
+        if len(names) > 1:
+            a, b = self._random.sample(names, 2)
+            self._report(self._world.nodes[a], b)
 
     def _report(self, node: Node, peer: NodeId) -> None:
         if self._random.random() < self._world.knobs.unreachable:

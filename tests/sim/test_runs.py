@@ -33,6 +33,11 @@ def test_every_invariant_holds(profile: str, members: int, count: int, seconds: 
     assert reads > count
 
 
+def test_a_cluster_of_one_holds_too() -> None:
+    for seed in range(5):
+        assert not run(seed, "hell", 1, 8.0).violation
+
+
 @pytest.mark.parametrize("profile", ("swarm", "hell"))
 def test_a_seed_repeats_itself(profile: str) -> None:
     for seed in (3, 4):
