@@ -31,6 +31,7 @@ from attrs import frozen
 
 from dledger_py.actors import (
     Actor,
+    ActorDown,
     Child,
     FailStop,
     Inbox,
@@ -520,9 +521,12 @@ def _vital(name: str, actor: Actor[Any]) -> Child[Any]:
     return Child(name, lambda: Vital(name, actor), restart=Restart.NEVER)
 
 
-def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> None:
-    # The core has at most one read per peer in the air and the mailbox room for as many.
-    reader.ref.tell_nowait(request)
+def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> bool:
+    try:
+        reader.ref.tell_nowait(request)
+    except (trio.WouldBlock, ActorDown):
+        return False  # it is behind (a peer came and went), or the ledger is stopping
+    return True
 
 
 def _same(link: PeerLink) -> PeerLink:

@@ -196,6 +196,50 @@ async def test_a_follower_far_behind_is_fed_from_the_disk(open_group):
         assert payloads == group.members[name].machine.commands
 
 
+async def test_what_left_the_tail_before_the_core_let_go_of_it_is_read_at_once(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        name = group.follower().name
+        await group.stop(name)
+        leader.ledger.parts.tail._max_bytes = 3000
+        payloads = [b"%04d" % number + bytes(1000) for number in range(200)]
+        await commit_all(leader, payloads)
+        await group.start(name)
+        await group.wait_applied(200)
+
+        assert leader.ledger.parts.tail.first_index > 190
+        assert leader.ledger.statistics().raft.tail_bytes > 200_000
+        assert payloads == group.members[name].machine.commands
+
+
+async def test_a_reader_that_is_behind_is_asked_again_later(open_group, monkeypatch):
+    settings = {"tail_max_bytes": 4 << 10, "append_max_bytes": 2 << 10}
+    async with open_group(3, **settings) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        name = group.follower().name
+        await group.stop(name)
+        payloads = [b"%04d" % number + bytes(1000) for number in range(60)]
+        await commit_all(leader, payloads)
+        driver = leader.ledger.parts.driver
+        ask = driver._read_entries
+        refusals = []
+
+        def refuse_twice(request):
+            if len(refusals) < 2:
+                refusals.append(request)
+                return False
+            return ask(request)
+
+        monkeypatch.setattr(driver, "_read_entries", refuse_twice)
+        await group.start(name)
+        await group.wait_applied(60)
+
+        assert 2 == len(refusals)
+        assert payloads == group.members[name].machine.commands
+
+
 async def test_a_long_replay_leaves_the_loop_to_others(open_group, monkeypatch):
     async with open_group(1) as group:
         await group.start()
