@@ -21,7 +21,9 @@ class BuildFailed(Exception):
 
 @frozen(kw_only=True)
 class Program:
-    """One client. `creates_topics` tells whether it relies on the broker to create them on use."""
+    """One client. `command` is given the folder for what it writes; `creates_topics` tells whether
+    it relies on the broker to create them on use.
+    """
 
     name: str
     tools: tuple[str, ...]
@@ -70,10 +72,9 @@ def _call(command: Sequence[str], folder: Path) -> None:
         raise BuildFailed(f"{' '.join(command)}: exit code {done.returncode}\n{tail}")
 
 
-def _java_command(logs: Path) -> Sequence[str]:
+def _java_command(folder: Path) -> Sequence[str]:
     classpath = f"{BUILD / 'java' / 'interop.jar'}:{BUILD / 'java' / 'lib'}/*"
-    # The client logs below user.home unless told otherwise, and keeps offsets of broadcasts there.
-    own = [f"-Drocketmq.client.logRoot={logs}", f"-Duser.home={logs}"]
+    own = [f"-Drocketmq.log.root={folder}", f"-Duser.home={folder}"]  # it writes into both
     return ["java", "-Xmx128m", *own, "-cp", classpath, "interop.Interop"]
 
 
@@ -83,13 +84,13 @@ PROGRAMS = (
         name="go",
         tools=("go",),
         build=_build_go,
-        command=lambda logs: [str(BUILD / "go" / "interop")],
+        command=lambda folder: [str(BUILD / "go" / "interop")],
     ),
     Program(
         name="node",
         tools=("node", "npm"),
         build=_build_node,
-        command=lambda logs: ["node", str(BUILD / "node" / "interop.js")],
+        command=lambda folder: ["node", str(BUILD / "node" / "interop.js")],
         creates_topics=False,  # ali-ons refuses to send to a topic without a route
     ),
 )

@@ -47,7 +47,7 @@ class Running:
 
     name: str
     process: trio.Process
-    logs: tuple[Path, ...]
+    folder: Path
     hear: Callable[[dict[str, object]], None]
     is_ready: bool = False
     _ready_or_over: trio.Event = field(factory=trio.Event, init=False)
@@ -86,7 +86,9 @@ class Running:
         raise self.failed(f"not at its end after {timeout_s:g} s")
 
     def failed(self, what: str) -> ScenarioFailed:
-        return ScenarioFailed(f"{self.name}: {what}" + "".join(_tail(log) for log in self.logs))
+        return ScenarioFailed(
+            f"{self.name}: {what}" + "".join(map(_tail, sorted(self.folder.glob("*.log"))))
+        )
 
 
 @define
@@ -151,8 +153,8 @@ class Scenario:
     @asynccontextmanager
     async def _started(self, role: str, topic: str) -> AsyncIterator[Running]:
         """A program that is killed at the end of the block if it still runs."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        errors, own = self.folder / f"{role}.stderr", self.folder / f"{role}.log"
+        folder = self.folder / role
+        folder.mkdir(parents=True)
         group = f"{topic}-{role}"
         arguments = {
             "namesrv": self.namesrv,
@@ -161,16 +163,16 @@ class Scenario:
             "count": self.count,
             "interval-ms": self.interval_ms,
             "deadline-s": self.limit_s if role == "producer" else 10 * self.limit_s,
-            "log": own,
+            "log": folder / "client.log",
         }
-        command = [*self.program.command(self.folder), role]
+        command = [*self.program.command(folder), role]
         for name, value in arguments.items():
             command += [f"--{name}", str(value)]
-        with errors.open("wb") as stderr:
+        with (folder / "stderr.log").open("wb") as stderr:
             process = await trio.lowlevel.open_process(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
             )
-        running = Running(f"{self.program.name} {role}", process, (errors, own), self._hear)
+        running = Running(f"{self.program.name} {role}", process, folder, self._hear)
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.listen)
