@@ -35,6 +35,7 @@ async def test_a_group_elects_a_leader_and_applies_the_same_everywhere(open_grou
 
         assert list(range(1, 21)) == replies
         first = group.members["n0"].machine
+        assert 20 == len(first.performed)
         for member in group.members.values():
             assert commands(20) == member.machine.commands
             assert first.positions == member.machine.positions
@@ -618,6 +619,28 @@ async def test_acknowledged_commands_survive_a_power_cut_of_everybody(open_group
 
         for member in group.members.values():
             assert commands(10) == member.machine.commands
+
+
+async def test_a_reply_is_given_when_a_majority_has_it_on_disk_and_not_before(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        on_disk = []
+        done = trio.Event()
+
+        def settle(reply):
+            index = leader.ledger.applied_index
+            logs = [member.ledger.log for member in group.members.values()]
+            on_disk.append(sum(log.durable_index >= index for log in logs))
+            if len(on_disk) < 30:
+                leader.ledger.propose(b"again", settle)
+            else:
+                done.set()
+
+        leader.ledger.propose(b"first", settle)
+        await done.wait()
+
+        assert {2, 3} >= set(on_disk)
 
 
 async def test_async_flush_commits_and_reaches_the_disk_in_the_end(open_group):
