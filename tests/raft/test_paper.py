@@ -25,6 +25,7 @@ from dledger_py.raft.vocabulary import (
     Message,
     NodeId,
     NotLeader,
+    PeerUnreachable,
     Persist,
     Persisted,
     PreVote,
@@ -188,6 +189,7 @@ def test_a_leader_that_asks_for_votes_is_no_reason_to_refuse_them() -> None:
 def test_a_refused_question_does_not_restart_the_election_timer() -> None:
     """Else a member that only raises terms could keep all others passive."""
     raft = core(1, 1)
+    receive(raft, N2, append(1, (2, 1)))
     for number in range(9):
         raft.step(Tick())
         receive(raft, N3, RequestVote(term=2 + number, last_index=1, last_term=1))
@@ -243,11 +245,44 @@ def test_candidates_seldom_split_votes_because_timeouts_differ() -> None:
 
     config = RaftConfig(node=N1, members=(N1, N2), election_timeout_ticks=10, heartbeat_ticks=2)
     raft = Raft(config=config, log=LogView(), hard=HardState(), random=random)
+    receive(raft, N2, append(1, (0, 0)))
+    asked.clear()
+    receive(raft, N2, append(2, (0, 0)))
+    raft.step(Persisted(write=2))
     for _ in range(18):
         assert [] == raft.step(Tick())
 
     assert [10] == asked
     assert [] != raft.step(Tick())
+
+
+def test_members_that_know_nobody_leads_ask_in_turns() -> None:
+    """At a start, and when the leader's connection broke, silence need not be waited for; in turns,
+    so that two of them do not split the vote."""
+    first_asks = {}
+    for lost in (None, N1):
+        for node in (N2, N3):
+            config = RaftConfig(node=node, members=(N1, N2, N3))
+            raft = Raft(config=config, log=LogView(), hard=HardState(), random=lambda n: n - 1)
+            if lost is not None:
+                receive(raft, lost, append(1, (0, 0)))
+                raft.step(Persisted(write=1))
+                raft.step(PeerUnreachable(peer=lost))
+            ticks = 1
+            while not said(raft.step(Tick())):
+                ticks += 1
+            first_asks[lost, node] = ticks
+
+    assert {(None, N2): 6, (None, N3): 10, (N1, N2): 2, (N1, N3): 6} == first_asks
+
+
+def test_asking_early_does_not_disturb_a_leader_that_is_heard() -> None:
+    follower = core(1)
+    receive(follower, N2, append(1, (1, 1)))
+
+    answer = receive(follower, N3, PreVote(term=1, last_index=1, last_term=1))
+
+    assert ["PreVoteRefused"] == [type(message).__name__ for message in said(answer)]
 
 
 def test_one_member_leads_itself_once_its_vote_is_durable() -> None:
@@ -447,7 +482,7 @@ def test_a_core_does_not_start_from_a_contradiction() -> None:
 def test_what_was_committed_before_a_restart_is_announced_first() -> None:
     config = RaftConfig(node=N1, members=(N1, N2, N3))
     log = LogView(last_index=2, terms=[(1, 3)])
-    raft = Raft(config=config, log=log, hard=HardState(term=3, commit=2), random=lambda n: 0)
+    raft = Raft(config=config, log=log, hard=HardState(term=3, commit=2), random=lambda n: 1)
 
     assert [Commit(up_to=2)] == raft.step(Tick())
 
