@@ -14,6 +14,7 @@ from dledger_py.cli.cluster_commands import DATA
 from dledger_py.cli.exits import DONE
 from dledger_py.cli.output import columns, print_table, program, say, short_path
 from dledger_py.cluster import control
+from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.local import FixedPorts, FreePorts, LocalCluster
 from dledger_py.cluster.servers import describe_exit
 
@@ -107,12 +108,12 @@ def run(
 
 async def _until_stopped(cluster: LocalCluster, ready_fd: int | None) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        failure: BaseException | None = None
+        failure: ClusterError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_at, signals, nursery.cancel_scope)
             try:
                 await _keep(cluster, ready_fd)
-            except Exception as error:  # it leaves the nursery as it is, not as a group
+            except ClusterError as error:  # it leaves the nursery as it is, not as a group
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import trio
 from attrs import define, field
 
+from dledger_py.cluster import child
 from dledger_py.cluster.errors import ClusterError, NotRunning, ServerFailed
 from dledger_py.cluster.processes import ProcessId
 
@@ -129,10 +130,10 @@ class ServerProcess:
     def _spawn(self, ready_fd: int) -> "subprocess.Popen[bytes]":
         # From this thread, not a worker's: the child dies with the thread that started it.
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        child = [sys.executable, "-m", "dledger_py.cluster.child", str(os.getpid()), self.module]
+        first = [sys.executable, "-m", child.__name__, str(os.getpid()), self.module]
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
-                [*child, *self.arguments],
+                [*first, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
