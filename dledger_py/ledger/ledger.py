@@ -474,9 +474,7 @@ async def open_ledger(
     **Raises** FailStop, inside an exception group if the block was running.
     """
     ledger = Ledger(config, machine, perform=perform, files=files, listener=listener)
-    supervisor = Supervisor(
-        f"around {config.node}", (Child("ledger", lambda: ledger, restart=Restart.NEVER),)
-    )
+    supervisor = Supervisor(f"around {config.node}", (_vital("ledger", ledger),))
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.serve)
         yield ledger

@@ -36,6 +36,10 @@ GROUP_LIMIT_BYTES = 8 << 20
 """Largest group: past a few MiB a sync takes longer for each byte, and acknowledgements wait for
 it."""
 
+HINT_S = 10.0
+"""How old the commit index on disk may get while there is work: after a crash, what came later is
+applied only once a leader has spoken. One small write in ten seconds is not felt."""
+
 LAST_WRITE_S = 2.0
 """How long a ledger that is torn down waits for the write under way. A disk that takes longer is
 not waited for: the process must end."""
@@ -79,8 +83,8 @@ class LogWriter:
         on_durable: Callable[[int], None],
         commit_hint: Callable[[], int],
     ) -> None:
-        """`on_durable(number)` is called on the loop; `commit_hint()` once, in the thread, at the
-        end."""
+        """`on_durable(number)` is called on the loop; `commit_hint()` in the
+        thread."""
         self._log = log
         self._hard_state = hard_state
         self._sync = sync
@@ -165,7 +169,11 @@ class LogWriter:
     def _serve(self) -> None:
         idle = True
         dirty_since: float | None = None
+        hinted_at = monotonic()
         while True:
+            if monotonic() - hinted_at >= HINT_S:
+                self._save_hint()
+                hinted_at = monotonic()
             if dirty_since is not None and monotonic() - dirty_since >= self._async_flush_s:
                 self._log.write([], sync=True)
                 dirty_since = None
@@ -234,6 +242,10 @@ class LogWriter:
 
     def _close(self) -> None:
         self._log.seal_idle()
+        self._save_hint()
+
+    def _save_hint(self) -> None:
+        """How far the log is committed: what the next start may apply before it has met anybody."""
         state = self._hard_state.load()
         commit = min(self._commit_hint(), self._log.durable_index)
         if commit > state.commit:

@@ -12,6 +12,7 @@ import trio
 from dledger_py.actors import FailStop, fail_stop_in
 from dledger_py.ledger import Busy, Indefinite, LedgerError, NotLeader
 from dledger_py.ledger.peer_frames import Hello, encode_hello
+from dledger_py.storage import Identity, recover
 from dledger_py.storage.lying import LyingFiles
 
 POISON = b"poison"
@@ -178,6 +179,27 @@ async def test_what_was_committed_at_a_clean_stop_is_replayed_without_any_peer(o
         await group.members["n1"].ledger.wait_replayed()
 
         assert commands(10) == group.members["n1"].machine.commands
+
+
+async def test_the_commit_index_reaches_the_disk_while_there_is_work(
+    open_group, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("dledger_py.ledger.log_writer.HINT_S", 0.0)
+    disks = {}
+
+    def files(name):
+        return disks.setdefault(name, LyingFiles(seed=name))
+
+    async with open_group(1, files=files) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(20))
+        disk = disks["n0"].copy("killed")  # as it is now, without a clean stop
+    identity = Identity(cluster="dledger", group="broker-a", member="n0")
+    recovered = recover(disk, str(tmp_path / "n0"), identity)
+
+    assert 18 <= recovered.hard_state.commit <= 21
+    recovered.close()
 
 
 async def test_a_follower_far_behind_is_fed_from_the_disk(open_group):
