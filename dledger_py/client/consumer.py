@@ -28,11 +28,10 @@ from itertools import count
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
 from attrs import evolve, frozen
 
 from dledger_py.client import retry
-from dledger_py.client._tasks import open_tasks
+from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.asking import Asker
 from dledger_py.client.errors import ClientClosed, ClientError, ConsumerFailed, NoRoute
 from dledger_py.client.membership import Membership
@@ -170,14 +169,14 @@ class Consumer:
         """Look at the shares now."""
         self._to_rebalance.set()
 
-    async def run(self, tasks: TaskGroup) -> None:
+    async def run(self, tasks: Starter) -> None:
         """Share out, commit and redeliver, until cancelled; readers are started in *tasks*."""
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._commit_again_and_again)
             loops.start_soon(self._redeliver)
             loops.start_soon(self._rebalance_again_and_again, tasks)
 
-    async def _rebalance_again_and_again(self, tasks: TaskGroup) -> None:
+    async def _rebalance_again_and_again(self, tasks: Starter) -> None:
         try:
             await self._learn_routes()
             await self._services.membership.beat()
@@ -233,7 +232,7 @@ class Consumer:
 
     # --- sharing out -----------------------------------------------------------------------------
 
-    async def _rebalance(self, tasks: TaskGroup) -> bool:
+    async def _rebalance(self, tasks: Starter) -> bool:
         """Take up and lay down queues; False if the shares of a topic could not be settled."""
         balanced = True
         for subscription in self._subscriptions.values():
@@ -250,7 +249,7 @@ class Consumer:
                 balanced = False
         return balanced
 
-    async def _rebalance_topic(self, tasks: TaskGroup, subscription: Subscription) -> bool:
+    async def _rebalance_topic(self, tasks: Starter, subscription: Subscription) -> bool:
         known = self._services.routes.known(subscription.topic)
         route = await self._services.routes.get(subscription.topic)
         if route is not known:
@@ -287,7 +286,7 @@ class Consumer:
         await self._services.membership.beat(route.addresses)
         raise failure
 
-    def _take_up(self, tasks: TaskGroup, queue: Queue, subscription: Subscription) -> None:
+    def _take_up(self, tasks: Starter, queue: Queue, subscription: Subscription) -> None:
         reader = self._readers[queue] = QueueReader(
             queue,
             self.group,

@@ -8,8 +8,8 @@ worth trying is the caller's decision (`retry`).  Nothing here waits between att
 from collections.abc import Callable
 
 import anyio
-from anyio.abc import TaskGroup
 
+from dledger_py.client._tasks import Starter
 from dledger_py.client.connection import Connection, OnRequest, open_connection, parse_address
 from dledger_py.client.errors import ClientClosed, ClientError, Unreachable
 
@@ -29,7 +29,7 @@ class _Dial:
 class Pool:
     """The connections of one client.  Their tasks live in the client's task group."""
 
-    def __init__(self, tasks: TaskGroup, on_request: OnRequest | None = None) -> None:
+    def __init__(self, tasks: Starter, on_request: OnRequest | None = None) -> None:
         self._tasks = tasks
         self._on_request = on_request
         self._open: dict[str, Connection] = {}

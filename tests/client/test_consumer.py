@@ -393,6 +393,23 @@ async def test_a_cancelled_consumer_still_commits() -> None:
 
 
 @on_both_loops
+async def test_a_client_cancelled_with_its_consumer_still_commits() -> None:
+    """What the consumer's clean-up needs must not be cancelled before it."""
+    async with running_cluster() as cluster:
+        fill(cluster, 3)
+        with anyio.CancelScope() as scope:
+            async with (
+                connect(cluster.names.address) as mq,
+                mq.consumer("g", "t", from_="first") as messages,
+            ):
+                await take(messages, 2)
+                scope.cancel()
+                await anyio.sleep_forever()
+
+        assert cluster.store.committed == {("g", "t", 0): 2}
+
+
+@on_both_loops
 async def test_offsets_are_committed_while_consuming() -> None:
     async with connected() as (cluster, mq):
         fill(cluster, 3)
