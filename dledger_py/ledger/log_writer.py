@@ -83,8 +83,7 @@ class LogWriter:
         on_durable: Callable[[int], None],
         commit_hint: Callable[[], int],
     ) -> None:
-        """`on_durable(number)` is called on the loop; `commit_hint()` in the
-        thread."""
+        """`on_durable(number)` is called on the loop, `commit_hint()` in the thread."""
         self._log = log
         self._hard_state = hard_state
         self._sync = sync
