@@ -97,6 +97,9 @@ class Driver:
         self._sent: raft.Append | None = None
         self._sent_parts: Sequence[bytes | memoryview] = ()
         self.view = RoleView(role="follower", term=hard.term, leader=None, ready=False)
+        # The term and commit index of the first append of this run, and the term applied so far.
+        self._first_heard: tuple[int, int] | None = None
+        self._applied_term = 0
         # Any: each performer takes the one effect type it is listed under.
         self._performers: dict[type[raft.Effect], Callable[[Any], None]] = {
             raft.Persist: self._persist,
@@ -126,6 +129,20 @@ class Driver:
     async def _stop_when_closed(self, inbox: Inbox[Never]) -> None:
         await inbox.wait_closed()
         self._over.set()
+
+    @property
+    def current(self) -> bool:
+        """Whether the machine shows at least what was committed when this member joined in.
+
+        The leader's word alone is not enough: it may itself have just been elected, and knows what
+        is committed only once an entry of its own term is.
+        """
+        if self.view.role == "leader":
+            return self.view.ready
+        if self._first_heard is None:
+            return False
+        term, commit = self._first_heard
+        return self._applied_term >= term and self._applier.applied_index >= commit
 
     # ---- events
 
@@ -165,6 +182,12 @@ class Driver:
         try:
             for header, body in frames:
                 message = decode_message(header, body)
+                if (
+                    self._first_heard is None
+                    and type(message) is raft.Append
+                    and message.term >= self._core.term
+                ):
+                    self._first_heard = (message.term, message.commit)
                 self._events.append((raft.Received(sender=sender, message=message), body))
         finally:
             if not self._busy:
@@ -363,6 +386,7 @@ class Driver:
     def applied(self, index: int, term: int, kind: int, applied: Applied | None) -> None:
         """One entry was applied: its proposer is answered, and a new leader's first makes it
         ready."""
+        self._applied_term = term
         if applied is not None:
             if applied.effects:
                 self._settlements.touch()

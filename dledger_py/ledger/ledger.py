@@ -184,6 +184,16 @@ class Ledger:
             return RoleView(role="follower", term=0, leader=None, ready=False)
         return self._parts.driver.view
 
+    @property
+    def current(self) -> bool:
+        """Whether the machine here is worth asking.
+
+        False from the start until this member has applied what its leader said was committed when
+        it first spoke, or leads and is ready: until then its state may be older than anything a
+        caller has seen. Stays true afterwards, though a follower may lag by a moment.
+        """
+        return self._parts is not None and self._parts.driver.current
+
     def on_role_change(self, callback: Callable[[RoleView], None]) -> None:
         """Have `callback` called with every new view. It must not block, and may propose."""
         self._role_callbacks.append(callback)

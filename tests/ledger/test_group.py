@@ -150,6 +150,56 @@ async def test_a_stopped_member_comes_back_with_its_log_and_catches_up(open_grou
         assert leader.machine.positions == group.members[name].machine.positions
 
 
+async def test_a_returning_member_is_not_current_before_it_has_caught_up(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(10))
+        name = group.follower().name
+        await group.stop(name)
+        await commit_all(leader, commands(10, first=10))
+        member = group.make(name)
+        seen = [(member.ledger.current, 0)]
+        member.ledger.after_turn(
+            lambda: seen.append((member.ledger.current, len(member.machine.commands)))
+        )
+        await group.nursery.start(member.run)
+        await group.wait_applied(20, name)
+        await group.wait_until(lambda: member.ledger.current)
+
+        assert (False, 0) == seen[0]
+        assert [] == [entry for entry in seen if entry[0] and entry[1] < 20]
+        assert leader.ledger.current
+
+
+async def test_after_a_cold_start_nobody_is_current_before_the_new_term_has_begun(open_group):
+    """A leader that was just elected does not know yet what is committed."""
+    async with open_group(3) as group:
+        await group.start()
+        await commit_all(await group.wait_leader(), commands(10))
+        for name in group.names:
+            group.members[name].scope.cancel()  # together, so that nothing is written down
+        for name in group.names:
+            await group.members[name].ended.wait()
+        too_early: list[tuple[str, int]] = []
+        for name in group.names:
+            member = group.make(name)
+
+            def look(member=member) -> None:
+                if member.ledger.current and len(member.machine.commands) < 10:
+                    too_early.append((member.name, len(member.machine.commands)))
+
+            member.ledger.after_turn(look)
+            member.ledger.on_role_change(lambda _view, look=look: look())
+            await group.nursery.start(member.run)
+        leader = await group.wait_leader()
+        await leader.ledger.commit(b"after")
+        await group.wait_applied(11)
+
+        assert [] == too_early
+        assert all(member.ledger.current for member in group.members.values())
+
+
 async def test_a_whole_group_restarts_with_everything_it_acknowledged(open_group):
     async with open_group(3) as group:
         await group.start()
