@@ -360,7 +360,7 @@ class Broker:
 
     def _turn_end(self) -> None:
         """Everything the sockets had is handled: propose what was gathered."""
-        self.batch.propose()
+        self.batch.turn_ended()
         self.commits.propose_if_due()
 
     def _flush(self) -> None:
@@ -402,13 +402,20 @@ class Broker:
 
 @define(eq=False)
 class _Listening:
-    """The server as an actor: it listens once the log is replayed."""
+    """The server as an actor: it listens once it has something to say.
+
+    That is when this member has applied what its group had committed: before, it would tell
+    consumers that their topics do not exist. Where no majority is up, it listens all the same after
+    a while, so that what was replayed can be read.
+    """
 
     broker: Broker
 
     async def run(self, inbox: Inbox[Never]) -> None:
         broker = self.broker
         await broker.ledger.wait_replayed()
+        with trio.move_on_after(broker.config.join_wait_ms / 1000):
+            await broker.ledger.wait_current()
         broker.server = broker._new_server()  # one instance runs once
         async with trio.open_nursery() as nursery:
             try:

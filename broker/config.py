@@ -68,6 +68,11 @@ class BrokerConfig:
     forward_wait_ms: int = setting(
         1500, doc="how long a write that arrives without a leader waits for one, in ms"
     )
+    join_wait_ms: int = setting(
+        3000,
+        doc="how long a member that starts waits to catch up with its group before it answers"
+        " clients, in ms; without a majority there is nothing to catch up with",
+    )
     log_level: str = setting("info", doc="debug, info, warning or error")
     ledger: LedgerSettings = Factory(LedgerSettings)
 
@@ -99,8 +104,9 @@ class BrokerConfig:
         ):
             if not 1 <= value <= largest:
                 raise ValueError(f"{name} = {value}: 1 to {largest} are possible")
-        if self.forward_wait_ms < 0:
-            raise ValueError(f"forward_wait_ms = {self.forward_wait_ms}: 0 or more")
+        for name in ("forward_wait_ms", "join_wait_ms"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: 0 or more")
 
     @property
     def advertised(self) -> str:

@@ -100,6 +100,8 @@ class Driver:
         # The term and commit index of the first append of this run, and the term applied so far.
         self._first_heard: tuple[int, int] | None = None
         self._applied_term = 0
+        self.joined = trio.Event()
+        """Set once `current` has become true."""
         # Any: each performer takes the one effect type it is listed under.
         self._performers: dict[type[raft.Effect], Callable[[Any], None]] = {
             raft.Persist: self._persist,
@@ -192,6 +194,8 @@ class Driver:
         finally:
             if not self._busy:
                 self._burst()
+            if not self.joined.is_set() and self.current:
+                self.joined.set()
 
     def found(self, peer: str) -> None:
         """A peer has dialled us, so it is worth dialling."""
@@ -387,6 +391,8 @@ class Driver:
         """One entry was applied: its proposer is answered, and a new leader's first makes it
         ready."""
         self._applied_term = term
+        if not self.joined.is_set() and self.current:
+            self.joined.set()
         if applied is not None:
             if applied.effects:
                 self._settlements.touch()
@@ -402,6 +408,8 @@ class Driver:
         if view == before:
             return
         self.view = view
+        if view.ready:
+            self.joined.set()
         log.info(
             "raft.role_changed",
             node=self._node,

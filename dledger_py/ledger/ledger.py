@@ -194,6 +194,11 @@ class Ledger:
         """
         return self._parts is not None and self._parts.driver.current
 
+    async def wait_current(self) -> None:
+        """Wait until `current` is true; for ever, if this member's group has no majority."""
+        await self._opened.wait()
+        await self.parts.driver.joined.wait()
+
     def on_role_change(self, callback: Callable[[RoleView], None]) -> None:
         """Have `callback` called with every new view. It must not block, and may propose."""
         self._role_callbacks.append(callback)

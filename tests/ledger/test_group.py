@@ -165,7 +165,7 @@ async def test_a_returning_member_is_not_current_before_it_has_caught_up(open_gr
         )
         await group.nursery.start(member.run)
         await group.wait_applied(20, name)
-        await group.wait_until(lambda: member.ledger.current)
+        await member.ledger.wait_current()
 
         assert (False, 0) == seen[0]
         assert [] == [entry for entry in seen if entry[0] and entry[1] < 20]
