@@ -98,15 +98,20 @@ class BrokerGroup:
 
     async def start(self, *names: str, **settings: Any) -> None:
         """Until they answer clients; one that ended instead is not told here."""
-        for name in names or self.names:
-            config = self.config(name, **settings)
-            config.data_dir.mkdir(exist_ok=True)
-            broker = Broker(config)
-            broker.ledger.on_role_change(lambda view: self._tell())
-            broker.ledger.after_turn(self._tell)
-            member = self.members[name] = Member(broker)
+        started = [self._make(name, **settings) for name in names or self.names]
+        for member in started:  # together: each waits for a majority before it listens
             self.nursery.start_soon(member.run)
+        for member in started:
             await member.settled.wait()
+
+    def _make(self, name: str, **settings: Any) -> Member:
+        config = self.config(name, **settings)
+        config.data_dir.mkdir(exist_ok=True)
+        broker = Broker(config)
+        broker.ledger.on_role_change(lambda view: self._tell())
+        broker.ledger.after_turn(self._tell)
+        member = self.members[name] = Member(broker)
+        return member
 
     async def stop(self, name: str) -> None:
         member = self.members[name]
