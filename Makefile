@@ -34,8 +34,8 @@ sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=…
 	$(BIN)/python -m chaos.sim --seed $(SEED) --runs $(RUNS)
 
 KILLS ?= 10
-chaos: $(READY)  ## kill the leader of a real cluster under load: KILLS=…
-	$(BIN)/python -m chaos --kills $(KILLS)
+chaos: $(READY)  ## kill the leader of a real cluster under load: KILLS=… ALL=1
+	$(BIN)/python -m chaos --kills $(KILLS) $(if $(ALL),--all)
 
 bench: $(READY)  ## throughput and latency of a local cluster, both flush policies
 	$(BIN)/python -m bench

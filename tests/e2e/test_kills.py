@@ -1,0 +1,28 @@
+"""The chaos scenario in small: real processes, SIGKILL, and the same judges as the long run."""
+
+from pathlib import Path
+
+import pytest
+
+from chaos import leader_kills
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        leader_kills.Plan(kills=2),
+        leader_kills.Plan(kills=1, kill_all=True),
+        leader_kills.Plan(kills=1, flush="async"),
+    ],
+    ids=["leader", "everybody", "leader, flush async"],
+)
+async def test_nothing_acknowledged_is_lost_and_no_offset_rewound(
+    plan: leader_kills.Plan, tmp_path: Path
+) -> None:
+    verdict = await leader_kills.run(tmp_path, plan, say=print)
+
+    assert () == verdict.findings
+    assert plan.kills == len(verdict.gaps)
+    assert verdict.acknowledged > leader_kills.SENDS_BETWEEN_KILLS * plan.kills
