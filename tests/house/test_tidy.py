@@ -34,7 +34,6 @@ BROAD_EXCEPT_ALLOWED = {
     "dledger_py/ledger/log_writer.py",
     "dledger_py/runtime/process.py",
     "dledger_py/runtime/settings.py",
-    "broker/app.py",
 }
 
 
