@@ -1,5 +1,7 @@
 """One real broker on a folder of its own, spoken to over loopback."""
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -143,9 +145,8 @@ async def test_a_restart_finds_everything(tmp_path) -> None:
             await client.call(commit)
             before = await client.call(GetTopic(topic="orders"))
         await group.stop("n0")
-        stale = tmp_path / "n0/consumequeue/orders/0"
-        stale.mkdir(parents=True, exist_ok=True)
-        (stale / f"{0:020d}").write_bytes(b"\xff" * 400)
+        stale = tmp_path / "n0/consumequeue/forgotten/0"
+        stale.mkdir(parents=True)
         await group.start()
         member = await group.wait_leader()
         async with dial(member) as client:
@@ -158,6 +159,7 @@ async def test_a_restart_finds_everything(tmp_path) -> None:
     assert [b"%d" % number for number in range(0, 20, 2)] == bodies(pulled[0])
     assert [b"%d" % number for number in range(1, 20, 2)] == bodies(pulled[1])
     assert (7, 10) == (offset.header.offset, last.header.queue_offset)
+    assert not stale.exists()  # the index is built anew
     assert before.body == after.body
 
 
@@ -204,13 +206,22 @@ async def test_topics_come_go_and_come_back_empty(tmp_path) -> None:
         async with dial(member) as client:
             await client.call(create)
             await send(client, "t")
-            await client.call(DeleteTopic(topic="t"))
+            held = []
+
+            async def wait_in_vain() -> None:
+                held.append(await refused(pull(client, "t", 1, wait_ms=90_000)))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_in_vain)
+                while not member.broker.polls.statistics().held:
+                    await trio.lowlevel.checkpoint()
+                await client.call(DeleteTopic(topic="t"))
             gone = await refused(client.call(GetTopic(topic="t")))
             await client.call(create)
             pulled = await pull(client, "t")
             table = parse((await client.call(GetAllTopics())).body)
 
-    assert 17 == gone[0]
+    assert 17 == gone[0] == held[0][0]
     assert (19, 0) == (pulled.code, pulled.header.max_offset)
     assert "t" in table["topicConfigTable"]
     assert 1 == table["dataVersion"]["stateVersion"]  # the first leader's term
@@ -312,6 +323,38 @@ async def test_damage_under_a_message_ends_the_process(tmp_path) -> None:
     assert isinstance(member.error, FailStop)
 
 
+async def test_a_disk_that_cannot_be_read_ends_the_process(tmp_path, monkeypatch) -> None:
+    async with brokers(tmp_path, 1) as group:
+        await group.start()
+        member = await group.wait_leader()
+        async with dial(member) as client:
+            await send(client, "orders")
+            monkeypatch.setattr(type(member.broker.ledger.log), "read_bytes", _broken)
+            with pytest.raises((ConnectionLost, ResponseError)):
+                await pull(client, "orders")
+        await member.ended.wait()
+
+    assert isinstance(member.error, FailStop)
+    assert "Input/output error" in str(member.error)
+
+
+async def test_a_cold_read_that_finds_damage_ends_the_process(tmp_path, monkeypatch) -> None:
+    def cold_and_broken(_log, _position, _length, *, nowait=False) -> None:
+        raise BlockingIOError if nowait else OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with brokers(tmp_path, 1) as group:
+        await group.start()
+        member = await group.wait_leader()
+        async with dial(member) as client:
+            await send(client, "orders")
+            monkeypatch.setattr(type(member.broker.ledger.log), "read_bytes", cold_and_broken)
+            with pytest.raises(ConnectionLost):
+                await pull(client, "orders")
+        await member.ended.wait()
+
+    assert isinstance(member.error, FailStop)
+
+
 async def test_a_crashed_actor_comes_back_and_so_do_those_that_need_it(
     tmp_path, monkeypatch
 ) -> None:
@@ -371,6 +414,10 @@ async def test_the_vip_port_answers_too(tmp_path) -> None:
             reply = await send(client, "orders")
 
     assert 0 == reply.code
+
+
+def _broken(*_given: object, **_more: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def _crash(_polls: LongPolls, _now_ms: int) -> None:

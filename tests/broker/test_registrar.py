@@ -54,6 +54,7 @@ async def test_the_leader_is_id_0_and_followers_have_their_numbers(tmp_path) -> 
         async with dial(leader) as client:
             await send(client, "fresh")
         created = await route(port, "fresh", lambda addresses: "0" in addresses)
+        await group.wait_applied_alike()
         await group.stop(leader.node)
         second = await group.wait_leader()
         address = second.broker.config.advertised

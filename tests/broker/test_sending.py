@@ -317,6 +317,20 @@ def test_the_outcome_of_the_entry_is_the_outcome_of_every_send_in_it(desk, error
     assert ("may have" in desk.client.answers[-1].remark) == (code == 1)
 
 
+def test_while_two_entries_are_under_way_sends_gather_into_the_next(desk) -> None:
+    for _ in range(5):
+        desk.put(send(), b"x")
+        desk.batch.turn_ended()
+    under_way = len(desk.ledger.proposed)
+    payload, settle = desk.ledger.proposed.pop(0)
+    settle(desk.ledger.apply(payload))
+    desk.batch.turn_ended()
+
+    assert (2, 2) == (under_way, len(desk.ledger.proposed))
+    desk.turn()
+    assert 5 == desk.machine.queues.next_offset("orders", 0)
+
+
 def test_one_way_sends_are_stored_and_never_answered(desk) -> None:
     answered, settled = len(desk.client.answers), desk.client.settled
     desk.ask(send(), b"x", one_way=True)
