@@ -31,7 +31,7 @@ from dledger_py.remoting.commands.heartbeats import (
     decode_heartbeat,
 )
 from dledger_py.remoting.commands.json_bodies import encode_body
-from dledger_py.remoting.rooms import Answer, Caller, Connection, Refused, handles
+from dledger_py.remoting.rooms import Answer, Caller, Connection, Later, Refused, handles
 
 _WATCHED: Final = "client table watches"
 
@@ -48,10 +48,13 @@ class Clients:
     monotonic_ms: Callable[[], int]
 
     @handles(Heartbeat)
-    def beat(self, request: Heartbeat, caller: Caller) -> Answer[HeartbeatReply]:
+    def beat(
+        self, request: Heartbeat, caller: Caller
+    ) -> Answer[HeartbeatReply] | Later[HeartbeatReply]:
         """Take the client in, with its groups and subscriptions.
 
-        Groups with illegal names are left out, as by RocketMQ; pulling tells what is wrong.
+        A leader answers once the groups exist, with their retry topics: clients look for those at
+        once. Groups with illegal names are left out, as by RocketMQ; pulling tells what is wrong.
         """
         data = _legal(decode_heartbeat(caller.frame.body))
         connection = caller.connection
@@ -68,9 +71,15 @@ class Clients:
             complete = self.table.refresh(data, client, beat_ms)
             return Answer(HeartbeatReply(subscription_changed=not complete))
         changed = self.table.beat(data, client, beat_ms)
-        self._ensure(consumer.group_name for consumer in data.consumer_data_set)
         self._notify(changed)
-        return Answer(HeartbeatReply(subscription_changed=bool(changed)))
+        answer = Answer(HeartbeatReply(subscription_changed=bool(changed)))
+        missing = self._missing(consumer.group_name for consumer in data.consumer_data_set)
+        if not missing:
+            return answer
+        later = caller.later()
+        # Whatever became of the proposal: the client is in the table, and beats again.
+        self.proposals.propose(missing, lambda _refusal: later.answer(answer))
+        return later
 
     @handles(UnregisterClient)
     def unregister(self, request: UnregisterClient, caller: Caller) -> Answer[Any]:
@@ -103,13 +112,18 @@ class Clients:
         self._notify(self.table.expire(self.monotonic_ms()))
 
     def _ensure(self, group_names: Iterable[str]) -> None:
+        missing = self._missing(group_names)
+        if missing:
+            self.proposals.forget(missing)
+
+    def _missing(self, group_names: Iterable[str]) -> commands.EnsureGroups | None:
+        """What a leader has to propose so that these groups exist; None if they do."""
         if not self.leadership.leads:
-            return
-        missing = tuple(
+            return None
+        groups = tuple(
             GroupConfig(name=name) for name in dict.fromkeys(group_names) if not self._exists(name)
         )
-        if missing:
-            self.proposals.forget(commands.EnsureGroups(stamped_ms=self.now_ms(), groups=missing))
+        return commands.EnsureGroups(stamped_ms=self.now_ms(), groups=groups) if groups else None
 
     def _exists(self, name: str) -> bool:
         return name in self.machine.groups and names.retry_topic_name(name) in self.machine.topics
