@@ -50,10 +50,10 @@ class Template:
 
     def __init__(self, request: schema.Request[Any], body: bytes = b"") -> None:
         whole = encode_request(request.code, FIRST_OPAQUE, schema.encode(request), body)
-        self._head, _, self._tail = whole.partition(b"%d" % FIRST_OPAQUE)
+        self._parts = whole.split(b"%d" % FIRST_OPAQUE)
 
     def with_id(self, opaque: int) -> bytes:
-        return b"%b%d%b" % (self._head, opaque, self._tail)
+        return (b"%d" % opaque).join(self._parts)
 
 
 class Wire:
@@ -98,7 +98,8 @@ def send(address: str, topic: str, in_flight: int, count: int, body_bytes: int) 
                 queue_id=queue_id,
                 default_topic="TBW102",
                 born_timestamp=int(time.time() * 1000),
-                properties="WAIT\x01true\x02TAGS\x01bench\x02",
+                # As every Apache client but Node's, the message brings its unique id along.
+                properties=f"UNIQ_KEY\x01{'0' * 22}{FIRST_OPAQUE}\x02TAGS\x01bench\x02",
             ),
             body,
         )
