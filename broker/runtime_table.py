@@ -33,7 +33,6 @@ class RuntimeTable:
 
     def text(self, now_ms: int) -> dict[str, str]:
         """All figures, by key."""
-        view = self.ledger.view
         statistics = self.ledger.statistics()
         waiting = statistics.proposals_waiting if statistics is not None else 0
         used = self._disk_used()
@@ -60,17 +59,35 @@ class RuntimeTable:
             "timerDequeueTps": "0.0",
             "EndTransactionQueueSize": "0",
             "EndTransactionThreadPoolQueueCapacity": "0",
-            "raftRole": view.role,
-            "raftTerm": str(view.term),
-            "raftLeader": view.leader or "",
-            "raftAppliedIndex": str(self.ledger.applied_index),
-            "raftProposalsWaiting": str(waiting),
         }
         for pool in POOLS:
             table[f"{pool}ThreadPoolQueueSize"] = str(waiting if pool == "send" else 0)
             table[f"{pool}ThreadPoolQueueCapacity"] = "0"
             table[f"{pool}ThreadPoolQueueHeadWaitTimeMills"] = "0"
-        return table | self._rates()
+        return table | self._raft() | self._rates()
+
+    def _raft(self) -> dict[str, str]:
+        """Where this member stands in its group; keys of our own, for `raftStatus`."""
+        view = self.ledger.view
+        table = {
+            "raftNode": self.ledger.config.node,
+            "raftRole": view.role,
+            "raftTerm": str(view.term),
+            "raftLeader": view.leader or "",
+            "raftMembers": ",".join(self.ledger.config.peers),
+        }
+        statistics = self.ledger.statistics()
+        if statistics is not None:
+            core = statistics.raft
+            table |= {
+                "raftFirstIndex": str(core.first_index),
+                "raftLastIndex": str(core.last_index),
+                "raftDurableIndex": str(core.durable_index),
+                "raftCommittedIndex": str(core.commit_index),
+                "raftAppliedIndex": str(statistics.applied_index),
+                "raftProposalsWaiting": str(statistics.proposals_waiting),
+            }
+        return table
 
     def _rates(self) -> dict[str, str]:
         rates, totals = self.rates, self.machine.queues.totals()

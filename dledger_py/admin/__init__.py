@@ -7,6 +7,7 @@ from dledger_py.admin.records import (
     MemberState,
     QueueLag,
     QueueState,
+    RaftState,
     UnknownName,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "MemberState",
     "QueueLag",
     "QueueState",
+    "RaftState",
     "UnknownName",
 ]

@@ -27,7 +27,9 @@ from dledger_py.admin.records import (
     MemberState,
     QueueLag,
     QueueState,
+    RaftState,
     UnknownName,
+    raft_states,
 )
 from dledger_py.client.connection import HeaderT, Reply, open_connection, parse_address
 from dledger_py.client.errors import ClientError, MalformedAnswer, NoRoute, ResponseError
@@ -98,6 +100,10 @@ class Admin:
             for broker_id, address in sorted(group.broker_addrs.items())
         ]
         return await _side_by_side(members, self._member_state)
+
+    async def raft_status(self, *, cluster: str | None = None) -> tuple[RaftState, ...]:
+        """Where every member stands in its group's log; those who do not answer, too."""
+        return raft_states(await self.cluster_list(cluster=cluster))
 
     async def broker_status(
         self, *, broker_address: str | None = None, cluster: str | None = None

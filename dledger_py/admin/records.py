@@ -1,6 +1,6 @@
 """What `Admin` answers: frozen records, ready to be printed or compared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
@@ -47,6 +47,63 @@ class MemberState:
     def get_per_s(self) -> float:
         """Messages read per second, over the last ten seconds."""
         return _first_number(self.runtime.get("getTransferredTps", ""))
+
+
+@frozen(kw_only=True)
+class RaftState:
+    """Where one member stands in its group's log. Indices count entries, from 1."""
+
+    broker_name: str
+    node: str
+    address: str
+    role: str
+    """leader, follower or candidate; `down` if it did not answer."""
+    term: int | None
+    last_index: int | None
+    """The newest entry it has written."""
+    durable_index: int | None
+    """The newest entry on its disk."""
+    committed_index: int | None
+    """The newest entry it knows to be on a majority's disks."""
+    applied_index: int | None
+    """The newest entry its state shows."""
+    lag: int | None
+    """Entries of the leader that it has not written yet."""
+    failure: str | None = None
+
+
+def raft_states(members: Sequence[MemberState]) -> tuple[RaftState, ...]:
+    """The members of broker groups as their consensus sees them."""
+
+    def index(member: MemberState, name: str) -> int | None:
+        text = member.runtime.get(name, "")
+        return int(text) if text.isdecimal() else None
+
+    newest: dict[str, int] = {}
+    for member in members:
+        last = index(member, "raftLastIndex")
+        if member.role == "leader" and last is not None:
+            newest[member.broker_name] = max(last, newest.get(member.broker_name, 0))
+    states = []
+    for member in members:
+        last, leaders = index(member, "raftLastIndex"), newest.get(member.broker_name)
+        states.append(
+            RaftState(
+                broker_name=member.broker_name,
+                node=member.runtime.get("raftNode", ""),
+                address=member.address,
+                role=member.role if member.failure is None else "down",
+                term=member.term,
+                last_index=last,
+                durable_index=index(member, "raftDurableIndex"),
+                committed_index=index(member, "raftCommittedIndex"),
+                applied_index=index(member, "raftAppliedIndex"),
+                # The leader was asked at another moment, so a follower may seem to be ahead.
+                lag=None if last is None or leaders is None else max(0, leaders - last),
+                failure=member.failure,
+            )
+        )
+    return tuple(states)
 
 
 @frozen(kw_only=True)

@@ -110,6 +110,51 @@ def cluster_list(name_servers: str, as_json: bool, cluster: str | None, more: bo
         raise click.exceptions.Exit(_told(failures))
 
 
+@admin.command("raftStatus")
+@_common
+@click.option("-c", "--clusterName", "cluster", help="Only this cluster.")
+def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
+    """Where every member stands in its group's log (not in mqadmin)."""
+    members = _ask(name_servers, lambda admin: admin.raft_status(cluster=cluster))
+    if as_json:
+        print_json(
+            [
+                {
+                    "brokerName": member.broker_name,
+                    "node": member.node,
+                    "address": member.address,
+                    "role": member.role,
+                    "term": member.term,
+                    "lastIndex": member.last_index,
+                    "durableIndex": member.durable_index,
+                    "committedIndex": member.committed_index,
+                    "appliedIndex": member.applied_index,
+                    "lag": member.lag,
+                    "failure": member.failure,
+                }
+                for member in members
+            ]
+        )
+    else:
+        shape = columns(
+            *("Broker Name", "Node", "Addr", "Role", ">Term"),
+            *(">Last", ">Durable", ">Committed", ">Applied", ">Lag"),
+        )
+        print_table(
+            shape,
+            [
+                (
+                    *(m.broker_name, m.node, m.address, m.role, m.term),
+                    *(m.last_index, m.durable_index, m.committed_index, m.applied_index, m.lag),
+                )
+                for m in members
+            ],
+        )
+    failures = [member.failure for member in members if member.failure is not None]
+    if failures:
+        raise click.exceptions.Exit(_told(failures))
+
+
 @admin.command("topicList")
 @_common
 @click.option("-c", "--clusterModel", "by_cluster", is_flag=True, help="Show clusters and groups.")

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from dledger_py.admin import Admin, QueueLag, QueueState, UnknownName
+from dledger_py.admin.records import MemberState, raft_states
 from dledger_py.client.errors import CallTimedOut, NoRoute, ResponseError, Unreachable
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
 from dledger_py.remoting.rooms import Refused
@@ -159,3 +160,26 @@ async def test_no_name_server_is_unreachable() -> None:
 async def test_a_change_says_where() -> None:
     with pytest.raises(ValueError, match="cluster or broker_address"):
         await Admin("127.0.0.1:1").update_topic("T")
+
+
+def test_lag_is_counted_against_the_leader_of_the_same_group() -> None:
+    def member(broker: str, broker_id: int, **runtime: str) -> MemberState:
+        return MemberState(
+            cluster="c",
+            broker_name=broker,
+            broker_id=broker_id,
+            address=f"127.0.0.1:{broker_id}",
+            runtime=runtime,
+        )
+
+    states = raft_states(
+        [
+            member("a", 0, raftRole="leader", raftLastIndex="10"),
+            member("a", 2, raftRole="follower", raftLastIndex="7"),
+            member("a", 3, raftRole="follower", raftLastIndex="11"),
+            member("b", 1, raftRole="follower", raftLastIndex="5"),
+            member("old", 0),
+        ]
+    )
+
+    assert [0, 3, 0, None, None] == [state.lag for state in states]

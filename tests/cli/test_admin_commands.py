@@ -54,6 +54,27 @@ def test_cluster_list_as_json(dledger: Any, fake: FakeCluster) -> None:
     assert "cannot be reached" in dead["failure"]
 
 
+def test_raft_status(dledger: Any, fake: FakeCluster) -> None:
+    ended = dledger("admin", "raftStatus", "-n", fake.name_server)
+
+    assert lines(ended.out) == [
+        "#Broker Name #Node #Addr #Role #Term #Last #Durable #Committed #Applied #Lag",
+        f"broker-a n0 {fake.broker_address} leader 7 120 119 118 117 0",
+        "broker-a 127.0.0.1:1 down",
+    ]
+    assert ended.code == 1
+
+
+def test_raft_status_as_json(dledger: Any, fake: FakeCluster) -> None:
+    ended = dledger("admin", "raftStatus", "--json", "-n", fake.name_server)
+
+    leader, dead = json.loads(
+        "\n".join(line for line in ended.out.splitlines() if "[info" not in line)
+    )
+    assert (leader["node"], leader["durableIndex"], leader["lag"]) == ("n0", 119, 0)
+    assert (dead["role"], dead["lastIndex"]) == ("down", None)
+
+
 def test_topic_list(dledger: Any, fake: FakeCluster) -> None:
     ended = dledger("admin", "topicList", "-n", fake.name_server)
 
