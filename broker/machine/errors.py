@@ -20,3 +20,10 @@ class UnknownCommand(Unappliable):
 
 class MalformedCommand(Unappliable):
     """Stop: bytes that no encoder of ours writes, so the log or the proposer is broken."""
+
+
+class SnapshotRefused(Exception):
+    """Refused: these bytes are no snapshot this build can restore; no machine was made.
+
+    The caller takes an older snapshot, asks another member, or applies the log from its beginning.
+    """

@@ -1,0 +1,309 @@
+"""The machine's whole state ↔ bytes, so that a member need not apply its log from the beginning.
+
+    header     magic, version, the place in the log the state stands for, crc of the header
+    section*   kind u8, body length u32, crc u32, body: one canonical CBOR array
+    end        a section of kind END: [bytes before it]; nothing follows
+
+Sections come in the order of `Kind`; each table is cut into as many as it needs, its rows sorted.
+A section's crc goes on from the one before, so none can be missing, swapped or of another snapshot.
+
+Laws: equal states at equal places give equal bytes, so members can compare theirs. A snapshot is
+restored whole or refused with the reason. A version never changes its meaning: a new table is a new
+kind in a new version, and old versions stay readable. Nothing derived is in here: consume queues
+have checkpoints of their own (`broker.store.checkpoints`). Elsewhere: when snapshots are taken and
+where they are kept (the ledger).
+
+`capture` copies what changes and is done on the loop, between two applied entries; encoding what
+was captured may then take its time, in a worker thread or chunk by chunk.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG
+from broker.machine.errors import MalformedCommand, SnapshotRefused
+from broker.machine.groups import GroupConfig, Groups
+from broker.machine.machine import Machine
+from broker.machine.offsets import Offsets
+from broker.machine.queues import Queue, Queues
+from broker.machine.shapes import INT, TEXT, Plain, decode, encode, many, record, row
+from broker.machine.topics import DataVersion, TopicConfig, Topics
+
+MAGIC: Final = b"DLEDGMS\0"
+VERSION: Final = 1
+
+HEADER = struct.Struct(">8sHHQQQI")
+assert HEADER.size == 40
+
+SECTION = struct.Struct(">BII")
+assert SECTION.size == 9
+
+_CRC: Final = struct.Struct(">I")
+
+ROWS_MAX: Final = 1000  # of a section; encoding so many holds the interpreter about a millisecond
+BODY_BYTES_MAX: Final = 256 * 1024  # then a section is halved, unless one row alone is larger
+
+
+class Kind(IntEnum):
+    """What a section holds; never reused."""
+
+    END = 0
+    COUNTERS = 1
+    TOPICS = 2
+    GROUPS = 3
+    QUEUES = 4
+    OFFSETS = 5
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where in the log a state stands: everything up to this entry has been applied."""
+
+    index: int
+    term: int
+    position: int
+    """Log position behind the entry, where the header of the next begins."""
+
+
+@frozen(kw_only=True)
+class Counters:
+    """What a machine holds besides its tables."""
+
+    topics_version: DataVersion
+    groups_version: DataVersion
+    messages_total: int
+    bytes_total: int
+
+
+_DATA_VERSION = record(DataVersion, counter=INT, timestamp_ms=INT)
+_COUNTERS = record(
+    Counters,
+    topics_version=_DATA_VERSION,
+    groups_version=_DATA_VERSION,
+    messages_total=INT,
+    bytes_total=INT,
+)
+_TOPICS = many(TOPIC_CONFIG)
+_GROUPS = many(GROUP_CONFIG)
+_QUEUES = many(row(TEXT, INT, INT, INT, INT))
+_OFFSETS = many(row(TEXT, TEXT, INT, INT))
+
+
+@frozen(kw_only=True)
+class Captured:
+    """A state that no longer changes; any thread may encode it."""
+
+    at: Place
+    counters: Counters
+    topics: tuple[TopicConfig, ...]
+    groups: tuple[GroupConfig, ...]
+    queues: Sequence[Plain]
+    """(topic, queue id, min offset, next offset, last stored ms), sorted."""
+    offsets: Sequence[Plain]
+    """(group, topic, queue id, offset), sorted."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """The snapshot in pieces, none much larger than `BODY_BYTES_MAX`."""
+        header = HEADER.pack(MAGIC, VERSION, 0, self.at.index, self.at.term, self.at.position, 0)[
+            : -_CRC.size
+        ]
+        crc = zlib.crc32(header)
+        yield header + _CRC.pack(crc)
+        length = HEADER.size
+        for kind, body in self._bodies():
+            crc = _chained(crc, kind, body)
+            yield SECTION.pack(kind, len(body), crc) + body
+            length += SECTION.size + len(body)
+        body = encode([length])
+        yield SECTION.pack(Kind.END, len(body), _chained(crc, Kind.END, body)) + body
+
+    def _bodies(self) -> Iterator[tuple[Kind, bytes]]:
+        yield Kind.COUNTERS, encode(_COUNTERS.to_plain(self.counters))
+        tables: tuple[tuple[Kind, Sequence[Any], Callable[[Any], Plain]], ...] = (
+            (Kind.TOPICS, sorted(self.topics, key=_name), _TOPICS.to_plain),
+            (Kind.GROUPS, sorted(self.groups, key=_name), _GROUPS.to_plain),
+            (Kind.QUEUES, self.queues, _as_is),
+            (Kind.OFFSETS, self.offsets, _as_is),
+        )
+        for kind, rows, to_plain in tables:
+            for first in range(0, len(rows), ROWS_MAX):
+                for body in _bounded(to_plain(rows[first : first + ROWS_MAX])):
+                    yield kind, body
+
+
+def capture(machine: Machine, at: Place) -> Captured:
+    """The machine's state of this moment, which is the one after the entry of `at`."""
+    _messages, _bytes, queues = machine.queues.state()
+    return Captured(
+        at=at,
+        counters=Counters(
+            topics_version=machine.topics.data_version,
+            groups_version=machine.groups.data_version,
+            messages_total=machine.queues.messages_total,
+            bytes_total=machine.queues.bytes_total,
+        ),
+        topics=tuple(machine.topics),
+        groups=tuple(machine.groups),
+        queues=queues,
+        offsets=machine.offsets.state(),
+    )
+
+
+def encode_snapshot(machine: Machine, at: Place) -> bytes:
+    """The whole snapshot at once. For a state of many queues: `capture`, then `chunks`."""
+    return b"".join(capture(machine, at).chunks())
+
+
+def restore_snapshot(data: bytes | bytearray | memoryview) -> tuple[Machine, Place]:
+    """The machine of a snapshot, and the place in the log to go on behind.
+
+    **Raises** `SnapshotRefused` for anything `Captured.chunks` did not write.
+    """
+    view = memoryview(data)
+    at, crc = _read_header(view)
+    tables = _Tables()
+    place, kind = HEADER.size, Kind.END
+    while True:
+        before, (kind, body, crc) = kind, _read_section(view, place, crc)
+        if kind is not Kind.END and kind < before:
+            raise SnapshotRefused(f"byte {place}: {kind.name} come after {before.name}")
+        try:
+            if kind is Kind.END:
+                _check_end(decode(body), place, len(view) - SECTION.size - len(body))
+                return tables.machine(), at
+            tables.add(kind, decode(body))
+        except MalformedCommand as error:
+            raise SnapshotRefused(f"byte {place}: {kind.name}: {error}") from error
+        place += SECTION.size + len(body)
+
+
+def _read_header(view: memoryview) -> tuple[Place, int]:
+    if len(view) < HEADER.size:
+        raise SnapshotRefused(f"{len(view)} bytes, a header has {HEADER.size}: cut off")
+    magic, version, flags, index, term, position, crc = HEADER.unpack_from(view)
+    if magic != MAGIC:
+        raise SnapshotRefused(f"magic {magic.hex()}, expected {MAGIC.hex()}: not a snapshot")
+    found = zlib.crc32(view[: HEADER.size - _CRC.size])
+    if found != crc:
+        raise SnapshotRefused(f"header: crc {found:08x}, expected {crc:08x}: damaged")
+    if (version, flags) != (VERSION, 0):
+        raise SnapshotRefused(
+            f"version {version} flags {flags}, this build knows version {VERSION} flags 0"
+        )
+    return Place(index=index, term=term, position=position), crc
+
+
+def _read_section(view: memoryview, place: int, before: int) -> tuple[Kind, bytes, int]:
+    left = len(view) - place - SECTION.size
+    if left < 0:
+        raise SnapshotRefused(f"byte {place}: the snapshot is cut off, a section is missing")
+    number, length, crc = SECTION.unpack_from(view, place)
+    if length > left:
+        raise SnapshotRefused(
+            f"byte {place}: a section of {length} bytes, only {left} follow: cut off or damaged"
+        )
+    body = bytes(view[place + SECTION.size : place + SECTION.size + length])
+    found = _chained(before, number, body)
+    if found != crc:
+        raise SnapshotRefused(
+            f"byte {place}: section crc {found:08x}, expected {crc:08x}: damaged or out of place"
+        )
+    try:
+        return Kind(number), body, crc
+    except ValueError:
+        raise SnapshotRefused(f"byte {place}: section kind {number} is unknown") from None
+
+
+def _check_end(plain: Plain, length: int, end_at: int) -> None:
+    if plain != (length,):
+        raise SnapshotRefused(f"byte {length}: the end claims {plain} bytes before it")
+    if end_at != length:
+        raise SnapshotRefused(f"{end_at - length} bytes follow the end of the snapshot")
+
+
+@define
+class _Tables:
+    """What has been read so far. Rows come sorted, so none can be there twice."""
+
+    counters: Counters | None = None
+    topics: dict[str, TopicConfig] = field(factory=dict)
+    groups: dict[str, GroupConfig] = field(factory=dict)
+    queues: dict[str, dict[int, Queue]] = field(factory=dict)
+    offsets: dict[str, dict[str, dict[int, int]]] = field(factory=dict)
+    _last: tuple[Kind, Any] = (Kind.END, None)
+
+    def add(self, kind: Kind, plain: Plain) -> None:
+        """Take in one section. **Raises** `MalformedCommand`."""
+        if kind is Kind.COUNTERS:
+            if self.counters is not None:
+                raise MalformedCommand("they are there already")
+            self.counters = _COUNTERS.from_plain(plain)
+        elif kind is Kind.TOPICS:
+            for topic in _TOPICS.from_plain(plain):
+                self._ascend(kind, topic.name)
+                self.topics[topic.name] = topic
+        elif kind is Kind.GROUPS:
+            for group in _GROUPS.from_plain(plain):
+                self._ascend(kind, group.name)
+                self.groups[group.name] = group
+        elif kind is Kind.QUEUES:
+            for name, queue_id, first, end, stored_ms in _QUEUES.from_plain(plain):
+                self._ascend(kind, (name, queue_id))
+                if name not in self.topics or not 0 <= first <= end:
+                    raise MalformedCommand(f"queue {queue_id} of {name!r} cannot be: {first}-{end}")
+                self.queues.setdefault(name, {})[queue_id] = Queue(first, end, stored_ms)
+        elif kind is Kind.OFFSETS:
+            for group_name, name, queue_id, offset in _OFFSETS.from_plain(plain):
+                self._ascend(kind, (group_name, name, queue_id))
+                if name not in self.topics or offset < 0:
+                    raise MalformedCommand(
+                        f"offset {offset} of queue {queue_id} of {name!r} cannot be"
+                    )
+                self.offsets.setdefault(group_name, {}).setdefault(name, {})[queue_id] = offset
+
+    def machine(self) -> Machine:
+        """The machine, once everything was read. **Raises** `MalformedCommand`."""
+        counters = self.counters
+        if counters is None:
+            raise MalformedCommand("there were no counters")
+        return Machine(
+            topics=Topics(counters.topics_version, self.topics),
+            groups=Groups(counters.groups_version, self.groups),
+            queues=Queues(counters.messages_total, counters.bytes_total, self.queues),
+            offsets=Offsets(self.offsets),
+        )
+
+    def _ascend(self, kind: Kind, key: Any) -> None:
+        last_kind, last = self._last
+        if kind is last_kind and not last < key:
+            raise MalformedCommand(f"{key!r} comes after {last!r}")
+        self._last = (kind, key)
+
+
+def _bounded(rows: Sequence[Plain]) -> Iterator[bytes]:
+    """The rows in one body, or halved until each body is small enough or a single row."""
+    body = encode(rows)
+    if len(body) <= BODY_BYTES_MAX or len(rows) == 1:
+        yield body
+        return
+    middle = len(rows) // 2
+    yield from _bounded(rows[:middle])
+    yield from _bounded(rows[middle:])
+
+
+def _chained(before: int, kind: int, body: bytes) -> int:
+    """The crc of a section behind one with the crc `before`. A wrong length moves the body."""
+    return zlib.crc32(body, zlib.crc32(bytes((kind,)), before))
+
+
+def _as_is(rows: Plain) -> Plain:
+    return rows
+
+
+def _name(config: TopicConfig | GroupConfig) -> str:
+    return config.name

@@ -1,0 +1,297 @@
+"""A machine that was restored is the machine it was taken from; anything else is refused."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.machine import snapshot
+from broker.machine.codec import encode_command
+from broker.machine.commands import EnsureTopics, PutGroup
+from broker.machine.errors import SnapshotRefused
+from broker.machine.groups import GroupConfig, Groups
+from broker.machine.machine import Machine
+from broker.machine.offsets import Offsets
+from broker.machine.put_messages import encode_put_messages
+from broker.machine.queues import Queue, Queues
+from broker.machine.shapes import encode
+from broker.machine.snapshot import (
+    HEADER,
+    SECTION,
+    Kind,
+    Place,
+    capture,
+    encode_snapshot,
+    restore_snapshot,
+)
+from broker.machine.topics import TopicConfig, Topics
+from tests.machine.machine_commands import EXAMPLES, MESSAGES, Entry, log_of, payloads
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "machine" / "snapshots"
+AT = Place(index=7, term=3, position=4096)
+
+
+def machine_of(log: list[bytes]) -> Machine:
+    machine = Machine()
+    for entry in log_of(log):
+        machine.apply(entry)
+    return machine
+
+
+def example() -> Machine:
+    """Something in every table."""
+    topics = tuple(TopicConfig(name=name) for name in ("bills", "%RETRY%shop"))
+    return machine_of(
+        [
+            encode_command(EXAMPLES["02-initialise"]),
+            encode_command(EnsureTopics(stamped_ms=1_700_000_000_001, topics=topics)),
+            encode_put_messages(1_700_000_000_002, MESSAGES),
+            encode_command(EXAMPLES["09-commit-offsets"]),
+        ]
+    )
+
+
+def resealed(data: bytes) -> bytes:
+    """The same sections with the crcs that belong to them: as a wrong encoder would write it."""
+    header = data[: HEADER.size - 4]
+    crc = zlib.crc32(header)
+    parts = [header, struct.pack(">I", crc)]
+    for kind, body in sections(data):
+        crc = zlib.crc32(body, zlib.crc32(bytes((kind,)), crc))
+        parts.append(SECTION.pack(kind, len(body), crc) + body)
+    return b"".join(parts)
+
+
+def sections(data: bytes) -> list[tuple[int, bytes]]:
+    found, at = [], HEADER.size
+    while at < len(data):
+        kind, length, _crc = SECTION.unpack_from(data, at)
+        at += SECTION.size
+        found.append((kind, data[at : at + length]))
+        at += length
+    return found
+
+
+def snapshot_of(*parts: tuple[int, object]) -> bytes:
+    """Sections with these contents and an end that fits."""
+    data = encode_snapshot(Machine(), AT)[: HEADER.size]
+    for kind, plain in parts:
+        body = encode(plain)
+        data += SECTION.pack(kind, len(body), 0) + body
+    body = encode([len(data)])
+    return resealed(data + SECTION.pack(Kind.END, len(body), 0) + body)
+
+
+logs = st.lists(payloads, max_size=15)
+places = st.builds(
+    Place,
+    index=st.integers(0, 2**63),
+    term=st.integers(0, 2**63),
+    position=st.integers(0, 2**63),
+)
+
+
+@given(logs, logs, places)
+def test_a_restored_machine_goes_on_like_the_original(
+    before: list[bytes], after: list[bytes], at: Place
+) -> None:
+    original = machine_of(before)
+
+    restored, found = restore_snapshot(encode_snapshot(original, at))
+
+    assert at == found
+    assert original.state_digest() == restored.state_digest()
+    for entry in log_of(after):
+        assert original.apply(entry) == restored.apply(entry)
+    assert original.state_digest() == restored.state_digest()
+
+
+@given(logs)
+def test_equal_states_give_equal_bytes(log: list[bytes]) -> None:
+    """Also where one of them was itself restored, so that its tables came about in other order."""
+    machine = machine_of(log)
+    data = encode_snapshot(machine, AT)
+
+    assert data == encode_snapshot(restore_snapshot(data)[0], AT)
+
+
+def test_equal_states_give_equal_bytes_in_whatever_order_they_came_about() -> None:
+    topics = tuple(TopicConfig(name=name) for name in ("a", "b"))
+    one, other = (
+        machine_of([encode_command(EnsureTopics(stamped_ms=1, topics=order))])
+        for order in (topics, topics[::-1])
+    )
+
+    assert encode_snapshot(one, AT) == encode_snapshot(other, AT)
+
+
+def test_a_snapshot_keeps_its_bytes() -> None:
+    """A snapshot of any release must be restored by every later one."""
+    golden = bytes.fromhex((GOLDEN / "version-1.hex").read_text())
+    machine, at = restore_snapshot(memoryview(golden))
+
+    assert (AT, example().state()) == (at, machine.state())
+    assert golden == encode_snapshot(example(), AT)
+
+
+def test_every_field_of_the_state_is_in_the_snapshot() -> None:
+    """Who adds to the state adds to the snapshot, in a new version, and then here."""
+    fields = {kind: {f.name for f in attrs.fields(kind)} for kind in (Machine, Topics, Groups)}
+    fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Queues, Queue, Offsets)}
+
+    assert {
+        Machine: {"topics", "groups", "queues", "offsets"},
+        Topics: {"data_version", "_configs"},
+        Groups: {"data_version", "_configs"},
+        Queues: {"messages_total", "bytes_total", "_topics"},
+        Queue: {"min_offset", "next_offset", "last_stored_ms"},
+        Offsets: {"_groups"},
+    } == fields
+
+
+def test_what_was_captured_no_longer_changes() -> None:
+    machine = example()
+    expected = encode_snapshot(machine, AT)
+    chunks = capture(machine, AT).chunks()
+    found = next(chunks)
+    for name in ("05-delete-topic", "06-ensure-groups", "08-delete-group"):
+        machine.apply(Entry(9999, encode_command(EXAMPLES[name])))
+    machine.apply(Entry(9999, encode_put_messages(5, [("bills", 1, 0, b"late")])))
+
+    assert expected == found + b"".join(chunks)
+
+
+def test_both_machines_stay_apart() -> None:
+    machine = example()
+    restored, _at = restore_snapshot(encode_snapshot(machine, AT))
+    before = machine.state_digest()
+    restored.apply(Entry(0, encode_put_messages(5, MESSAGES)))
+    restored.apply(Entry(0, encode_command(EXAMPLES["08-delete-group"])))
+
+    assert before == machine.state_digest()
+
+
+def test_chunks_stay_small_however_large_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "ROWS_MAX", 10)
+    monkeypatch.setattr(snapshot, "BODY_BYTES_MAX", 300)
+    topics = tuple(TopicConfig(name=f"topic-{n}" + "x" * (n % 80)) for n in range(200))
+    machine = machine_of(
+        [
+            encode_command(EnsureTopics(stamped_ms=1, topics=topics)),
+            encode_put_messages(2, [(topic.name, 3, 0, b"record") for topic in topics]),
+        ]
+    )
+    chunks = list(capture(machine, AT).chunks())
+
+    assert max(map(len, chunks)) <= 300 + SECTION.size
+    assert machine.state() == restore_snapshot(b"".join(chunks))[0].state()
+    per_kind = [kind for kind, _body in sections(b"".join(chunks))]
+    assert per_kind.count(Kind.TOPICS) > 20, "a section is halved where ten rows are too large"
+    assert per_kind.count(Kind.QUEUES) >= 20
+
+
+def test_a_row_larger_than_a_chunk_travels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "BODY_BYTES_MAX", 100)
+    configs = [GroupConfig(name=f"g{n}", attributes=(("a", "x" * 500),)) for n in range(3)]
+    machine = machine_of([encode_command(PutGroup(stamped_ms=1, config=c)) for c in configs])
+
+    data = encode_snapshot(machine, AT)
+
+    assert 3 == [kind for kind, _body in sections(data)].count(Kind.GROUPS)
+    assert machine.state() == restore_snapshot(data)[0].state()
+
+
+def test_every_flipped_bit_is_found() -> None:
+    data = encode_snapshot(example(), AT)
+    for at in range(len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << at % 8
+        with pytest.raises(SnapshotRefused):
+            restore_snapshot(damaged)
+
+
+def test_every_cut_is_found() -> None:
+    data = encode_snapshot(example(), AT)
+    for length in range(len(data)):
+        with pytest.raises(SnapshotRefused, match="cut off"):
+            restore_snapshot(data[:length])
+
+
+@given(st.binary(max_size=100))
+def test_noise_is_refused(data: bytes) -> None:
+    with pytest.raises(SnapshotRefused):
+        restore_snapshot(data)
+
+
+def damaged(at: int) -> bytes:
+    data = bytearray(GOOD)
+    data[at] ^= 1
+    return bytes(data)
+
+
+def without(kind: Kind) -> bytes:
+    """As long as it was and ending alike, but for one section."""
+    at = HEADER.size
+    for number, body in sections(GOOD):
+        size = SECTION.size + len(body)
+        if number == kind:
+            return GOOD[:at] + GOOD[at + size :]
+        at += size
+    raise AssertionError
+
+
+def headed(version: int, flags: int = 0) -> bytes:
+    return resealed(GOOD[:8] + struct.pack(">HH", version, flags) + GOOD[12:])
+
+
+GOOD = encode_snapshot(example(), AT)
+COUNTERS = (Kind.COUNTERS, [[0, 0], [0, 0], 0, 0])
+TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "0 bytes, a header has 40: cut off"),
+        (b"x" + GOOD[1:], "magic .* not a snapshot"),
+        (damaged(20), "header: crc .* damaged"),
+        (headed(2), "version 2 flags 0, this build knows version 1 flags 0"),
+        (headed(1, 1), "version 1 flags 1, this build knows"),
+        (GOOD[: HEADER.size], "byte 40: the snapshot is cut off, a section is missing"),
+        (GOOD[:-1], "only 3 follow: cut off or damaged"),
+        (damaged(HEADER.size + SECTION.size), "byte 40: section crc .* damaged or out of place"),
+        (damaged(HEADER.size), "byte 40: section crc"),
+        (without(Kind.GROUPS), "section crc .* out of place"),
+        (resealed(without(Kind.OFFSETS)), "the end claims .* bytes before it"),
+        (GOOD + b"\0", "1 bytes follow the end"),
+        (GOOD + GOOD, f"{len(GOOD)} bytes follow the end"),
+        (snapshot_of(), "there were no counters"),
+        (snapshot_of(COUNTERS, COUNTERS), "COUNTERS: they are there already"),
+        (snapshot_of(COUNTERS, (6, [])), "section kind 6 is unknown"),
+        (snapshot_of((Kind.TOPICS, [TOPIC]), COUNTERS), "COUNTERS come after TOPICS"),
+        (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC, TOPIC])), "'a' comes after 'a'"),
+        (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.TOPICS, [TOPIC])), "'a' comes after"),
+        (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC[:-1]])), "TOPICS: expected 8 fields, found 7"),
+        (snapshot_of(COUNTERS, (Kind.QUEUES, [["a", 0, 0, 1, 1]])), "queue 0 of 'a' cannot be"),
+        (
+            snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.QUEUES, [["a", 0, 2, 1, 1]])),
+            "queue 0 of 'a' cannot be: 2-1",
+        ),
+        (
+            snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.OFFSETS, [["g", "a", 0, -1]])),
+            "offset -1 of queue 0 of 'a' cannot be",
+        ),
+    ],
+)
+def test_a_refusal_names_what_is_wrong(data: bytes, reason: str) -> None:
+    with pytest.raises(SnapshotRefused, match=reason):
+        restore_snapshot(data)
+
+
+def test_what_the_refusals_are_made_from_is_good() -> None:
+    assert GOOD == resealed(GOOD)
+    restore_snapshot(snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC])))
