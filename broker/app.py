@@ -19,6 +19,7 @@ below: what follows from applied entries (`_perform`), from a change of role (`_
 from the end of a turn (`_turn_end`).
 """
 
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ from broker.rooms.unsupported import with_refusals
 from broker.runtime_table import RuntimeTable
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
+from broker.serving.disk_watch import DiskWatch
 from broker.serving.leadership import Leadership
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
@@ -159,6 +161,11 @@ class Broker:
             flush=self._flush,
         )
         self.cold_reads = ColdReads(self._flush)
+        self.disk = DiskWatch(
+            floor_bytes=config.disk_floor_bytes,
+            free_bytes=lambda: shutil.disk_usage(config.data_dir).free,
+            set_electable=self.ledger.set_electable,
+        )
         self.registrar = Registrar(
             name_servers=config.namesrv,
             cluster_name=config.cluster_name,
@@ -233,6 +240,7 @@ class Broker:
                     ledger=self.ledger,
                     batch=self.batch,
                     leadership=leadership,
+                    disk=self.disk,
                     rates=self.rates,
                     now_ms=now_ms,
                 ),
@@ -453,6 +461,7 @@ class _Clock:
             if seconds != self._seconds:
                 self._seconds = seconds
                 broker.rates.sample(seconds)
+                broker.disk.look()
                 if seconds % CLIENTS_CHECK_S == 0:
                     broker.clients.expire()
             broker._flush()

@@ -64,6 +64,11 @@ class BrokerConfig:
     auto_create_topics: bool = setting(True, doc="create a topic when a producer first sends to it")
     default_topic_queues: int = setting(8, doc="most queues a topic created on use can get")
     max_message_bytes: int = setting(4 * 1024 * 1024, doc="largest message body, or batch")
+    disk_floor_bytes: int = setting(
+        256 * 1024 * 1024,
+        doc="free disk below which sends are refused; below half of it this member does not lead"
+        " (RocketMQ: 90 % used, whatever that leaves)",
+    )
     register_period_s: int = setting(30, doc="pause between two registrations, in s")
     forward_wait_ms: int = setting(
         1500, doc="how long a write that arrives without a leader waits for one, in ms"
@@ -104,7 +109,7 @@ class BrokerConfig:
         ):
             if not 1 <= value <= largest:
                 raise ValueError(f"{name} = {value}: 1 to {largest} are possible")
-        for name in ("forward_wait_ms", "join_wait_ms"):
+        for name in ("forward_wait_ms", "join_wait_ms", "disk_floor_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: 0 or more")
 

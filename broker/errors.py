@@ -44,6 +44,18 @@ class TooBusy(Refused):
         )
 
 
+class DiskLow(Refused):
+    """The leader's disk is nearly full."""
+
+    code = ResponseCode.SERVICE_NOT_AVAILABLE
+
+    def __init__(self, free_bytes: int, floor_bytes: int) -> None:
+        super().__init__(
+            f"the broker's disk is nearly full: {free_bytes >> 20} MiB are free, messages are taken"
+            f" again above {floor_bytes >> 20} MiB; nothing was stored"
+        )
+
+
 class TopicNotFound(Refused):
     """Nobody created the topic, and it may not be created on use."""
 

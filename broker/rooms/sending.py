@@ -35,6 +35,7 @@ from broker.machine.topics import (
     retry_topic,
     topic_from_template,
 )
+from broker.serving.disk_watch import DiskWatch
 from broker.serving.leadership import BORN_HOST, Leadership
 from broker.serving.put_batch import Proposer, PutBatch
 from broker.serving.rates import Rates
@@ -90,6 +91,7 @@ class Sending:
     ledger: Proposer
     batch: PutBatch
     leadership: Leadership
+    disk: DiskWatch
     rates: Rates
     now_ms: Callable[[], int]
     _added_properties: str = field(init=False)
@@ -111,6 +113,7 @@ class Sending:
         """Store one message, or a batch of them, and answer where."""
         if not self.leadership.leads:
             return self.leadership.relay(caller)
+        self.disk.admit()
         topic, queue_id, missing = self._admit(request, caller)
         body = caller.frame.body
         if len(body) > self.max_message_bytes:

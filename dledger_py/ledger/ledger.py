@@ -194,6 +194,15 @@ class Ledger:
         """
         return self._parts is not None and self._parts.driver.current
 
+    def set_electable(self, electable: bool) -> None:
+        """Whether this member may lead: one that may not gives way and does not stand for election.
+
+        For what only its user can see, such as a disk that is nearly full. It goes on voting and
+        replicating.
+        """
+        if self._parts is not None:
+            self._parts.driver.post(raft.ElectableChanged(electable=electable))
+
     async def wait_current(self) -> None:
         """Wait until `current` is true; for ever, if this member's group has no majority."""
         await self._opened.wait()

@@ -27,6 +27,7 @@ from broker.rooms.sending import Sending
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
 from broker.serving.client_table import ClientTable
+from broker.serving.disk_watch import DiskWatch
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
 from broker.serving.proposals import Proposals
@@ -185,6 +186,8 @@ class Desk:
     machine: Machine = field(factory=Machine)
     gate: Gate = field(factory=Gate)
     threads: Threads = field(factory=Threads)
+    free_bytes: int = 1000
+    electable: list[bool] = field(factory=list)
     _connections: int = 0
     _opaque: int = 0
 
@@ -195,6 +198,9 @@ class Desk:
         self.polls, self.table, self.rates = LongPolls(), ClientTable(), Rates()
         self.batch = PutBatch(ledger, self._now)
         self.commits = OffsetCommits(ledger, self._now, self._ticks)
+        self.disk = DiskWatch(
+            floor_bytes=100, free_bytes=lambda: self.free_bytes, set_electable=self.electable.append
+        )
         proposals = Proposals(ledger, self.batch)
         reader = MessageReader(ledger)
         times = StoredTimes(self.queues, reader)
@@ -212,6 +218,7 @@ class Desk:
             max_message_bytes=self.max_message_bytes,
             ledger=ledger,
             batch=self.batch,
+            disk=self.disk,
             rates=self.rates,
             **shared,
         )

@@ -506,6 +506,24 @@ async def test_a_leader_whose_disk_hangs_gives_way_and_comes_back_as_a_follower(
         assert successor.machine.commands == leader.machine.commands
 
 
+async def test_a_member_that_may_not_lead_gives_way_and_does_not_stand_again(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        leader.ledger.set_electable(False)
+        successor = await group.wait_leader(but=leader.name)
+        await commit_all(successor, commands(3))
+        await group.wait_applied(3)
+        for member in group.members.values():
+            if member.name not in (leader.name, successor.name):
+                member.ledger.set_electable(False)
+        successor.ledger.set_electable(False)
+        await group.wait_until(lambda: successor.ledger.view.role == "follower")
+        leader.ledger.set_electable(True)
+
+        assert leader.name == (await group.wait_leader()).name
+
+
 async def test_a_machine_that_raises_stops_the_process_and_not_the_caller(open_group):
     async with open_group(1) as group:
         await group.start()
