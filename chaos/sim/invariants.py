@@ -13,7 +13,7 @@ trusts the core only for what it says of itself: role, term, commit index, match
     I11 promises are durable            I12 commits are of the own term
     I13 matches are true and durable    I14 applied in order, once
     I17 bounded messages                I18 reads are fresh
-    I19-I22 liveness, in world.py
+    I19-I22 liveness, in world.py       I23 transfers do not stick, also there
 """
 
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from dledger_py.raft.vocabulary import (
     NodeId,
     Persist,
     RequestVote,
+    RequestVoteNow,
     Send,
     Term,
     VoteGranted,
@@ -107,7 +108,7 @@ class Checker:
                 match == 0 or disk.has(match, node.log[match - 1].term)
             )
             self._require(durable, "I11", node, f"{message}: {len(disk.log)} entries are durable")
-        elif type(message) is VoteGranted or type(message) is RequestVote:
+        elif type(message) in (VoteGranted, RequestVote, RequestVoteNow):
             vote = send.to if type(message) is VoteGranted else node.name
             known = self._votes.setdefault((node.name, term), vote)
             self._require(known == vote, "I2", node, f"votes for {known} and {vote} in {term}")
@@ -150,6 +151,12 @@ class Checker:
         self._require(node.disk.has(index, entry.term), "I14", node, f"{entry} is not durable")
         self._require(index <= node.commit, "I14", node, f"{entry} is not committed")
         self._require(node.state == self.states[index], "I14", node, f"states differ at {index}")
+
+    def check_transferred(self, node: "Node", leader: NodeId) -> None:
+        """A member says that leadership has moved."""
+        known = self._leaders.get(node.core.term)
+        moved = known is not None and known[0] == leader
+        self._require(moved, "I23", node, f"calls {leader} the leader, but {known} leads")
 
     def check_air(self, pending: int) -> None:
         """How much is under way in the world."""

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from chaos.sim.run import Result, run
-from dledger_py.raft import quorum, reads, replication, rules
+from dledger_py.raft import quorum, reads, replication, rules, transfer
 from dledger_py.raft.log_view import LogView
 from dledger_py.raft.raft import Raft
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate
@@ -185,6 +185,10 @@ def never_probe(raft: Raft, sender: NodeId, message: AppendRefused) -> None:
     """Lost appends are never sent again."""
 
 
+def never_give_up(raft: Raft, wanted: transfer.Transfer) -> None:
+    """The target may be dead; who cares."""
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="vote said before it is durable",
@@ -310,5 +314,11 @@ MUTANTS: tuple[Mutant, ...] = (
         profile="swarm",
         seeds=20,
         patches=((RULES, (Leader, AppendRefused), never_probe),),
+    ),
+    Mutant(
+        name="a transfer to a dead member is never given up",
+        profile="change",
+        seeds=10,
+        patches=((transfer, "watch", never_give_up),),
     ),
 )

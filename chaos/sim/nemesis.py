@@ -1,5 +1,5 @@
-"""What goes wrong and when: crashes, partitions, broken connections, sick disks, and an assassin
-of leaders.
+"""What goes wrong and when: crashes, partitions, broken connections, sick disks, an assassin of
+leaders, and operators who hand leadership over while all that happens.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ class Nemesis:
         self._plan(world.knobs.partition_rate, self._partition)
         self._plan(world.knobs.unelectable_rate, self._sicken)
         self._plan(world.knobs.unreachable / 10, self._false_alarm)
+        self._plan(world.knobs.transfer_rate, self._hand_over)
 
     def _plan(self, rate: float, strike: Callable[[], None]) -> None:
         if rate:
@@ -104,6 +105,15 @@ class Nemesis:
         node.electable = electable
         if node.up:
             self._world.post(node, ElectableChanged(electable=electable))
+
+    def _hand_over(self) -> None:
+        """Mostly asked of a leader; to anybody, itself and the dead included."""
+        world = self._world
+        nodes = list(world.nodes.values())
+        leaders = [node for node in nodes if node.up and type(node.core.role) is Leader]
+        node = self._random.choice(leaders if leaders and self._random.random() < 0.9 else nodes)
+        if node.up:
+            world.transfer(node, self._random.choice(list(world.names)))
 
     def _false_alarm(self) -> None:
         names = list(self._world.names)

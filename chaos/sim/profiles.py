@@ -6,6 +6,7 @@ its election, messages late by several election timeouts, slow disks. Random fau
 much of what the aimed ones find within minutes.
 *cut* flaps links and leaves leaders alive: the cut-off one does not know of its successor yet, and
 candidates are stranded in terms nobody else has heard of.
+*change* is one of the others, while leadership is handed over.
 """
 
 from random import Random
@@ -17,7 +18,7 @@ ELECTION_TIMEOUT_TICKS = 10
 HEARTBEAT_TICKS = 2
 ELECTION_TIMEOUT_US = TICK_US * ELECTION_TIMEOUT_TICKS
 
-PROFILES = ("swarm", "hell", "cut")
+PROFILES = ("swarm", "hell", "cut", "change")
 
 
 @frozen(kw_only=True)
@@ -71,13 +72,13 @@ class Knobs:
     window_bytes: int
     tail_bytes_max: int
     uncommitted_bytes_max: int
+    transfer_rate: float = 0.0
 
 
 def draw(profile: str, random: Random, seconds: float) -> Knobs:
     """Draw the knobs of a run of `profile`."""
-    return {"swarm": _swarm, "hell": _hell, "cut": _cut}[profile](
-        random, round(seconds * 1_000_000)
-    )
+    drawn = {"swarm": _swarm, "hell": _hell, "cut": _cut, "change": _change}[profile]
+    return drawn(random, round(seconds * 1_000_000))
 
 
 def _swarm(random: Random, faulty_us: int) -> Knobs:
@@ -180,10 +181,16 @@ def _cut(random: Random, faulty_us: int) -> Knobs:
     )
 
 
+def _change(random: Random, faulty_us: int) -> Knobs:
+    around = random.choice((_swarm, _hell, _cut))(random, faulty_us)
+    return evolve(around, transfer_rate=random.choice((0.3, 1.0, 3.0)))
+
+
 def healed(knobs: Knobs) -> Knobs:
     """The same world once nothing goes wrong any more."""
     return evolve(
         knobs,
+        transfer_rate=0.0,
         loss=0.0,
         repeat=0.0,
         delay_us=500,

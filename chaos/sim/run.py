@@ -22,6 +22,7 @@ class Result:
     committed: int
     acknowledged: int
     reads: int
+    transfers: int
     violation: str
     story: str
 
@@ -48,6 +49,7 @@ def run(seed: int, profile: str, members: int, seconds: float) -> Result:
         committed=len(world.checker.committed),
         acknowledged=len(world.acked),
         reads=world.reads_passed,
+        transfers=world.transfers_done,
         violation=violation,
         story=story,
     )

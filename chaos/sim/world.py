@@ -46,6 +46,7 @@ from dledger_py.raft.vocabulary import (
     Lost,
     Message,
     NodeId,
+    NotLeader,
     Persist,
     Persisted,
     Propose,
@@ -60,6 +61,9 @@ from dledger_py.raft.vocabulary import (
     Settle,
     Term,
     Tick,
+    TransferFailed,
+    TransferLeadership,
+    Transferred,
 )
 
 STORY_EVENTS = 60
@@ -69,6 +73,9 @@ REST_TIMEOUTS = 24
 """Election timeouts (each up to doubled by chance) a healed world has to come to rest in; a
 leader must be there after 20.
 """
+
+TRANSFER_TICKS_MAX = 2 * ELECTION_TIMEOUT_TICKS + 1
+"""A transfer is settled within one election timeout, and one more if leadership ended meanwhile."""
 
 CALM_TERMS_MAX = 4
 """Terms a healed world may spend until it rests."""
@@ -113,6 +120,8 @@ class Node:
         self.matches: dict[NodeId, Index] = {}
         self.waiting: dict[Index, tuple[int, Term]] = {}
         self.reads: dict[int, Index] = {}
+        self.transfers: dict[int, int] = {}
+        """Ticket and tick of every transfer asked for and not settled."""
 
 
 class World:
@@ -133,6 +142,7 @@ class World:
         self.acked_index: Index = 0
         self.failed: dict[bytes, None] = {}
         self.reads_passed = 0
+        self.transfers_done = 0
         self.story: deque[tuple[int, NodeId, Event, list[Any]]] = deque(maxlen=STORY_EVENTS)
         self.on_elected: Callable[[Node], None] | None = None
         self._sequence = 0
@@ -312,7 +322,9 @@ class World:
     def _settle(self, node: Node, settle: Settle) -> None:
         ticket = settle.ticket
         outcome = settle.outcome
-        if ticket in node.reads:
+        if ticket in node.transfers:
+            self._settle_transfer(node, settle)
+        elif ticket in node.reads:
             floor = node.reads.pop(ticket)
             if type(outcome) is ReadReady:
                 self.reads_passed += 1
@@ -326,6 +338,17 @@ class World:
                 raise Violation(f"{node.name} settles {settle}, which it had not proposed")
         else:
             self.failed[self._values[ticket]] = None
+
+    def _settle_transfer(self, node: Node, settle: Settle) -> None:
+        asked_at = node.transfers.pop(settle.ticket)
+        outcome = settle.outcome
+        if node.core.now - asked_at > TRANSFER_TICKS_MAX:
+            raise Violation(f"I23: {node.name} settled a transfer after {node.core.now - asked_at}")
+        if type(outcome) is Transferred and outcome.leader != node.name:
+            self.transfers_done += 1
+            self.checker.check_transferred(node, outcome.leader)
+        elif type(outcome) not in (Transferred, TransferFailed, NotLeader):
+            raise Violation(f"{node.name} settles a transfer with {outcome}")
 
     # -------------------------------------------------------------------------------------- clients
 
@@ -361,6 +384,12 @@ class World:
 
     # -------------------------------------------------------------------------------------- members
 
+    def transfer(self, node: Node, to: NodeId) -> None:
+        """An operator asks a member to hand its leadership over."""
+        self._tickets += 1
+        node.transfers[self._tickets] = node.core.now
+        self.post(node, TransferLeadership(ticket=self._tickets, to=to))
+
     def crash(self, node: Node) -> None:
         """The member is gone, and with it what its disk had not synced."""
         node.up = False
@@ -381,6 +410,8 @@ class World:
     def _tick(self, node: Node, incarnation: int) -> None:
         if node.up and node.incarnation == incarnation:
             self.post(node, Tick())
+            if any(node.core.now - at > TRANSFER_TICKS_MAX for at in node.transfers.values()):
+                raise Violation(f"I23: {node.name} does not settle a transfer")
             self.at(node.tick_us, self._tick, node, incarnation)
 
     def _heal(self) -> None:
@@ -406,7 +437,7 @@ class World:
         for node in self.nodes.values():
             if node.applied != len(committed):
                 raise Violation(f"I20: {node.name} applied {node.applied} of {len(committed)}")
-            if node.waiting or node.reads:
+            if node.waiting or node.reads or node.transfers:
                 raise Violation(f"{node.name} still owes {node.waiting} and reads {node.reads}")
             if node.core.term > term + CALM_TERMS_MAX:
                 raise Violation(f"I22: {node.name} went from term {term} to {node.core.term}")

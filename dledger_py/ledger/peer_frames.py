@@ -38,6 +38,8 @@ from dledger_py.raft.vocabulary import (
     PreVoteGranted,
     PreVoteRefused,
     RequestVote,
+    RequestVoteNow,
+    TimeoutNow,
     VoteGranted,
     VoteRefused,
 )
@@ -78,6 +80,8 @@ _TAGS: dict[type[Message], int] = {
     Append: 7,
     AppendAccepted: 8,
     AppendRefused: 9,
+    RequestVoteNow: 10,
+    TimeoutNow: 11,
 }
 _APPEND_TAG = _TAGS[Append]
 _PLAIN = {

@@ -17,14 +17,14 @@ Given effects in order, the performer may carry them out in any order, except th
 order.
 
 Deliberately elsewhere: what each role does with each message (rules.py), feeding followers
-(replication.py), read barriers (reads.py), durability (writes.py). Not there yet: changes of
-membership, snapshots, leadership transfer.
+(replication.py), read barriers (reads.py), durability (writes.py), handing leadership over
+(transfer.py). Not there yet: changes of membership, snapshots.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from dledger_py.raft import quorum, reads, replication
+from dledger_py.raft import quorum, reads, replication, transfer
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import ENTRY_OVERHEAD_BYTES, LogView
 from dledger_py.raft.progress import Progress
@@ -56,6 +56,7 @@ from dledger_py.raft.vocabulary import (
     ReadBarrier,
     Received,
     RequestVote,
+    RequestVoteNow,
     RoleChanged,
     RoleName,
     Round,
@@ -63,6 +64,8 @@ from dledger_py.raft.vocabulary import (
     Settle,
     Term,
     Tick,
+    TransferLeadership,
+    Transferring,
     WriteId,
 )
 from dledger_py.raft.writes import Promises, Writes
@@ -102,6 +105,7 @@ class Raft:
         "peers",
         "role",
         "term",
+        "transfer",
         "vote",
     )
 
@@ -133,6 +137,7 @@ class Raft:
         self.commit: Index = hard.commit
         self.role: Role = Follower()
         self.leader: NodeId | None = None
+        self.transfer: transfer.Transfer | None = None
         self.now = 0
         self._elapsed = 0
         self._timeout = 0
@@ -154,6 +159,7 @@ class Raft:
             PeerUnreachable: self._on_peer_unreachable,
             EntriesRead: self._on_entries_read,
             ElectableChanged: self._on_electable_changed,
+            TransferLeadership: self._on_transfer_leadership,
         }
         self._timeout = self._short_timeout()
         self._announce()
@@ -178,6 +184,8 @@ class Raft:
 
     def _on_tick(self, event: Tick) -> None:
         self.now += 1
+        if self.transfer is not None:
+            transfer.watch(self, self.transfer)
         role = self.role
         if type(role) is Leader:
             self._lead_on(role)
@@ -209,6 +217,9 @@ class Raft:
         role = self.role
         if type(role) is not Leader:
             self.say(Settle(ticket=event.ticket, outcome=NotLeader(leader=self.leader)))
+            return
+        if self.transfer is not None:
+            self.say(Settle(ticket=event.ticket, outcome=Transferring(to=self.transfer.to)))
             return
         size = len(event.payload) + ENTRY_OVERHEAD_BYTES
         waiting = role.uncommitted_bytes
@@ -252,6 +263,8 @@ class Raft:
         if type(role) is Leader:
             if peer in role.followers:
                 role.followers[peer].probe_from(role.match[peer] + 1, role.round)
+            if self.transfer is not None and self.transfer.to == peer:
+                transfer.fail(self, f"the connection to {peer} broke")
         elif self.leader == peer:
             self.leader = None
             self._role_news = True
@@ -267,6 +280,9 @@ class Raft:
         self._electable = event.electable
         if not event.electable and type(self.role) is not Follower:
             self._step_down()
+
+    def _on_transfer_leadership(self, event: TransferLeadership) -> None:
+        transfer.start(self, event)
 
     # ------------------------------------------------------------------------- speaking and writing
 
@@ -359,8 +375,7 @@ class Raft:
     def _seek_election(self) -> None:
         """The election timeout has passed: ask around before disturbing anybody (thesis §9.6)."""
         self._restart_timer()
-        stalled = self._writes.waiting_ticks(self.now) > self.config.election_timeout_ticks
-        if stalled or not self._electable:
+        if not self.may_lead():
             self._become(Follower(), None)
             return
         role = PreCandidate()
@@ -370,13 +385,18 @@ class Raft:
         if quorum.is_majority(self.members, role.granted):
             self.campaign()
 
-    def campaign(self) -> None:
+    def may_lead(self) -> bool:
+        """Whether this member may stand for election: its disk is well and answers."""
+        stalled = self._writes.waiting_ticks(self.now) > self.config.election_timeout_ticks
+        return self._electable and not stalled
+
+    def campaign(self, *, called: bool = False) -> None:
         """§5.2: a new term, a vote for ourselves, and requests for the others' votes, all of them
-        promises.
+        promises. `called` by the leader (thesis §3.10), the requests are heard by everyone.
         """
         self._enter(self.term + 1)
         self.vote = self.node
-        role = Candidate(vote_write=self._persist(None, ()))
+        role = Candidate(vote_write=self._persist(None, ()), called=called)
         self._become(role, None)
         self._restart_timer()
         self._ask_again(role)
@@ -391,7 +411,8 @@ class Raft:
         if type(role) is PreCandidate:
             message = PreVote(term=self.term, last_index=last_index, last_term=last_term)
         elif type(role) is Candidate:
-            message = RequestVote(term=self.term, last_index=last_index, last_term=last_term)
+            kind = RequestVoteNow if role.called else RequestVote
+            message = kind(term=self.term, last_index=last_index, last_term=last_term)
         else:
             return
         for peer in self.peers:
@@ -429,6 +450,8 @@ class Raft:
         leader.match[self.node] = self._writes.durable_index
         leader.answered[self.node] = ALWAYS
         self._become(leader, self.node)
+        if self.transfer is not None:
+            transfer.leader_known(self, self.transfer, self.node)
         self._lead_with(leader, Entry(index=start, term=self.term, kind=Kind.NOOP, payload=b""))
 
     # -------------------------------------------------------------------------------------- leading
@@ -463,6 +486,8 @@ class Raft:
                 raise Impossible(f"term {self.term} is led by {self.leader} and by {leader}")
             self._become(Follower(), leader)
             self._restart_timer()
+            if self.transfer is not None:
+                transfer.leader_known(self, self.transfer, leader)
         self._elapsed = 0
 
     def _adopt(self, term: Term) -> None:
@@ -489,6 +514,8 @@ class Raft:
         self._role_news = True
         if type(previous) is Leader:
             reads.refuse_all(self, previous)
+            if self.transfer is not None:
+                transfer.leadership_ended(self, self.transfer)
             for index, ticket, _ in previous.proposals:
                 lost = Lost(index=index, term=self.log.term_at(index))
                 self.say(Settle(ticket=ticket, outcome=lost))
@@ -532,6 +559,7 @@ class Raft:
             writes_in_flight=len(self._writes),
             promises_waiting=len(self._promises),
             reads_waiting=len(leader.reads) if leader else 0,
+            transferring_to=self.transfer.to if self.transfer else None,
             peers=tuple(self._peer(leader, each) for each in leader.followers.values())
             if leader
             else (),

@@ -30,6 +30,9 @@ class Candidate:
 
     name = RoleName.CANDIDATE
     vote_write: WriteId
+    called: bool = False
+    """Whether the leader itself has called for this campaign (thesis §3.10)."""
+
     granted: dict[NodeId, None] = field(factory=dict)
 
 

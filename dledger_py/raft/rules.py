@@ -14,7 +14,7 @@ Laws:
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dledger_py.raft import quorum, reads, replication
+from dledger_py.raft import quorum, reads, replication, transfer
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
 from dledger_py.raft.vocabulary import (
     Append,
@@ -28,6 +28,8 @@ from dledger_py.raft.vocabulary import (
     PreVoteGranted,
     PreVoteRefused,
     RequestVote,
+    RequestVoteNow,
+    TimeoutNow,
     VoteGranted,
     VoteRefused,
 )
@@ -76,7 +78,7 @@ def count_pre_vote(raft: "Raft", sender: NodeId, message: PreVoteGranted) -> Non
         raft.campaign()
 
 
-def consider_vote(raft: "Raft", sender: NodeId, message: RequestVote) -> None:
+def consider_vote(raft: "Raft", sender: NodeId, message: RequestVote | RequestVoteNow) -> None:
     """§5.2: one vote per term, first come first served; §5.4.1: not for a log worse than ours."""
     free = raft.vote == sender or (raft.vote is None and raft.leader is None)
     if free and raft.log.is_as_good_as_ours(message.last_index, message.last_term):
@@ -86,7 +88,7 @@ def consider_vote(raft: "Raft", sender: NodeId, message: RequestVote) -> None:
         raft.promise(sender, VoteRefused(term=raft.term))
 
 
-def refuse_vote(raft: "Raft", sender: NodeId, message: RequestVote) -> None:
+def refuse_vote(raft: "Raft", sender: NodeId, message: RequestVote | RequestVoteNow) -> None:
     """This node's vote in this term is its own (§5.2)."""
     raft.promise(sender, VoteRefused(term=raft.term))
 
@@ -102,6 +104,12 @@ def count_vote(raft: "Raft", sender: NodeId, message: VoteGranted) -> None:
 def retry_soon(raft: "Raft", sender: NodeId, message: VoteRefused) -> None:
     """§5.2: the vote may be split; ask again after a short, random time."""
     raft.retry_soon()
+
+
+def campaign_now(raft: "Raft", sender: NodeId, message: TimeoutNow) -> None:
+    """Thesis §3.10: the leader wants it, so there is nobody to ask first."""
+    if raft.may_lead():
+        raft.campaign(called=True)
 
 
 # ------------------------------------------------------------------------------------ replication
@@ -183,6 +191,8 @@ def count_match(raft: "Raft", sender: NodeId, message: AppendAccepted) -> None:
     if match > leader.match[sender]:
         leader.match[sender] = match
         raft.commit_if_agreed(leader)
+        if raft.transfer is not None and raft.transfer.to == sender:
+            transfer.urge(raft, leader, raft.transfer)
     if progress.next <= raft.log.last_index:
         replication.send_more(raft, leader, progress)
     if leader.reads:
@@ -231,38 +241,46 @@ RULES: dict[tuple[type[Role], type[Message]], Rule] = {
     (Follower, PreVoteGranted): ignore,
     (Follower, PreVoteRefused): ignore,
     (Follower, RequestVote): consider_vote,
+    (Follower, RequestVoteNow): consider_vote,
     (Follower, VoteGranted): ignore,
     (Follower, VoteRefused): ignore,
     (Follower, Append): accept,
     (Follower, AppendAccepted): ignore,  # this node led the term and has stepped down
     (Follower, AppendRefused): ignore,
+    (Follower, TimeoutNow): campaign_now,
     (PreCandidate, PreVote): consider_pre_vote,
     (PreCandidate, PreVoteGranted): count_pre_vote,
     (PreCandidate, PreVoteRefused): ignore,  # asked again with the next heartbeat
     (PreCandidate, RequestVote): consider_vote,
+    (PreCandidate, RequestVoteNow): consider_vote,
     (PreCandidate, VoteGranted): ignore,
     (PreCandidate, VoteRefused): ignore,
     (PreCandidate, Append): accept,  # the leader is alive after all
     (PreCandidate, AppendAccepted): ignore,
     (PreCandidate, AppendRefused): ignore,
+    (PreCandidate, TimeoutNow): campaign_now,
     (Candidate, PreVote): consider_pre_vote,
     (Candidate, PreVoteGranted): ignore,
     (Candidate, PreVoteRefused): ignore,
     (Candidate, RequestVote): refuse_vote,
+    (Candidate, RequestVoteNow): refuse_vote,
     (Candidate, VoteGranted): count_vote,
     (Candidate, VoteRefused): retry_soon,
     (Candidate, Append): accept,  # somebody else won
     (Candidate, AppendAccepted): impossible,
     (Candidate, AppendRefused): ignore,  # to an append of an older term, which this node led
+    (Candidate, TimeoutNow): ignore,  # follows that leader first; it is told again
     (Leader, PreVote): refuse_pre_vote,
     (Leader, PreVoteGranted): ignore,
     (Leader, PreVoteRefused): ignore,
     (Leader, RequestVote): refuse_vote,
+    (Leader, RequestVoteNow): refuse_vote,
     (Leader, VoteGranted): ignore,
     (Leader, VoteRefused): ignore,
     (Leader, Append): impossible,
     (Leader, AppendAccepted): count_match,
     (Leader, AppendRefused): back_off,
+    (Leader, TimeoutNow): impossible,
 }
 
 STALE: dict[type[Message], Rule] = {
@@ -270,7 +288,9 @@ STALE: dict[type[Message], Rule] = {
     # heard: a node in a higher term with a shorter log could neither win nor be led.
     PreVote: refuse_pre_vote,
     RequestVote: refuse_vote,
+    RequestVoteNow: refuse_vote,
     Append: refuse_old_append,
+    TimeoutNow: ignore,  # the election it wanted has been held
     PreVoteGranted: ignore,
     PreVoteRefused: ignore,
     VoteGranted: ignore,

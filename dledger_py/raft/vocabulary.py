@@ -109,6 +109,17 @@ class RequestVote:
 
 
 @frozen(kw_only=True)
+class RequestVoteNow:
+    """A `RequestVote` on the word of the leader itself: it is heard even by those who hear that
+    leader (thesis §4.2.3). Sent only after `TimeoutNow`.
+    """
+
+    term: Term
+    last_index: Index
+    last_term: Term
+
+
+@frozen(kw_only=True)
 class VoteGranted:
     """A promise: the vote is on the voter's disk (§5.2)."""
 
@@ -165,16 +176,27 @@ class AppendRefused:
     round: Round
 
 
+@frozen(kw_only=True)
+class TimeoutNow:
+    """The leader of `term` wants the receiver, which has its whole log, to campaign at once
+    (thesis §3.10).
+    """
+
+    term: Term
+
+
 Message: TypeAlias = (
     PreVote
     | PreVoteGranted
     | PreVoteRefused
     | RequestVote
+    | RequestVoteNow
     | VoteGranted
     | VoteRefused
     | Append
     | AppendAccepted
     | AppendRefused
+    | TimeoutNow
 )
 
 MESSAGES: tuple[type[Message], ...] = (
@@ -182,11 +204,13 @@ MESSAGES: tuple[type[Message], ...] = (
     PreVoteGranted,
     PreVoteRefused,
     RequestVote,
+    RequestVoteNow,
     VoteGranted,
     VoteRefused,
     Append,
     AppendAccepted,
     AppendRefused,
+    TimeoutNow,
 )
 
 
@@ -212,9 +236,9 @@ class Received:
 class Propose:
     """Put `payload` into the log as one entry.
 
-    Answered at once by `Proposed` or by `Settle` with `NotLeader` or `Busy` (both definite). A
-    `Proposed` ticket is heard of again only if leadership is lost before the entry is known to be
-    committed: `Settle` with `Lost`. Otherwise whoever applies the entry settles it.
+    Answered at once by `Proposed` or by `Settle` with `NotLeader`, `Busy` or `Transferring` (all
+    definite). A `Proposed` ticket is heard of again only if leadership is lost before the entry is
+    known to be committed: `Settle` with `Lost`. Otherwise whoever applies the entry settles it.
     """
 
     ticket: Ticket
@@ -268,6 +292,19 @@ class ElectableChanged:
     electable: bool
 
 
+@frozen(kw_only=True)
+class TransferLeadership:
+    """Hand leadership to `to`, a voter (thesis §3.10). Proposals are refused as `Transferring`
+    until it is settled.
+
+    Answered by `Settle` with `Transferred`, `TransferFailed` or `NotLeader`, within two election
+    timeouts.
+    """
+
+    ticket: Ticket
+    to: NodeId
+
+
 Event: TypeAlias = (
     Tick
     | Received
@@ -277,6 +314,7 @@ Event: TypeAlias = (
     | PeerUnreachable
     | EntriesRead
     | ElectableChanged
+    | TransferLeadership
 )
 
 
@@ -344,6 +382,15 @@ class Busy:
 
 
 @frozen(kw_only=True)
+class Transferring:
+    """Refused (definite): leadership is being handed to `to`; ask there, or here again within an
+    election timeout.
+    """
+
+    to: NodeId
+
+
+@frozen(kw_only=True)
 class Lost:
     """Indefinite: leadership was lost after the entry was appended; a later leader may still
     commit it.
@@ -360,7 +407,25 @@ class ReadReady:
     index: Index
 
 
-Outcome: TypeAlias = NotLeader | Busy | Lost | ReadReady
+@frozen(kw_only=True)
+class Transferred:
+    """Leadership has moved: `leader`, which was asked for, leads."""
+
+    leader: NodeId
+
+
+@frozen(kw_only=True)
+class TransferFailed:
+    """The transfer was given up. If leadership has moved nevertheless, or moves later, that is
+    shown by `RoleChanged` like any other change.
+    """
+
+    reason: str
+
+
+Outcome: TypeAlias = (
+    NotLeader | Busy | Transferring | Lost | ReadReady | Transferred | TransferFailed
+)
 
 
 @frozen(kw_only=True)
@@ -440,4 +505,5 @@ class RaftStatistics:
     writes_in_flight: int
     promises_waiting: int
     reads_waiting: int
+    transferring_to: NodeId | None
     peers: tuple[PeerStatistics, ...]

@@ -33,6 +33,7 @@ from dledger_py.raft.vocabulary import (
     Send,
     Settle,
     Tick,
+    TransferLeadership,
 )
 
 
@@ -113,6 +114,10 @@ class Stage:
 
     def read(self, name: str) -> None:
         self.step(name, ReadBarrier(ticket=next(self._tickets)))
+
+    def transfer(self, name: str, to: str) -> None:
+        """Ask a member to hand its leadership over."""
+        self.step(name, TransferLeadership(ticket=next(self._tickets), to=NodeId(to)))
 
     def unreachable(self, name: str, peer: str) -> None:
         self.step(name, PeerUnreachable(peer=NodeId(peer)))

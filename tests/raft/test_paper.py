@@ -35,6 +35,7 @@ from dledger_py.raft.vocabulary import (
     ReadEntries,
     Received,
     RequestVote,
+    RequestVoteNow,
     RoleName,
     Send,
     Settle,
@@ -110,7 +111,7 @@ def test_messages_of_an_older_term_change_nothing(kind: Any, role: str, led: Bui
 
     assert before == raft.statistics()
     answers = said(effects)
-    assert len(effects) == len(answers) == (kind in (PreVote, RequestVote, Append))
+    assert len(effects) == len(answers) == (kind in (PreVote, RequestVote, RequestVoteNow, Append))
     assert all(answer.term == raft.term for answer in answers)
 
 

@@ -9,14 +9,14 @@ from chaos.sim.run import run
 
 RUNS = tuple(
     (profile, members, round(scale * count), seconds)
-    for profile, scale in (("swarm", 1.0), ("hell", 1.0), ("cut", 0.5))
+    for profile, scale in (("swarm", 1.0), ("hell", 1.0), ("cut", 0.5), ("change", 1.0))
     for members, count, seconds in ((3, 70, 12.0), (5, 35, 8.0))
 )
 
 
 @pytest.mark.parametrize("profile,members,count,seconds", RUNS)
 def test_every_invariant_holds(profile: str, members: int, count: int, seconds: float) -> None:
-    acknowledged = elections = reads = 0
+    acknowledged = elections = reads = transfers = 0
     for seed in range(count):
         result = run(seed, profile, members, seconds)
 
@@ -27,10 +27,12 @@ def test_every_invariant_holds(profile: str, members: int, count: int, seconds: 
         acknowledged += result.acknowledged
         elections += result.elections
         reads += result.reads
+        transfers += result.transfers
     # A world in which nothing happens holds every invariant.
     assert acknowledged > 20 * count
     assert elections > count
     assert reads > count
+    assert transfers > count or profile != "change"
 
 
 def test_a_cluster_of_one_holds_too() -> None:
