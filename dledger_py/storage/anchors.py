@@ -42,6 +42,17 @@ class Anchors:
         del self._positions[keep:]
         self._next = self._positions[-1] + ANCHOR_SPACING_BYTES if keep else 0
 
+    def drop(self, index: int, position: int) -> None:
+        """Forget entries before `index`, which begins (or will begin) at `position`, and have an
+        anchor there: the lowest entry must have one."""
+        keep = bisect_left(self._positions, position)
+        del self._indexes[:keep]
+        del self._positions[:keep]
+        if not self._positions or self._positions[0] != position:
+            self._indexes.insert(0, index)
+            self._positions.insert(0, position)
+        self._next = self._positions[-1] + ANCHOR_SPACING_BYTES
+
     def floor(self, index: int) -> tuple[int, int]:
         """(index, position) of the last anchor at or before an entry of the log."""
         at = bisect_right(self._indexes, index) - 1

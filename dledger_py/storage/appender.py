@@ -59,6 +59,7 @@ from dledger_py.storage.formats import (
     peek_place,
     segment_name,
 )
+from dledger_py.storage.retention import mark_start, remove_dropped
 from dledger_py.storage.segment import Segments
 
 
@@ -121,6 +122,18 @@ class Appender:
         self._file.fsync()
         self.end = end
         self.durable = lowered
+
+    def drop(self, before: End) -> None:
+        """The log begins behind `before`, where a segment does, durably; see `retention`.
+
+        Readers must not be told of entries in the dropped segments any more.
+        """
+        segments = self._segments
+        mark_start(self._files, segments.path(before.position), before)
+        paths = []
+        while segments.first.position < before.position:
+            paths.append(segments.drop_first())
+        remove_dropped(self._files, segments.directory, paths)
 
     def close(self) -> None:
         self._file.close()

@@ -332,8 +332,12 @@ ATTEST_OFFSETS = (SECTOR_BYTES, 2 * SECTOR_BYTES)  # in sectors of their own
 SUCCESSOR_MAGIC = 0x5CCE5504
 SUCCESSOR_OFFSET = 3 * SECTOR_BYTES
 
+START_MAGIC = 0x57A27006
+START_OFFSETS = (4 * SECTOR_BYTES, 5 * SECTOR_BYTES)  # the same record twice
+
 assert ATTEST.size == ATTEST_BYTES
-assert SUCCESSOR_OFFSET + SECTOR_BYTES <= HEADER_BLOCK_BYTES
+assert SUCCESSOR_OFFSET + SECTOR_BYTES <= START_OFFSETS[0]
+assert START_OFFSETS[1] + SECTOR_BYTES <= HEADER_BLOCK_BYTES
 
 
 @frozen
@@ -392,6 +396,29 @@ def decode_successor(block: bytes) -> bool:
         return False
     magic, _seq, _position, _index, _term, crc = ATTEST.unpack(mark)
     return bool(magic == SUCCESSOR_MAGIC and crc32c(mark[:-4]) == crc)
+
+
+def encode_start(before: End) -> bytes:
+    """The mark of a segment that begins the log because all before `before` was dropped.
+
+    Laid out as an attest slot, number 0; stands at both START_OFFSETS. See `retention`.
+    """
+    packed = ATTEST.pack(START_MAGIC, 0, before.position, before.index, before.term, 0)
+    return packed[:-4] + _U32.pack(crc32c(packed[:-4]))
+
+
+def count_starts(block: bytes, start_position: int) -> int:
+    """How many of the two copies of the start mark are readable; one of another segment is none."""
+    return sum(
+        _is_start(block[offset : offset + ATTEST_BYTES], start_position) for offset in START_OFFSETS
+    )
+
+
+def _is_start(mark: bytes, start_position: int) -> bool:
+    if len(mark) < ATTEST_BYTES:
+        return False
+    magic, _seq, position, _index, _term, crc = ATTEST.unpack(mark)
+    return bool(magic == START_MAGIC and crc32c(mark[:-4]) == crc and position == start_position)
 
 
 def encode_header_block(header: SegmentHeader, attest: Attest) -> bytes:

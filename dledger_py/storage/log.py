@@ -3,12 +3,14 @@
 Threads:
 
 * *loop thread*: `seal`, `seal_raw`, `cut` and every attribute. No I/O (but see `cut`).
-* *writer thread*, one: `write`, `seal_idle`, `close`. The only one that changes files.
+* *writer thread*, one: `write`, `seal_idle`, `drop_before`, `close`. The only one that changes
+  files.
 * *any thread*: `read`, `read_bytes`.
 
 Writes must happen in the order of the seals and cuts they perform.
 
-Elsewhere: file changes and their order (`appender`), opening (`recovery`), bytes (`formats`).
+Elsewhere: file changes and their order (`appender`, `retention`), opening (`recovery`), bytes
+(`formats`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from dledger_py.storage.appender import Appender
 from dledger_py.storage.batch import Batch, StoredEntry, stored_entries
 from dledger_py.storage.files import Lock
 from dledger_py.storage.formats import (
-    EMPTY,
     ENTRY_HEADER_BYTES,
     Corrupt,
     End,
@@ -54,6 +55,7 @@ class LogStatistics:
 
     first_index: int
     last_index: int
+    first_position: int
     end_position: int
     written_position: int
     durable_position: int
@@ -73,6 +75,7 @@ class Log:
         segments: Segments,
         anchors: Anchors,
         terms: Sequence[tuple[int, int]],
+        start: End,
         lock: Lock,
     ) -> None:
         self._appender = appender
@@ -80,12 +83,13 @@ class Log:
         self._directory_lock = lock
         # Loop thread only.
         self._end = appender.end
-        self._terms = list(terms)
+        self._terms = list(terms)  # may still begin before first_index: see `terms`
         self._unwritten: deque[Batch] = deque()
         # Shared, under the lock. A cut counts at once for readers and later for the files; while
         # files lag behind (asked > done), nothing above the lowest such cut is readable.
         self._lock = threading.Lock()
         self._anchors = anchors
+        self._start = start
         self._cuts_asked = 0
         self._cuts_done = 0
         self._ceiling: int | None = None
@@ -94,8 +98,21 @@ class Log:
 
     @property
     def first_index(self) -> int:
-        """The first entry kept: always 1 until retention exists (also in an empty log)."""
-        return 1
+        """The first entry kept (last_index + 1 if there is none). Any thread."""
+        return self._start.index + 1
+
+    @property
+    def first_position(self) -> int:
+        """The position of the first byte kept. Any thread."""
+        return self._start.position
+
+    @property
+    def start(self) -> End:
+        """What the first entry kept continues: the last entry dropped, EMPTY if none ever was.
+
+        `start.term` is raft's `previous_term`. Any thread.
+        """
+        return self._start
 
     @property
     def last_index(self) -> int:
@@ -117,8 +134,26 @@ class Log:
 
     @property
     def terms(self) -> tuple[tuple[int, int], ...]:
-        """(first index, term) of each run of equal terms, for raft's LogView."""
+        """(first index, term) of each run of equal terms, for raft's LogView. Loop thread."""
+        first = self.first_index
+        while len(self._terms) > 1 and self._terms[1][0] <= first:
+            del self._terms[0]
+        if self._terms and self._terms[0][0] < first:
+            if self._end.index < first:
+                self._terms.clear()
+            else:
+                self._terms[0] = (first, self._terms[0][1])
         return tuple(self._terms)
+
+    def term_at(self, index: int) -> int:
+        """The term of an entry from first_index - 1 to last_index: for raft's check of the entry
+        before. Loop thread. Raises LookupError."""
+        start = self._start
+        if index == start.index:
+            return start.term
+        if not start.index < index <= self._end.index:
+            raise self._unknown(index)
+        return self._terms[bisect_right(self._terms, index, key=lambda run: run[0]) - 1][1]
 
     @property
     def durable_position(self) -> int:
@@ -135,6 +170,7 @@ class Log:
         return LogStatistics(
             first_index=self.first_index,
             last_index=self._end.index,
+            first_position=self.first_position,
             end_position=self._end.position,
             written_position=self._appender.end.position,
             durable_position=self._appender.durable.position,
@@ -185,6 +221,7 @@ class Log:
             return None
         end = self._end_before(first_index)
         with self._lock:
+            assert end.position >= self._start.position
             self._cuts_asked += 1
             self._ceiling = (
                 end.position if self._ceiling is None else min(self._ceiling, end.position)
@@ -198,12 +235,12 @@ class Log:
         return Cut(end)
 
     def _end_before(self, index: int) -> End:
-        if not self.first_index <= index <= self._end.index:
-            raise LookupError(f"entry {index}: only {self.first_index} to {self._end.index} exist")
-        if index == 1:
-            return EMPTY
-        run = bisect_right(self._terms, index - 1, key=lambda run: run[0]) - 1
-        term = self._terms[run][1]
+        start = self._start
+        if not start.index < index <= self._end.index:
+            raise self._unknown(index)
+        if index == start.index + 1:
+            return start
+        term = self.term_at(index - 1)
         for batch in reversed(self._unwritten):  # the newest holds, where a cut made two overlap
             if batch.first_index <= index <= batch.last_index:
                 at = batch.position_of(index) - batch.start_position
@@ -212,6 +249,9 @@ class Log:
         (entry,) = self.read(index, 1)
         _index, position, crc = peek_place(entry.raw)
         return End(index - 1, term, position, crc)
+
+    def _unknown(self, index: int) -> LookupError:
+        return LookupError(f"entry {index}: only {self.first_index} to {self._end.index} exist")
 
     # -- writer thread
 
@@ -255,6 +295,29 @@ class Log:
                 self._appender.sync()
             self._appender.attest()
 
+    def drop_before(self, index: int) -> int:
+        """Drop the oldest segments that end before entry `index`, and return the new first index.
+
+        Only whole segments go, and never the active one: entries before `index` may stay. Entries
+        below it must never be cut again (asserted against cuts asked for): committed, that is.
+        Readers that come too late get a LookupError; those in the middle of a file finish.
+
+        Writer thread. Blocks: one sync of a header, and one of the directory; freeing the space of
+        a large file may take the file system a while.
+        Durability: on disk on return; a crash before leaves it done or not done.
+        Raises OSError, and LogFailed ever after: stop the process.
+        """
+        assert index <= self._appender.end.index + 1
+        with self._writing():
+            before = self._segments.floor(index)
+            if before.position > self._start.position:
+                with self._lock:
+                    assert self._ceiling is None or before.position <= self._ceiling
+                    self._start = before
+                    self._anchors.drop(before.index + 1, before.position)
+                self._appender.drop(before)
+        return self.first_index
+
     def close(self) -> None:
         """`seal_idle` (unless the log failed), close all files, release the directory."""
         try:
@@ -286,19 +349,17 @@ class Log:
         while True:
             with self._lock:
                 if not self.first_index <= first_index <= self._end.index:
-                    reason = (
-                        f"entry {first_index}: only {self.first_index} to {self._end.index} exist"
-                    )
-                    raise LookupError(reason)
-                cuts = self._cuts_asked
+                    raise self._unknown(first_index)
+                cuts, start = self._cuts_asked, self._start
                 limit = self._readable()
                 anchor = self._anchors.floor(first_index)
             try:
                 return self._read(anchor, first_index, max_bytes, limit)
             except (Corrupt, FileNotFoundError):
-                # A cut asked for meanwhile may have changed the bytes under us; each turn of
-                # this loop needs another cut. Without one it is what it looks like.
-                if cuts == self._cuts_asked:
+                # A cut asked for meanwhile may have changed the bytes under us, a drop taken the
+                # files away; each turn of this loop needs another one. Without one it is what it
+                # looks like.
+                if cuts == self._cuts_asked and start is self._start:
                     raise
 
     def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
@@ -306,20 +367,29 @@ class Log:
 
         nowait: never waits for the disk; raises BlockingIOError when the bytes are not in the
         page cache (or the file system cannot tell) -- then ask again without it in a thread.
-        Any thread. Raises LookupError when the range is not within the written log; Corrupt when
-        the files end before it does.
+        Any thread. Raises LookupError when the range is not within the written log, or was
+        dropped; Corrupt when the files end before it does.
         """
         with self._lock:
-            limit = self._readable()
-        if position < 0 or length < 0 or position + length > limit:
-            raise LookupError(
-                f"bytes {position} to {position + length}: only 0 to {limit} are written"
-            )
+            start, limit = self._start, self._readable()
+        if position < start.position or length < 0 or position + length > limit:
+            raise self._out_of_range(position, length, limit)
         buffer = bytearray(length)
-        got = self._segments.read_into(memoryview(buffer), position, nowait=nowait)
-        if got < length:
-            raise self._corrupt(position + got, "file ends before the log does")
+        try:
+            got = self._segments.read_into(memoryview(buffer), position, nowait=nowait)
+            if got < length:
+                raise self._corrupt(position + got, "file ends before the log does")
+        except FileNotFoundError:
+            if position >= self._start.position:
+                raise
+            raise self._out_of_range(position, length, limit) from None
         return buffer
+
+    def _out_of_range(self, position: int, length: int, limit: int) -> LookupError:
+        return LookupError(
+            f"bytes {position} to {position + length}: only {self.first_position} (entry "
+            f"{self.first_index}) to {limit} are kept"
+        )
 
     def _readable(self) -> int:
         written = self._appender.end.position

@@ -32,6 +32,7 @@ from dledger_py.storage.formats import (
     EMPTY,
     HEADER_BLOCK_BYTES,
     NEWBORN,
+    START_OFFSETS,
     Attest,
     Bad,
     Corrupt,
@@ -43,6 +44,7 @@ from dledger_py.storage.formats import (
     Walk,
     WrongIdentity,
     attest_offset,
+    count_starts,
     decode_attests,
     decode_segment_header,
     decode_successor,
@@ -60,6 +62,7 @@ from dledger_py.storage.hard_state import (
     read_hard_state,
 )
 from dledger_py.storage.log import Log
+from dledger_py.storage.retention import mark_start, remove_dropped
 from dledger_py.storage.segment import Segments
 
 LOCK_NAME = "LOCK"
@@ -133,6 +136,7 @@ class _Found:
     header: SegmentHeader
     attests: list[Attest]
     has_successor: bool
+    start_marks: int  # readable copies: the log begins here, what came before was dropped
 
     @property
     def start(self) -> int:
@@ -180,10 +184,14 @@ class _Opening:
     _segment_size_bytes: int
     _lock: Lock
     _newborn: int | None = field(init=False, default=None)  # start of a last file without entries
+    _dropped: list[str] = field(init=False, factory=list)  # files that retention had not removed
 
     def open(self) -> Recovered:
         found = self._find_segments()
         if not found:
+            if self._newborn:
+                reason = "the header is damaged or was never written, and no file comes before it"
+                raise Corrupt(self._path(self._newborn), 0, reason)
             return self._create()
         record = self._hard_record()
         self._check_identity(record.identity, HARD_STATE_NAME)
@@ -203,12 +211,15 @@ class _Opening:
     def _find_segments(self) -> list[_Found]:
         names = self._files.list(self._directory)
         starts = sorted(start for name in names if (start := segment_start(name)) is not None)
-        found = []
-        for start in starts:
+        found: list[_Found] = []
+        for start in reversed(starts):
+            if found and found[-1].start_marks:
+                self._dropped.append(self._path(start))
+                continue
             segment = self._read_header(start, is_last=start == starts[-1])
             if segment is not None:
                 found.append(segment)
-        return found
+        return found[::-1]
 
     def _read_header(self, start: int, *, is_last: bool) -> _Found | None:
         path = self._path(start)
@@ -231,7 +242,8 @@ class _Opening:
                 return None
         finally:
             file.close()
-        return _Found(path, header, attests, decode_successor(block))
+        marks = count_starts(block, start)
+        return _Found(path, header, attests, decode_successor(block), marks)
 
     def _hard_record(self) -> HardRecord:
         try:
@@ -249,7 +261,7 @@ class _Opening:
             )
 
     def _scan(self, found: list[_Found], attested: Attest) -> _Survey:
-        survey = _Survey(attested)
+        survey = _Survey(attested, found[0].header.before if found[0].start_marks else EMPTY)
         buffer = memoryview(bytearray(SCAN_BYTES))
         for segment in found:
             self._check_continues(segment, survey)
@@ -300,8 +312,12 @@ class _Opening:
     def _mend(self, found: list[_Found], survey: _Survey) -> CutReport | None:
         if self._newborn is not None:
             self._files.remove(self._path(self._newborn))
-        # A killed process may have created or removed names without a sync.
-        self._files.fsync_directory(self._directory)
+        first = found[0]
+        if self._dropped or 0 < first.start_marks < len(START_OFFSETS):
+            mark_start(self._files, first.path, first.header.before)
+        # Syncs the directory in any case: a killed process may have created or removed names
+        # without a sync.
+        remove_dropped(self._files, self._directory, self._dropped)
         last = found[-1]
         file = self._files.open(last.path, write=True)
         try:
@@ -367,6 +383,7 @@ class _Opening:
             segments=segments,
             anchors=survey.anchors,
             terms=survey.terms,
+            start=found[0].header.before,
             lock=self._lock,
         )
         return Recovered(

@@ -1,16 +1,18 @@
 """The segment files of one log: which exist, and reading from them in any thread.
 
-The list changes only on the writer thread (`add`, `drop_last`); readers see it under a lock and
-hold a file open while they read from it, so that a dropped segment's descriptor is never closed
-(and its number reused) under a reader's feet.
+The list changes only on the writer thread (`add`, `drop_last`, `drop_first`); readers see it
+under a lock and hold a file open while they read from it, so that a dropped segment's descriptor
+is never closed (and its number reused) under a reader's feet.
 
 Elsewhere: writing (`appender`), what entries mean (`log`).
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 
 from attrs import define, field
@@ -51,6 +53,11 @@ class Segments:
         """The end of the log that the last segment continues."""
         return self._befores[-1]
 
+    @property
+    def first(self) -> End:
+        """The end of the log that the first segment continues: EMPTY, or what was dropped."""
+        return self._befores[0]
+
     def add(self, before: End) -> None:
         with self._lock:
             assert before.position > self._starts[-1]
@@ -62,9 +69,22 @@ class Segments:
         with self._lock:
             assert len(self._starts) > 1
             self._befores.pop()
-            opened = self._opened.pop(self._starts.pop(), None)
-            if opened is not None:
-                self._evict(opened)
+            self._forget(self._starts.pop())
+
+    def drop_first(self) -> str:
+        """Forget the first segment; its file, whose path is returned, is the caller's to remove."""
+        with self._lock:
+            assert len(self._starts) > 1
+            del self._befores[0]
+            start = self._starts.pop(0)
+            self._forget(start)
+        return self.path(start)
+
+    def floor(self, index: int) -> End:
+        """What the last segment continues that begins with entry `index` or an earlier one; the
+        first segment's if there is none."""
+        at = bisect_left(self._befores, index, key=lambda before: before.index)
+        return self._befores[max(0, at - 1)]
 
     def start_of(self, position: int) -> int:
         """The start of the segment that `position` is, or would be written, in."""
@@ -122,13 +142,18 @@ class Segments:
         """Start of the segment with `position`, and of the next one if there is one."""
         with self._lock:
             at = bisect_right(self._starts, position)
-            assert at > 0
+            if not at:
+                raise self._dropped(position)
             return self._starts[at - 1], self._starts[at] if at < len(self._starts) else None
 
     def _acquire(self, start: int) -> _Opened:
         with self._lock:
             opened = self._opened.get(start)
             if opened is None:
+                # Dropped since `_span`: its file may still be there, but a descriptor kept now
+                # would hold the disk space, and pass for a later segment of the same name.
+                if start not in self._starts:
+                    raise self._dropped(start)
                 opened = _Opened(self._files.open(self.path(start)))
                 self._opened[start] = opened
                 if len(self._opened) > READ_FILES_MAX:
@@ -144,6 +169,14 @@ class Segments:
             opened.users -= 1
             if opened.evicted and not opened.users:
                 opened.file.close()
+
+    def _dropped(self, position: int) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path(position))
+
+    def _forget(self, start: int) -> None:
+        opened = self._opened.pop(start, None)
+        if opened is not None:
+            self._evict(opened)
 
     def _evict(self, opened: _Opened) -> None:
         opened.evicted = True

@@ -5,8 +5,9 @@ from contextlib import suppress
 
 import pytest
 
-from dledger_py.storage import BadBatch, Corrupt, split_raw
+from dledger_py.storage import BadBatch, Corrupt, Log, split_raw
 from dledger_py.storage.files import DirectoryInUse, FileSystem
+from dledger_py.storage.formats import decode_segment_header
 from tests.storage.log_scenes import Entry, all_entries, entries_after, open_log
 
 
@@ -16,6 +17,7 @@ def check_log_store(make_files: Callable[[], tuple[FileSystem, str]]) -> None:
         _check_files,
         _check_append_and_reopen,
         _check_cut,
+        _check_drop,
         _check_reads,
         _check_raw,
         _check_one_owner,
@@ -126,6 +128,89 @@ def _check_cut(files: FileSystem, directory: str) -> None:
     assert 0 == opened.log.last_index
     assert not opened.created
     opened.close()
+
+
+def _check_drop(files: FileSystem, directory: str) -> None:
+    opened = open_log(files, directory)
+    log = opened.log
+    for term, sizes in [(1, [300] * 4), (2, [300] * 3), (3, [300, 300, 10, 500]), (3, [700, 20])]:
+        log.write([log.seal(entries_after(log, term, sizes))])
+    entries = all_entries(log)
+    assert [1, 4, 7, 10, 13] == firsts_of_segments(files, directory)
+    everything = log.read_bytes(0, log.end_position)
+    positions = [entry.position for entry in log.read(1, 10**6)]
+    terms = [log.term_at(index) for index in range(14)]
+    assert ((1, 1, 0), (0, 0, 0, 0)) == (
+        (log.drop_before(0), log.drop_before(3), log.first_position),
+        (log.start.index, log.start.term, log.start.position, log.start.crc),
+    )
+
+    assert 4 == log.drop_before(6), "entry 6 is in the middle of a segment, which stays"
+    assert 10 == log.drop_before(10), "entry 10 begins one, which stays"
+
+    def check(log: Log) -> None:
+        assert (10, 13, positions[9]) == (log.first_index, log.last_index, log.first_position)
+        assert [10, 13] == firsts_of_segments(files, directory)
+        assert entries[9:] == all_entries(log)
+        assert ((10, 3),) == log.terms
+        assert terms[9:] == [log.term_at(index) for index in range(9, 14)]
+        crc = int.from_bytes(everything[positions[8] + 36 : positions[8] + 40])
+        assert (9, 3, positions[9], crc) == (
+            log.start.index,
+            log.start.term,
+            log.start.position,
+            log.start.crc,
+        )
+        start = positions[9]
+        assert everything[start:] == log.read_bytes(start, log.end_position - start)
+        for index in (1, 9, 14):
+            with pytest.raises(LookupError, match=f"entry {index}: only 10 to 13 exist"):
+                log.read(index, 100)
+            with pytest.raises(LookupError, match="only 10 to 13 exist"):
+                log.cut(index) if index < 14 else log.term_at(index)
+        with pytest.raises(LookupError, match="only 10 to 13 exist"):
+            log.term_at(8)
+        with pytest.raises(LookupError, match=rf"only {start} \(entry 10\) to"):
+            log.read_bytes(start - 1, 1)
+
+    check(log)
+    opened.close()
+    opened = open_log(files, directory)
+    check(opened.log)
+    log = opened.log
+    assert 13 == log.drop_before(14), "never the active segment"
+    cut = log.cut(13)
+    assert (12, 3, ()) == (log.last_index, log.last_term, log.terms)
+    new = log.seal(entries_after(log, 5, [10, 20]))
+    log.write([new], cut)
+    assert ((13, 5),) == log.terms
+    opened.close()
+    opened = open_log(files, directory)
+    assert (13, 14, ((13, 5),)) == (
+        opened.log.first_index,
+        opened.log.last_index,
+        opened.log.terms,
+    )
+    opened.log.write([], opened.log.cut(13))
+    opened.close()
+    opened = open_log(files, directory)
+    log = opened.log
+    assert (13, 12, 3, ()) == (log.first_index, log.last_index, log.term_at(12), log.terms)
+    log.write([log.seal(entries_after(log, 3, [700, 7]))])
+    assert (13, 14, ((13, 3),)) == (log.first_index, log.last_index, log.terms)
+    assert 2 == len(all_entries(log))
+    opened.close()
+
+
+def firsts_of_segments(files: FileSystem, directory: str) -> list[int]:
+    """The first index of each segment file, from their headers."""
+    found = []
+    for name in files.list(directory):
+        if name.endswith(".log"):
+            file = files.open(f"{directory}/{name}")
+            found.append(decode_segment_header(file.pread(4096, 0), name).before.index + 1)
+            file.close()
+    return found
 
 
 def _check_reads(files: FileSystem, directory: str) -> None:

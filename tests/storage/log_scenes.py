@@ -38,9 +38,10 @@ def entries_after(log: Log, term: int, sizes: Sequence[int]) -> Entries:
 
 
 def all_entries(log: Log) -> Entries:
+    """From first_index on."""
     found: list[Entry] = []
-    while len(found) < log.last_index:
-        part = log.read(len(found) + 1, 10_000)
+    while log.first_index + len(found) <= log.last_index:
+        part = log.read(log.first_index + len(found), 10_000)
         assert part, "the log says there are more entries than can be read"
         found += (Entry(e.index, e.term, e.kind, bytes(e.payload)) for e in part)
     return tuple(found)
@@ -58,13 +59,15 @@ class Life:
     """A log with its model: `states` are the logs a crash right now may leave a prefix of.
 
     The first of `states` is what was durable when the last synced step was completed; what it
-    shares with all later ones must survive.
+    shares with all later ones must survive. States begin at entry 1, whatever was dropped since:
+    a log may begin anywhere from `starts[0]` to `starts[1]`.
     """
 
     files: LyingFiles
     opened: Recovered = field(init=False)
     states: list[Entries] = field(factory=lambda: [()])
     hard_states: list[HardState] = field(factory=lambda: [NEWBORN])
+    starts: tuple[int, int] = (1, 1)
 
     def open(self) -> None:
         self.opened = open_log(self.files)
@@ -72,12 +75,18 @@ class Life:
 
     def check(self, opened: Recovered) -> None:
         """What was recovered is allowed; from here on it is what is known to be durable."""
-        found = all_entries(opened.log)
+        log = opened.log
+        first = log.first_index
         shared = common_prefix(self.states)
+        assert self.starts[0] <= first <= self.starts[1], "dropped entries are back, or more are"
+        found = self.states[-1][: first - 1] + all_entries(log)
+        terms = [0, *(entry.term for entry in found)]
+        assert terms[first - 1 :] == [log.term_at(i) for i in range(first - 1, log.last_index + 1)]
         assert found[: len(shared)] == shared, "durable entries are lost"
         assert any(state[: len(found)] == found for state in self.states), "unknown entries"
         assert opened.hard_state in self.hard_states, "term, vote or commit went back"
         self.states = [found]
+        self.starts = (first, first)
         self.hard_states = [opened.hard_state]
 
     def append(self, term: int, *sizes: int, sync: bool = True, groups: int = 1) -> None:
@@ -105,6 +114,16 @@ class Life:
         if entries:
             log.write([log.seal(entries)])
         self.states = self.states[-1:]
+
+    def drop(self, index: int) -> None:
+        """A negative index counts from the end: -1 may drop all but the last entry."""
+        log = self.opened.log
+        if index < 0:
+            index += log.last_index + 1
+        self.starts = (log.first_index, max(index, log.first_index))
+        first = log.drop_before(index)
+        assert self.starts[0] <= first <= self.starts[1]
+        self.starts = (first, first)
 
     def save(self, term: int, vote: str | None) -> None:
         commit = self.opened.log.durable_index
@@ -157,6 +176,35 @@ def script() -> Iterator[Step]:
     yield lambda life: life.append(6, 10)
     yield lambda life: life.cut(3, 7, 200, 200)
     yield lambda life: life.append(8, 20, 20)
+    yield lambda life: life.reopen()
+
+
+def retention_script() -> Iterator[Step]:
+    """Drops: of nothing, of one and of several segments, of all but an active one that is empty
+    or was never synced; and cuts, rolls and votes behind them."""
+    yield lambda life: life.open()
+    yield lambda life: life.drop(1)
+    yield lambda life: life.append(1, 300, 300, 300, 5)
+    yield lambda life: life.save(2, "n0")
+    yield lambda life: life.drop(2)  # in the middle of the first segment
+    yield lambda life: life.append(2, 900, 900)  # each fills a segment
+    yield lambda life: life.drop(5)  # one segment
+    yield lambda life: life.cut(-1, 3, 50)
+    yield lambda life: life.append(3, 800, 10, sync=False)
+    yield lambda life: life.drop(-1)  # several; the active one was never synced
+    yield lambda life: life.append(4, 700, 20)
+    yield lambda life: life.cut(-2, 5, 700, 700, 30)
+    yield lambda life: life.reopen()
+    yield lambda life: life.drop(-1)
+    yield lambda life: life.cut(-1, 6)  # nothing is left
+    yield lambda life: life.append(6, 40)
+    yield lambda life: life.cut(-1, 7, 41)
+    yield lambda life: life.save(7, "n2")
+    yield lambda life: life.append(7, 30, 20)
+    yield lambda life: life.append(8, 700, 701, 702, 8)
+    yield lambda life: life.drop(-3)
+    yield lambda life: life.drop(-1)  # again, before anything else
+    yield lambda life: life.idle()
     yield lambda life: life.reopen()
 
 

@@ -1,4 +1,4 @@
-"""Every crash point of a scripted life, on a disk that lies; and what a failed sync leaves.
+"""Every crash point of scripted lives, on a disk that lies; and what a failed sync leaves.
 
 A crash at change number n means: n writes, syncs and names happened, then the power went; what
 was not synced is kept, lost or torn as the seed has it.
@@ -6,17 +6,20 @@ was not synced is kept, lost or torn as the seed has it.
 
 import errno
 import itertools
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from dledger_py.storage import Corrupt, LogFailed
 from dledger_py.storage.lying import LyingFiles, PowerCut
-from tests.storage.log_scenes import Life, all_entries, open_log, script
+from tests.storage.log_scenes import Life, Step, all_entries, open_log, retention_script, script
 
 SEEDS = 6
+Script = Callable[[], Iterator[Step]]
+SCRIPTS: dict[str, Script] = {"ends": script, "starts": retention_script}
 
 
-def run_until_stopped(life: Life, changes: int) -> bool:
+def run_until_stopped(life: Life, changes: int, script: Script) -> bool:
     """True when the script came to its end before the armed power cut."""
     life.files.stop_after(changes)
     try:
@@ -27,7 +30,7 @@ def run_until_stopped(life: Life, changes: int) -> bool:
     return True
 
 
-def run_until_failed(life: Life) -> bool:
+def run_until_failed(life: Life, script: Script) -> bool:
     try:
         for step in script():
             step(life)
@@ -36,14 +39,14 @@ def run_until_failed(life: Life) -> bool:
     return False
 
 
-def changes_of_script() -> int:
+def changes_of(script: Script) -> int:
     life = Life(LyingFiles())
     for step in script():
         step(life)
     return life.files.changes
 
 
-CHANGES = changes_of_script()
+CHANGES = {name: changes_of(script) for name, script in SCRIPTS.items()}
 
 
 def test_the_script_reaches_every_kind_of_change() -> None:
@@ -58,11 +61,12 @@ def test_the_script_reaches_every_kind_of_change() -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_power_cut_anywhere_loses_nothing_that_was_synced(seed: int) -> None:
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_power_cut_anywhere_loses_nothing_that_was_synced(name: str, seed: int) -> None:
     """And nothing unknown appears, the term never goes back, recovery is stable, work goes on."""
-    for changes in range(CHANGES):
+    for changes in range(CHANGES[name]):
         life = Life(LyingFiles(seed=f"{seed}/{changes}"))
-        assert not run_until_stopped(life, changes)
+        assert not run_until_stopped(life, changes, SCRIPTS[name])
         life.files.crash()
         life.open()
         once = all_entries(life.opened.log)
@@ -73,18 +77,20 @@ def test_a_power_cut_anywhere_loses_nothing_that_was_synced(seed: int) -> None:
 
         life.append(9, 33)
         life.append(9, 800, 1)
+        life.drop(-1)
         life.files.crash()
         life.open()
         life.reopen()
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_power_cut_during_recovery_changes_nothing(killed: bool) -> None:
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_power_cut_during_recovery_changes_nothing(name: str, killed: bool) -> None:
     """Recovery after a power cut finds what is on disk; after a kill, what was never synced too."""
-    for changes in range(1, CHANGES, 2):
+    for changes in range(1, CHANGES[name], 2):
         for nested in itertools.count():
             life = Life(LyingFiles(seed=f"{killed}/{changes}/{nested}"))
-            run_until_stopped(life, changes)
+            run_until_stopped(life, changes, SCRIPTS[name])
             if killed:
                 life.files.kill()
             else:
@@ -101,11 +107,12 @@ def test_a_power_cut_during_recovery_changes_nothing(killed: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_killed_process_leaves_nothing_that_a_later_power_cut_takes(seed: int) -> None:
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_killed_process_leaves_nothing_that_a_later_power_cut_takes(name: str, seed: int) -> None:
     """What recovery found in the page cache only, it has to sync before anyone relies on it."""
-    for changes in range(CHANGES):
+    for changes in range(CHANGES[name]):
         life = Life(LyingFiles(seed=f"{seed}/{changes}"))
-        run_until_stopped(life, changes)
+        run_until_stopped(life, changes, SCRIPTS[name])
         life.files.kill()
         life.open()
         found = all_entries(life.opened.log)
@@ -115,15 +122,16 @@ def test_a_killed_process_leaves_nothing_that_a_later_power_cut_takes(seed: int)
         assert found == all_entries(life.opened.log)
 
 
-@pytest.mark.parametrize("operation", ["fdatasync", "fsync", "fsync_directory", "pwrite"])
+@pytest.mark.parametrize("operation", ["fdatasync", "fsync", "fsync_directory", "pwrite", "remove"])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_failed_write_or_sync_stops_the_log_and_the_next_start_trusts_nothing(
-    operation: str,
+    name: str, operation: str
 ) -> None:
     """EIO at the nth such call: the dropped pages are still readable, and are not believed."""
     for count in itertools.count():
         life = Life(LyingFiles(seed=f"{operation}/{count}"))
         life.files.fail(operation, errno.EIO, after=count)
-        if not run_until_failed(life):
+        if not run_until_failed(life, SCRIPTS[name]):
             break
         life.files.kill()
         life.open()

@@ -1,0 +1,140 @@
+"""Snapshot files: whole or not there, whatever the power did; damage is told."""
+
+import errno
+
+import pytest
+
+from dledger_py.storage import Corrupt, FileSystem, Identity, LogFailed, RealFiles, WrongIdentity
+from dledger_py.storage.lying import LyingFiles, PowerCut
+from dledger_py.storage.snapshot_format import HEADER_BLOCK_BYTES, snapshot_name
+from dledger_py.storage.snapshots import (
+    KEPT,
+    SnapshotPlace,
+    Snapshots,
+    StoredSnapshot,
+    open_snapshots,
+)
+
+IDENTITY = Identity(cluster="c", group="g", member="n0")
+FOLDER = "disk/snapshots"
+SEEDS = 4
+
+
+def place(index: int) -> SnapshotPlace:
+    return SnapshotPlace(index=index, term=3, position=index * 100, crc=index ^ 0xFFFF)
+
+
+def body(index: int) -> bytes:
+    """Longer than some sectors, and another one for each index."""
+    return b"%d|" % index * 700
+
+
+def opened(files: FileSystem, folder: str = FOLDER, identity: Identity = IDENTITY) -> Snapshots:
+    return open_snapshots(files, folder, identity)
+
+
+def write(snapshots: Snapshots, index: int) -> None:
+    whole = body(index)
+    snapshots.write(place(index), (whole[at : at + 500] for at in range(0, len(whole), 500)))
+
+
+@pytest.mark.parametrize("kind", ["real", "lying"])
+def test_a_snapshot_is_read_as_it_was_written(kind: str, tmp_path) -> None:
+    files: FileSystem = RealFiles() if kind == "real" else LyingFiles()
+    folder = str(tmp_path / "s") if kind == "real" else FOLDER
+    write(opened(files, folder), 7)
+    found = opened(files, folder)
+
+    assert 7 == found.newest_index
+    assert StoredSnapshot(place=place(7), body=body(7)) == found.read(7)
+
+
+def test_an_empty_folder_has_none_and_an_empty_state_is_a_state() -> None:
+    files = LyingFiles()
+    snapshots = opened(files)
+
+    assert (0, ()) == (snapshots.newest_index, snapshots.indices)
+    with pytest.raises(LookupError, match="no snapshot at index 3"):
+        snapshots.read(3)
+
+    snapshots.write(place(3), ())
+
+    assert b"" == opened(files).read(3).body
+
+
+def test_the_newest_few_are_kept() -> None:
+    files = LyingFiles()
+    snapshots = opened(files)
+    for index in (1, 5, 9, 12):
+        write(snapshots, index)
+
+    assert (9, 12) == snapshots.indices == opened(files).indices
+    assert KEPT == len(files.list(FOLDER))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_after_a_crash_at_any_moment_each_snapshot_is_whole_or_gone(seed: int) -> None:
+    changes = 0
+    while True:
+        files = LyingFiles(seed=f"{seed}/{changes}")
+        durable = 0
+        files.stop_after(changes)
+        try:
+            snapshots = opened(files)
+            for index in (2, 4, 6, 8):
+                write(snapshots, index)
+                durable = index
+            break
+        except PowerCut:
+            files.crash()
+        again = opened(files)
+        newest = again.newest_index
+
+        assert durable <= newest <= 8, f"after {changes} changes"
+        for index in again.indices:
+            assert body(index) == again.read(index).body
+        write(again, 10)  # and life goes on
+        assert 10 == opened(files).newest_index
+        changes += 1
+
+    assert changes > 20
+
+
+def test_a_flipped_bit_is_told_wherever_it_is() -> None:
+    for offset in (*range(248), HEADER_BLOCK_BYTES, HEADER_BLOCK_BYTES + len(body(5)) - 1):
+        files = LyingFiles()
+        write(opened(files), 5)
+        files.flip_bit(f"{FOLDER}/{snapshot_name(5)}", offset)
+        with pytest.raises(Corrupt):
+            opened(files).read(5)
+
+
+def test_a_body_cut_short_is_told_with_its_file_and_place(tmp_path) -> None:
+    folder = str(tmp_path)
+    write(opened(RealFiles(), folder), 5)
+    path = tmp_path / snapshot_name(5)
+    path.write_bytes(path.read_bytes()[:-3])
+
+    with pytest.raises(Corrupt, match=rf"{snapshot_name(5)}, byte \d+: the body ends after"):
+        opened(RealFiles(), folder).read(5)
+
+
+def test_another_members_snapshot_is_refused() -> None:
+    files = LyingFiles()
+    write(opened(files), 5)
+
+    with pytest.raises(WrongIdentity, match="member 'n0', not to .*member 'n1'"):
+        opened(files, identity=Identity(cluster="c", group="g", member="n1"))
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "fsync_directory", "create"])
+def test_after_a_failed_write_nothing_more_is_written(operation: str) -> None:
+    files = LyingFiles()
+    snapshots = opened(files)
+    files.fail(operation, errno.EIO)
+    with pytest.raises(OSError, match=r"."):
+        write(snapshots, 5)
+
+    with pytest.raises(LogFailed):
+        write(snapshots, 6)
+    assert 0 == snapshots.newest_index
