@@ -13,9 +13,10 @@
     52      192   cluster, group and member id, 64 bytes each, padded with zeros
     244     4     CRC-32C of bytes 0-243
 
-The body follows at byte 4096. Law: the block is written last, after the body is on disk, so a block
-that reads says that the body was whole once; a file without one is a snapshot that was never
-finished, and is nobody's loss.
+The same again at byte 512, in a sector of its own; the body follows at byte 4096. Laws: the copies
+are written after the body is on disk, the second after the first is. So one readable copy says that
+the body was whole once. Where neither reads, a second copy that was never begun says that the first
+was torn: the snapshot was not finished, and is nobody's loss. Otherwise it is damage.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from dledger_py.storage.formats import ADVICE_UPGRADE, Corrupt, Identity
 HEADER_BLOCK_BYTES: Final = 4096
 MAGIC: Final = b"DLEDGSNP"
 VERSION: Final = 1
+
+COPIES: Final = (0, 512)
 
 _HEADER = struct.Struct(">8sHHQQQQII64s64s64sI")
 assert _HEADER.size == 248
@@ -66,7 +69,7 @@ def snapshot_index(name: str) -> int | None:
 
 
 def encode_header(header: SnapshotHeader) -> bytes:
-    """The whole block."""
+    """One copy."""
     identity = header.identity
     packed = _HEADER.pack(
         MAGIC,
@@ -84,29 +87,38 @@ def encode_header(header: SnapshotHeader) -> bytes:
         0,
     )
     checked = packed[:_CHECKED_BYTES]
-    return (checked + crc32c(checked).to_bytes(4, "big")).ljust(HEADER_BLOCK_BYTES, b"\0")
+    return checked + crc32c(checked).to_bytes(4, "big")
 
 
 def decode_header(block: bytes, file: str) -> SnapshotHeader | None:
-    """The header in a block; None if there never was one (the block is zeros, or not all there).
+    """The header in the block a file begins with; None if the snapshot was never finished.
 
-    Raises: Corrupt for anything else.
+    Raises: Corrupt if both copies are damaged, or of a version this program does not know.
     """
-    if len(block) < _HEADER.size or not any(block[: _HEADER.size]):
-        return None
-    fields = _HEADER.unpack_from(block)
-    (magic, version, flags, index, term, position, length, body_crc, entry_crc) = fields[:9]
-    cluster, group, member, crc = fields[9:]
+    copies = [block[at : at + _HEADER.size] for at in COPIES]
+    for at, copy in zip(COPIES, copies, strict=True):
+        if len(copy) == _HEADER.size and crc32c(copy[:_CHECKED_BYTES]) == int.from_bytes(
+            copy[_CHECKED_BYTES:], "big"
+        ):
+            return _decode_copy(copy, file, at)
+    if any(copies[-1]):
+        raise Corrupt(file, 0, "no copy of the snapshot header can be read")
+    return None
+
+
+def _decode_copy(copy: bytes, file: str, at: int) -> SnapshotHeader:
+    """A copy whose CRC is right."""
+    (magic, version, flags, index, term, position, length, body_crc, entry_crc, *names, _crc) = (
+        _HEADER.unpack(copy)
+    )
     if magic != MAGIC:
-        raise Corrupt(file, 0, f"magic {magic!r} is not a snapshot's")
-    if crc32c(block[:_CHECKED_BYTES]) != crc:
-        raise Corrupt(file, 0, "crc of the snapshot header does not match")
+        raise Corrupt(file, at, f"magic {magic!r} is not a snapshot's")
     if version != VERSION or flags:
         reason = f"snapshot version {version}, flags {flags}: only version {VERSION} is known"
-        raise Corrupt(file, 8, reason, ADVICE_UPGRADE)
-    names = [padded.rstrip(b"\0").decode() for padded in (cluster, group, member)]
+        raise Corrupt(file, at + 8, reason, ADVICE_UPGRADE)
+    cluster, group, member = (padded.rstrip(b"\0").decode() for padded in names)
     return SnapshotHeader(
-        identity=Identity(cluster=names[0], group=names[1], member=names[2]),
+        identity=Identity(cluster=cluster, group=group, member=member),
         index=index,
         term=term,
         position=position,

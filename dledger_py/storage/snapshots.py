@@ -2,8 +2,8 @@
 
 Laws, and the crash points they answer:
 
-- *Body first, header last*, each synced before the next step. A crash before the header is durable
-  leaves a file that says nothing; the next opening removes it.
+- *Body first, then the header, twice*, each synced before the next step. A crash before the header
+  is durable leaves a file that says nothing; the next opening removes it.
 - *An older snapshot goes only after the newer one is durable*, its name included. `KEPT` stay, so
   that one bad file does not cost the whole log's replay.
 - *What once was whole and no longer is, is corruption*: it is told, never skipped in silence. The
@@ -25,6 +25,7 @@ from crc32c import crc32c
 from dledger_py.storage.files import File, FileSystem
 from dledger_py.storage.formats import Corrupt, Identity, LogFailed, WrongIdentity
 from dledger_py.storage.snapshot_format import (
+    COPIES,
     HEADER_BLOCK_BYTES,
     SnapshotHeader,
     decode_header,
@@ -77,7 +78,10 @@ class Snapshots:
         return tuple(self._indices)
 
     def write(self, place: SnapshotPlace, chunks: Iterable[bytes]) -> None:
-        """Keep a state. Durability: on disk on return. Raises: OSError, and LogFailed ever after."""
+        """Keep a state. Durability: on disk on return.
+
+        Raises: OSError, and LogFailed ever after: the process must end.
+        """
         assert place.index > self.newest_index, "snapshots are taken of a growing log"
         if self._broken:
             raise LogFailed(f"{self._directory}: an earlier snapshot could not be written")
@@ -131,8 +135,10 @@ class Snapshots:
             body_bytes=length,
             body_crc=crc,
         )
-        file.pwrite(encode_header(header), 0)
-        file.fdatasync()
+        copy = encode_header(header)
+        for at in COPIES:
+            file.pwrite(copy, at)
+            file.fdatasync()
 
     def _drop_old(self) -> None:
         old, self._indices = self._indices[:-KEPT], self._indices[-KEPT:]

@@ -17,7 +17,7 @@ from dledger_py.storage.snapshots import (
 
 IDENTITY = Identity(cluster="c", group="g", member="n0")
 FOLDER = "disk/snapshots"
-SEEDS = 4
+SEEDS = 8
 
 
 def place(index: int) -> SnapshotPlace:
@@ -100,11 +100,23 @@ def test_after_a_crash_at_any_moment_each_snapshot_is_whole_or_gone(seed: int) -
     assert changes > 20
 
 
-def test_a_flipped_bit_is_told_wherever_it_is() -> None:
-    for offset in (*range(248), HEADER_BLOCK_BYTES, HEADER_BLOCK_BYTES + len(body(5)) - 1):
+@pytest.mark.parametrize("offset", [0, 12, 247, 512, 600, 759])
+def test_a_damaged_copy_of_the_header_is_made_up_for_by_the_other(offset: int) -> None:
+    files = LyingFiles()
+    write(opened(files), 5)
+    files.flip_bit(f"{FOLDER}/{snapshot_name(5)}", offset)
+
+    assert body(5) == opened(files).read(5).body
+
+
+def test_damage_that_nothing_makes_up_for_is_told() -> None:
+    of_both_copies = [(offset, 512 + offset) for offset in range(248)]
+    of_the_body = [(HEADER_BLOCK_BYTES,), (HEADER_BLOCK_BYTES + len(body(5)) - 1,)]
+    for offsets in (*of_both_copies, *of_the_body):
         files = LyingFiles()
         write(opened(files), 5)
-        files.flip_bit(f"{FOLDER}/{snapshot_name(5)}", offset)
+        for offset in offsets:
+            files.flip_bit(f"{FOLDER}/{snapshot_name(5)}", offset)
         with pytest.raises(Corrupt):
             opened(files).read(5)
 
@@ -123,7 +135,7 @@ def test_another_members_snapshot_is_refused() -> None:
     files = LyingFiles()
     write(opened(files), 5)
 
-    with pytest.raises(WrongIdentity, match="member 'n0', not to .*member 'n1'"):
+    with pytest.raises(WrongIdentity, match=r"member 'n0', not to .*member 'n1'"):
         opened(files, identity=Identity(cluster="c", group="g", member="n1"))
 
 
