@@ -14,7 +14,8 @@ attested: what was found behind the attested end may be in the page cache only (
 killed before its sync, or its sync failed and the kernel dropped the pages), so these bytes are
 written once more and synced before anyone relies on them.
 
-Elsewhere: the order of writes that makes this sufficient (`appender`).
+Elsewhere: reading and the checks themselves (`survey`), the order of writes that makes this
+sufficient (`appender`, `retention`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from itertools import pairwise
 
 from attrs import define, field, frozen
 
-from dledger_py.storage.anchors import Anchors
 from dledger_py.storage.appender import Appender, create_segment, mark_successor
 from dledger_py.storage.files import File, FileSystem, Lock
 from dledger_py.storage.formats import (
@@ -34,26 +34,17 @@ from dledger_py.storage.formats import (
     NEWBORN,
     START_OFFSETS,
     Attest,
-    Bad,
     Corrupt,
-    End,
     HardRecord,
     HardState,
     Identity,
-    SegmentHeader,
-    Walk,
     WrongIdentity,
     attest_offset,
-    count_starts,
-    decode_attests,
-    decode_segment_header,
-    decode_successor,
     encode_attest,
     encode_segment_header,
     encode_successor,
     segment_name,
     segment_start,
-    walk,
 )
 from dledger_py.storage.hard_state import (
     HARD_STATE_NAME,
@@ -64,15 +55,24 @@ from dledger_py.storage.hard_state import (
 from dledger_py.storage.log import Log
 from dledger_py.storage.retention import mark_start, remove_dropped
 from dledger_py.storage.segment import Segments
+from dledger_py.storage.survey import (
+    SCAN_BYTES,
+    SegmentFound,
+    Survey,
+    check_continues,
+    check_end,
+    has_no_entry,
+    is_zero,
+    read_at,
+    read_header_block,
+    survey_segment,
+)
 
 LOCK_NAME = "LOCK"
 
 # RocketMQ's segments have 1 GiB, mapped; ours are only written and read, and a smaller one frees
 # space sooner and is scanned sooner. An entry never spans two.
 SEGMENT_SIZE_BYTES = 64 * 1024 * 1024
-
-# Read at a time while scanning: large enough to hide a seek, small enough for the CPU's cache.
-SCAN_BYTES = 1024 * 1024
 
 
 @frozen(kw_only=True)
@@ -128,52 +128,6 @@ def recover(
     return recovered
 
 
-@frozen
-class _Found:
-    """A segment whose header could be read."""
-
-    path: str
-    header: SegmentHeader
-    attests: list[Attest]
-    has_successor: bool
-    start_marks: int  # readable copies: the log begins here, what came before was dropped
-
-    @property
-    def start(self) -> int:
-        return self.header.before.position
-
-
-@define(eq=False)
-class _Survey:
-    """What a scan of all entries learns."""
-
-    attested: Attest
-    end: End = EMPTY
-    bad: Bad | None = None
-    anchors: Anchors = field(factory=Anchors)
-    terms: list[tuple[int, int]] = field(factory=list)
-
-    def take(self, walked: Walk, path: str, offset: int) -> None:
-        entries, before = walked.entries, self.end
-        self.end = walked.end
-        if not entries:
-            return
-        starts = [entry[3] for entry in entries]
-        self.anchors.note(before.index + 1, before.position, starts)
-        if not self.terms or self.terms[-1][1] != walked.end.term:
-            for index, term, _kind, _start, _stop in entries:
-                if not self.terms or self.terms[-1][1] != term:
-                    self.terms.append((index, term))
-        if before.index < self.attested.index <= walked.end.index:
-            _index, term, _kind, start, stop = entries[self.attested.index - before.index - 1]
-            if (term, before.position + stop) != (self.attested.term, self.attested.position):
-                reason = (
-                    f"entry {self.attested.index} of term {term} where the attested one has term "
-                    f"{self.attested.term}: an old version of these bytes is back"
-                )
-                raise Corrupt(path, offset + start, reason)
-
-
 @define(eq=False)
 class _Opening:
     """One run of recovery."""
@@ -199,7 +153,7 @@ class _Opening:
             self._check_identity(segment.header.identity, segment.path)
         attested = max((a for s in found for a in s.attests), key=lambda attest: attest.seq)
         survey = self._scan(found, attested)
-        self._judge(found[-1], survey, record.state.commit)
+        check_end(found[-1], survey, record.state.commit, self._newborn)
         cut = self._mend(found, survey)
         return self._opened(found, survey, cut, record, created=False)
 
@@ -208,10 +162,10 @@ class _Opening:
 
     # -- reading and judging
 
-    def _find_segments(self) -> list[_Found]:
+    def _find_segments(self) -> list[SegmentFound]:
         names = self._files.list(self._directory)
         starts = sorted(start for name in names if (start := segment_start(name)) is not None)
-        found: list[_Found] = []
+        found: list[SegmentFound] = []
         for start in reversed(starts):
             if found and found[-1].start_marks:
                 self._dropped.append(self._path(start))
@@ -221,29 +175,18 @@ class _Opening:
                 found.append(segment)
         return found[::-1]
 
-    def _read_header(self, start: int, *, is_last: bool) -> _Found | None:
-        path = self._path(start)
-        file = self._files.open(path)
+    def _read_header(self, start: int, *, is_last: bool) -> SegmentFound | None:
+        file = self._files.open(self._path(start))
         try:
-            block = _pread(file, HEADER_BLOCK_BYTES, 0)
-            try:
-                header = decode_segment_header(block, path)
-                attests = decode_attests(block)
-                if header.before.position != start:
-                    reason = f"header says start position {header.before.position}"
-                    raise Corrupt(path, 0, reason)
-                if not attests:
-                    raise Corrupt(path, attest_offset(0), "no attest slot is readable")
-            except Corrupt as error:
-                # A crash while a segment is created leaves this, before any entry was in it.
-                if error.advice == ADVICE_UPGRADE or not is_last or not _has_no_entry(file):
-                    raise
-                self._newborn = start
-                return None
+            return read_header_block(file, start)
+        except Corrupt as error:
+            # A crash while a segment is created leaves this, before any entry was in it.
+            if error.advice == ADVICE_UPGRADE or not is_last or not has_no_entry(file):
+                raise
+            self._newborn = start
+            return None
         finally:
             file.close()
-        marks = count_starts(block, start)
-        return _Found(path, header, attests, decode_successor(block), marks)
 
     def _hard_record(self) -> HardRecord:
         try:
@@ -260,14 +203,14 @@ class _Opening:
                 f"Nothing was changed; check the data directory setting"
             )
 
-    def _scan(self, found: list[_Found], attested: Attest) -> _Survey:
-        survey = _Survey(attested, found[0].header.before if found[0].start_marks else EMPTY)
+    def _scan(self, found: list[SegmentFound], attested: Attest) -> Survey:
+        survey = Survey(attested, found[0].header.before if found[0].start_marks else EMPTY)
         buffer = memoryview(bytearray(SCAN_BYTES))
         for segment in found:
-            self._check_continues(segment, survey)
+            check_continues(segment, survey.end)
             file = self._files.open(segment.path)
             try:
-                _scan_segment(file, segment.start, survey, buffer)
+                survey_segment(file, segment.start, survey, buffer)
             finally:
                 file.close()
             bad = survey.bad
@@ -276,40 +219,9 @@ class _Opening:
                 raise Corrupt(segment.path, bad.at, bad.reason, advice)
         return survey
 
-    def _check_continues(self, segment: _Found, survey: _Survey) -> None:
-        before, end = segment.header.before, survey.end
-        if before.position != end.position:
-            reason = (
-                f"starts at position {before.position}, but the log before it ends at "
-                f"{end.position}: a file is missing or too short"
-            )
-            raise Corrupt(segment.path, 0, reason)
-        if before != end:
-            raise Corrupt(segment.path, 0, f"continues {before}, but the log before it is {end}")
-
-    def _judge(self, last: _Found, survey: _Survey, commit: int) -> None:
-        """May what follows the last good entry be cut?"""
-        offset = HEADER_BLOCK_BYTES + survey.end.position - last.start
-        reason = survey.bad.reason if survey.bad else "the file ends"
-        if last.has_successor:
-            reason += ", but it is marked as followed by another file: that one is lost"
-            raise Corrupt(last.path, offset, reason)
-        if survey.end.position < survey.attested.position:
-            reason += (
-                f", but everything up to position {survey.attested.position} (entry "
-                f"{survey.attested.index}) was durable once"
-            )
-            raise Corrupt(last.path, offset, reason)
-        if survey.end.index < commit:
-            reason += f", but entries up to {commit} were committed"
-            raise Corrupt(last.path, offset, reason)
-        if self._newborn is not None and survey.end.position != self._newborn:
-            reason += f", but the next file was begun at position {self._newborn}"
-            raise Corrupt(last.path, offset, reason)
-
     # -- mending
 
-    def _mend(self, found: list[_Found], survey: _Survey) -> CutReport | None:
+    def _mend(self, found: list[SegmentFound], survey: Survey) -> CutReport | None:
         if self._newborn is not None:
             self._files.remove(self._path(self._newborn))
         first = found[0]
@@ -332,7 +244,7 @@ class _Opening:
                 mark_successor(self._files, segment.path, encode_successor(following.header.before))
         return cut
 
-    def _write_again(self, segment: _Found, attested: int, stop: int) -> None:
+    def _write_again(self, segment: SegmentFound, attested: int, stop: int) -> None:
         """Identical bytes over what may never have reached the disk, then a sync."""
         file = self._files.open(segment.path, write=True)
         try:
@@ -340,7 +252,7 @@ class _Opening:
             position = max(attested, segment.start)
             while position < stop:
                 at = HEADER_BLOCK_BYTES + position - segment.start
-                content = _pread(file, min(SCAN_BYTES, stop - position), at)
+                content = read_at(file, min(SCAN_BYTES, stop - position), at)
                 file.pwrite(content, at)
                 position += len(content)
             file.fsync()
@@ -349,8 +261,8 @@ class _Opening:
 
     def _opened(
         self,
-        found: list[_Found],
-        survey: _Survey,
+        found: list[SegmentFound],
+        survey: Survey,
         cut: CutReport | None,
         record: HardRecord,
         *,
@@ -410,7 +322,7 @@ class _Opening:
         create_segment(self._files, self._directory, self._identity, EMPTY, claim).close()
         record = read_hard_state(self._files, self._directory)
         found = self._find_segments()
-        return self._opened(found, _Survey(found[0].attests[-1]), None, record, created=True)
+        return self._opened(found, Survey(found[0].attests[-1]), None, record, created=True)
 
     def _check_never_used(self) -> None:
         path = f"{self._directory}/{HARD_STATE_NAME}"
@@ -426,34 +338,12 @@ class _Opening:
             raise Corrupt(path, 0, reason)
 
 
-def _scan_segment(file: File, start: int, survey: _Survey, buffer: memoryview) -> None:
-    """Walk all entries of a segment; survey.bad tells what stopped it before the file's end, with
-    `at` as the offset in the file."""
-    wanted = len(buffer)
-    while True:
-        offset = HEADER_BLOCK_BYTES + survey.end.position - start
-        if wanted > len(buffer):
-            buffer = memoryview(bytearray(wanted))
-        got = _pread_into(file, buffer[:wanted], offset)
-        if not got:
-            return
-        walked = walk(buffer[:got], survey.end)
-        survey.take(walked, file.path, offset)
-        bad = walked.bad
-        if bad is not None and (not bad.needed or got < wanted):
-            survey.bad = Bad(
-                at=offset + bad.at, reason=bad.reason, needed=bad.needed, foreign=bad.foreign
-            )
-            return
-        wanted = max(SCAN_BYTES, bad.needed if bad is not None else 0)
-
-
-def _drop_tail(file: File, start: int, survey: _Survey) -> CutReport | None:
+def _drop_tail(file: File, start: int, survey: Survey) -> CutReport | None:
     """Truncate behind the last good entry. A zero-filled remainder is dropped without a report:
     it never held anything."""
     offset = HEADER_BLOCK_BYTES + survey.end.position - start
     size = file.size() - offset
-    blank = _is_zero(file, offset)
+    blank = is_zero(file, offset)
     file.truncate(offset)
     if size == 0 or blank:
         return None
@@ -464,29 +354,3 @@ def _drop_tail(file: File, start: int, survey: _Survey) -> CutReport | None:
         size_bytes=size,
         reason=survey.bad.reason if survey.bad is not None else "unknown",
     )
-
-
-def _has_no_entry(file: File) -> bool:
-    return _is_zero(file, HEADER_BLOCK_BYTES)
-
-
-def _is_zero(file: File, offset: int) -> bool:
-    while content := _pread(file, SCAN_BYTES, offset):
-        if content.count(0) != len(content):
-            return False
-        offset += len(content)
-    return True
-
-
-def _pread(file: File, size: int, offset: int) -> bytes:
-    try:
-        return file.pread(size, offset)
-    except OSError as error:
-        raise Corrupt(file.path, offset, f"the disk cannot read it: {error}") from error
-
-
-def _pread_into(file: File, buffer: memoryview, offset: int) -> int:
-    try:
-        return file.pread_into(buffer, offset)
-    except OSError as error:
-        raise Corrupt(file.path, offset, f"the disk cannot read it: {error}") from error
