@@ -513,6 +513,13 @@ def decode_hard_state(content: bytes, file: str) -> HardRecord:
     return newest
 
 
+def count_hard_copies(content: bytes, file: str) -> int:
+    """How many of the four copies of a hard-state file are readable. Raises Corrupt for a newer
+    version."""
+    at = (slot + copy for slot in (0, HARD_SLOT_BYTES) for copy in HARD_COPIES)
+    return sum(_decode_hard_copy(content, each, file) is not None for each in at)
+
+
 def _newest_of(records: Sequence[HardRecord | None]) -> HardRecord | None:
     readable = [record for record in records if record is not None]
     return max(readable, key=lambda record: record.seq, default=None)
