@@ -4,11 +4,15 @@ Laws: units are readable the moment `index` returns. A queue's units are dense; 
 is indexed already changes nothing, a gap is our bug. Memory is bounded by `TAIL_UNITS_MAX` per
 queue and `TAILS_BYTES_MAX` in all: past either, units go to the files. One thread only.
 
-Elsewhere: the files (`queue_files`), the records (`message_reader`). How far a queue reaches is
-also in `broker.machine.queues`, which is what decides; here it says what can be looked up.
+A start either begins with nothing (`create`), and the whole log is applied again, or goes on from a
+checkpoint (`open`), and only what was applied behind it is.
+
+Elsewhere: the files (`queue_files`), what of them outlives a crash (`checkpoints`), the records
+(`message_reader`). How far a queue reaches is also in `broker.machine.queues`, which is what
+decides; here it says what can be looked up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -16,6 +20,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from broker.formats import UNIT, UNIT_PLACE
+from broker.store.checkpoints import Checkpoint, Reached, resume
 from broker.store.queue_files import QueueFiles
 
 TAIL_UNITS_MAX: Final = 512  # one write of 10 KiB for so many messages costs some ns for each
@@ -38,6 +43,8 @@ class ConsumeQueuesStatistics:
     queues: int
     tail_bytes: int
     open_files: int
+    unsynced_files: int
+    """Written since the last checkpoint."""
     flushes: int
 
 
@@ -55,7 +62,7 @@ class _Queue:
 
 @define(eq=False)
 class ConsumeQueues:
-    """All queues of this member. Made by `create`."""
+    """All queues of this member. Made by `create` or `open`."""
 
     _files: QueueFiles
     tail_units_max: int = TAIL_UNITS_MAX
@@ -65,6 +72,9 @@ class ConsumeQueues:
     """Queues with a tail, the one that has waited longest first."""
     _tail_bytes: int = field(default=0, init=False)
     _flushes: int = field(default=0, init=False)
+    _checkpoint: Checkpoint | None = field(default=None, init=False)
+    _covered: bool = field(default=False, init=False)
+    """Whether a start may have to go on from a checkpoint, so that its files must be kept."""
 
     @classmethod
     def create(cls, directory: Path) -> "ConsumeQueues":
@@ -72,6 +82,44 @@ class ConsumeQueues:
         files = QueueFiles(directory)
         files.clear()
         return cls(files)
+
+    @classmethod
+    def open(
+        cls, directory: Path, reached: Mapping[tuple[str, int], Reached], *, below: int
+    ) -> "ConsumeQueues":
+        """The queues as they were when a checkpoint began, from the files it synced.
+
+        `reached` and `below` are what the machine and the log said at that moment: how far each
+        queue reached, and the log position behind the last applied entry. Entries from there on
+        have to be applied again; they overwrite what the files have of them.
+
+        **Blocks**: some 30 µs a queue. **Raises** `CannotResume` if the files do not have what was
+        reached, and leaves them as they are: then `create`, and index the whole log again.
+        """
+        files = QueueFiles(directory)
+        resume(files, reached, below)
+        queues = cls(files)
+        for (topic, queue_id), of_queue in reached.items():
+            queue = _Queue(of_queue.min_offset, of_queue.next_offset)
+            queues._topics.setdefault(topic, {})[queue_id] = queue
+        queues._covered = True
+        return queues
+
+    def checkpoint(self) -> Checkpoint:
+        """Begin to make durable what is indexed at this moment; costs nothing yet.
+
+        One at a time: `end_checkpoint` makes room for the next. See `checkpoints` for the steps.
+        """
+        assert self._checkpoint is None, "a checkpoint is under way"
+        self._covered = True
+        self._checkpoint = Checkpoint(self._files, list(self._waiting), self._flush_waiting)
+        return self._checkpoint
+
+    def end_checkpoint(self) -> None:
+        """Let go of the checkpoint under way; if it was not synced, the next one has to do it."""
+        assert self._checkpoint is not None
+        self._checkpoint.give_up_unless_synced()
+        self._checkpoint = None
 
     def index(self, topic: str, queue_id: int, first_offset: int, units: bytes) -> None:
         """Append units, readable at once.
@@ -163,12 +211,25 @@ class ConsumeQueues:
         return max(first, _first(first, end, lambda offset: stored_ms(offset) > time_ms) - 1)
 
     def drop(self, topic: str) -> None:
-        """Forget a deleted topic. **Blocks**: to remove its files. **Raises** `FailStop`."""
+        """Forget a deleted topic. **Blocks**: to remove its files. **Raises** `FailStop`.
+
+        Files that a checkpoint may need are set aside instead: after a crash, the topic is there
+        until its deletion is applied again.
+        """
+        if self._checkpoint is not None:
+            for queue_id in self._topics.get(topic, {}):
+                self._flush_waiting(topic, queue_id)
         for queue_id in self._topics.pop(topic, {}):
             waiting = self._waiting.pop((topic, queue_id), None)
             if waiting is not None:
                 self._tail_bytes -= len(waiting.tail)
-        self._files.delete(topic)
+        if not self._covered:
+            self._files.delete(topic)
+            return
+        unsynced, place = self._files.take_unsynced(topic), self._files.next_aside(topic)
+        if self._checkpoint is not None:
+            self._checkpoint.moves(topic, place, unsynced)
+        self._files.set_aside(topic)
 
     def statistics(self) -> ConsumeQueuesStatistics:
         """For metrics."""
@@ -176,6 +237,7 @@ class ConsumeQueues:
             queues=sum(map(len, self._topics.values())),
             tail_bytes=self._tail_bytes,
             open_files=self._files.open_files,
+            unsynced_files=self._files.unsynced_files,
             flushes=self._flushes,
         )
 
@@ -190,6 +252,12 @@ class ConsumeQueues:
     def _place(self, topic: str, queue_id: int, offset: int) -> int:
         position: int = UNIT_PLACE.unpack(self.range(topic, queue_id, offset, 1))[0]
         return position
+
+    def _flush_waiting(self, topic: str, queue_id: int) -> None:
+        """Write out a queue's tail, if it still has one."""
+        queue = self._waiting.get((topic, queue_id))
+        if queue is not None:
+            self._flush(topic, queue_id, queue)
 
     def _flush(self, topic: str, queue_id: int, queue: _Queue) -> None:
         self._files.write(topic, queue_id, queue.tail_offset, bytes(queue.tail))

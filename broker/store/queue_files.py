@@ -1,11 +1,13 @@
 """The consume queues' files: positional writes and reads of whole units, few files open at a time.
 
     <directory>/<topic>/<queue id>/<20-digit byte offset>        300,000 units of 20 bytes each
+    <directory>/.dropped/<20-digit number>/<topic>/...           deleted, but in the last checkpoint
 
-Laws: the unit of offset n lies at byte 20 n, so writing it twice is harmless. Nothing is synced:
-the files are rebuilt from the log at every start, hence a crash may leave anything behind. The
-number of open files is bounded however many queues there are. All calls block, writes into the page
-cache only; all come from one thread. Elsewhere: which units are still in memory (`consume_queues`).
+Laws: the unit of offset n lies at byte 20 n, so writing it twice is harmless. Nothing is synced
+here: what must outlive a crash is synced by `checkpoints`, everything else is rebuilt from the log,
+so a crash may leave anything of it behind. The number of open files is bounded however many queues
+there are. All calls block, writes into the page cache only; all come from one thread. Elsewhere:
+which units are still in memory (`consume_queues`).
 
 Errors are of the kind *stop*: a disk that is full or failing for an index is so for the log too.
 """
@@ -14,6 +16,7 @@ import os
 import re
 import shutil
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +31,9 @@ _FILE_NAMES = str.maketrans("%|", "~,")  # legal on Linux as they are, but not e
 _MAPPABLE = re.compile(r"[%|A-Za-z0-9_+-]{1,255}")
 
 Key = tuple[str, int, str]
+"""(topic, queue id, file name)."""
+
+ASIDE: Final = ".dropped"  # no topic's folder begins with a dot
 
 
 @define(eq=False)
@@ -37,27 +43,43 @@ class QueueFiles:
     directory: Path
     open_files_max: int = OPEN_FILES_MAX
     _open: OrderedDict[Key, int] = field(factory=OrderedDict, init=False)
+    _unsynced: dict[Key, bool] = field(factory=dict, init=False)
+    """Files written since they were last handed out to be synced; whether they are also new."""
+    _aside_number: int = field(default=0, init=False)
 
     @property
     def open_files(self) -> int:
         """How many descriptors are held."""
         return len(self._open)
 
+    @property
+    def unsynced_files(self) -> int:
+        """How many files were written since the last checkpoint."""
+        return len(self._unsynced)
+
+    @property
+    def aside_number(self) -> int:
+        """What the next topic that is set aside gets; counted within one life."""
+        return self._aside_number
+
     def clear(self) -> None:
         """Begin with no files. **Raises** `FailStop`."""
         self.close()
-        self._remove(self.directory)
+        self._unsynced.clear()
+        remove(self.directory)
 
     def write(self, topic: str, queue_id: int, first_offset: int, units: bytes) -> None:
         """Put units at their places. **Raises** `FailStop`."""
         for offset, part in _by_file(first_offset, units):
             name = queue_file_name(offset)
             try:
-                descriptor = self._descriptor((topic, queue_id, name))
+                key = (topic, queue_id, name)
+                descriptor = self._descriptor(key)
+                self._unsynced.setdefault(key, False)
                 _write_all(descriptor, part, place_in_file(offset))
             except OSError as error:
                 raise FailStop(
-                    f"writing consume queue {self._path(topic, queue_id)}: {error}"
+                    f"writing consume queue {self.folder(topic, queue_id)}: {error}"
                 ) from error
 
     def read(self, topic: str, queue_id: int, offset: int, count: int) -> bytes:
@@ -70,11 +92,11 @@ class QueueFiles:
                 part = os.pread(descriptor, within * UNIT.size, place_in_file(offset))
             except OSError as error:
                 raise FailStop(
-                    f"reading consume queue {self._path(topic, queue_id)}: {error}"
+                    f"reading consume queue {self.folder(topic, queue_id)}: {error}"
                 ) from error
             if len(part) != within * UNIT.size:
                 raise FailStop(
-                    f"consume queue {self._path(topic, queue_id)}: {len(part)} bytes from offset "
+                    f"consume queue {self.folder(topic, queue_id)}: {len(part)} bytes from offset "
                     f"{offset} on, expected {within * UNIT.size}"
                 )
             parts.append(part)
@@ -84,9 +106,54 @@ class QueueFiles:
 
     def delete(self, topic: str) -> None:
         """Remove a topic's files. **Raises** `FailStop`."""
-        for key in [key for key in self._open if key[0] == topic]:
-            os.close(self._open.pop(key))
-        self._remove(self.directory / _file_name(topic))
+        self.take_unsynced(topic)
+        self._let_go(topic)
+        remove(self.topic_folder(topic))
+
+    def prepare_aside(self) -> None:
+        """Make the folder that topics are set aside in. **Raises** `FailStop`."""
+        try:
+            (self.directory / ASIDE).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FailStop(f"making a folder in {self.directory}: {error}") from error
+
+    def next_aside(self, topic: str) -> Path:
+        """Where `set_aside` would move a topic now."""
+        return self.directory / ASIDE / f"{self._aside_number:020d}" / folder_name(topic)
+
+    def set_aside(self, topic: str) -> None:
+        """Move a topic's files to where nothing changes them any more. **Raises** `FailStop`."""
+        self._let_go(topic)
+        place = self.next_aside(topic)
+        self._aside_number += 1
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.topic_folder(topic).rename(place)
+        except FileNotFoundError:
+            pass  # it never had files
+        except OSError as error:
+            raise FailStop(f"setting consume queues of {topic!r} aside: {error}") from error
+
+    def take_unsynced(self, topic: str | None = None) -> dict[Key, bool]:
+        """Hand out the files to be synced, of one topic or of all; they count as synced now."""
+        if topic is None:
+            taken, self._unsynced = self._unsynced, {}
+            return taken
+        keys = [key for key in self._unsynced if key[0] == topic]
+        return {key: self._unsynced.pop(key) for key in keys}
+
+    def give_back_unsynced(self, files: Mapping[Key, bool]) -> None:
+        """These were not synced after all."""
+        for key, new in files.items():
+            self._unsynced[key] = new or self._unsynced.get(key, False)
+
+    def topic_folder(self, topic: str) -> Path:
+        """Where a topic's queues have their folders."""
+        return self.directory / folder_name(topic)
+
+    def folder(self, topic: str, queue_id: int) -> Path:
+        """Where a queue's files are."""
+        return self.topic_folder(topic) / str(queue_id)
 
     def close(self) -> None:
         """Let go of all descriptors."""
@@ -101,29 +168,32 @@ class QueueFiles:
         while len(self._open) >= self.open_files_max:
             os.close(self._open.popitem(last=False)[1])
         topic, queue_id, name = key
-        folder = self._path(topic, queue_id)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        path = self.folder(topic, queue_id) / name
         try:
-            descriptor = os.open(folder / name, flags, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / name, flags, 0o644)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._unsynced[key] = True
         self._open[key] = descriptor
         return descriptor
 
-    def _path(self, topic: str, queue_id: int) -> Path:
-        return self.directory / _file_name(topic) / str(queue_id)
-
-    def _remove(self, folder: Path) -> None:
-        try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise FailStop(f"removing consume queues in {folder}: {error}") from error
+    def _let_go(self, topic: str) -> None:
+        for key in [key for key in self._open if key[0] == topic]:
+            os.close(self._open.pop(key))
 
 
-def _file_name(topic: str) -> str:
+def remove(folder: Path) -> None:
+    """Remove a folder and all below, if it is there. **Raises** `FailStop`."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise FailStop(f"removing consume queues in {folder}: {error}") from error
+
+
+def folder_name(topic: str) -> str:
     """A topic's folder: one character for each, so that the longest legal topic still fits."""
     assert _MAPPABLE.fullmatch(topic), f"topic {topic!r} cannot be a file name"
     return topic.translate(_FILE_NAMES)
