@@ -9,7 +9,8 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ leadership    hands writes on to the leader
     ├─ clock         deadlines of held pulls, silent clients, gathered offsets, rates
     ├─ server        the listeners, once the log is replayed
-    └─ registrar     tells the name servers
+    ├─ registrar     tells the name servers
+    └─ farewell      hands leadership over before a planned stop
 
 Only the ledger is never restarted: its machine has applied the log and cannot do so again. However
 it ends, the process ends.
@@ -39,6 +40,7 @@ from broker.machine.names import TEMPLATE_TOPIC
 from broker.machine.topics import standard_topics
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
+from broker.rooms.consensus import Consensus
 from broker.rooms.groups import Groups
 from broker.rooms.lookups import Lookups
 from broker.rooms.offsets import Offsets
@@ -64,6 +66,7 @@ from broker.store.queue_files import QueueFiles
 from dledger_py.actors import Child, FailStop, Inbox, Strategy, Supervisor, TreeNode
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.ledger.config import split_address
+from dledger_py.ledger.errors import LedgerError
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.ledger.machine import Applied, Committed, RoleView
 from dledger_py.remoting.rooms import Port, Routes, routes
@@ -76,6 +79,7 @@ from dledger_py.storage import Corrupt
 log = structlog.get_logger()
 
 CLOCK_S = 0.025  # how late a gathered offset or a held pull may be; 40 wake-ups a second
+FAREWELL_S = 1.5  # for handing leadership over at a stop; without it there is an election
 CLIENTS_CHECK_S = 10  # RocketMQ's; silence is allowed for twelve times as long
 
 
@@ -197,6 +201,7 @@ class Broker:
                 Child("clock", lambda: _Clock(self)),
                 Child("server", lambda: _Listening(self)),
                 Child("registrar", lambda: self.registrar),
+                Child("farewell", lambda: _Farewell(self.ledger)),
             ),
             Strategy.REST_FOR_ONE,
         )
@@ -276,6 +281,11 @@ class Broker:
                     proposals=self.proposals,
                     term=self._term,
                     now_ms=now_ms,
+                ),
+                Consensus(
+                    nodes=tuple(config.ledger.peers),
+                    leadership=leadership,
+                    transfer=self.ledger.transfer_leadership,
                 ),
                 Groups(
                     machine=machine,
@@ -436,6 +446,27 @@ class _Listening:
             await inbox.wait_closed()
             broker.polls.wake_all()  # a last answer instead of a broken connection
             nursery.cancel_scope.cancel()
+
+
+@define(eq=False)
+class _Farewell:
+    """Started last, hence stopped first: a leader that is told to stop hands leadership over while
+    everything else still works, so that nobody has to notice its end."""
+
+    ledger: Ledger
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        inbox.ready()
+        await inbox.wait_closed()
+        successor = self.ledger.best_successor()
+        if successor is None:
+            return
+        with trio.move_on_after(FAREWELL_S):
+            try:
+                await self.ledger.transfer_leadership(successor)
+                log.info("broker.handed_over", successor=successor)
+            except LedgerError as error:
+                log.info("broker.not_handed_over", successor=successor, reason=str(error))
 
 
 @define(eq=False)

@@ -41,6 +41,7 @@ from dledger_py.remoting.commands.operations import (
     GetConsumeStats,
     GetTopicStats,
     QueryTopicGroups,
+    TransferLeadership,
 )
 from dledger_py.remoting.commands.routes import BrokerData, ClusterInfo, TopicList, TopicRoute
 from dledger_py.remoting.commands.routing import (
@@ -104,6 +105,30 @@ class Admin:
     async def raft_status(self, *, cluster: str | None = None) -> tuple[RaftState, ...]:
         """Where every member stands in its group's log; those who do not answer, too."""
         return raft_states(await self.cluster_list(cluster=cluster))
+
+    async def transfer_leader(self, node: str, *, broker_name: str | None = None) -> str:
+        """Let the member *node* lead its group; the group's name.
+
+        *broker_name* is needed where there are several groups.
+
+        **Raises** UnknownName, or ResponseError if leadership was not handed over.
+        """
+        groups = [
+            group
+            for group in _groups(await self.cluster_info(), None)
+            if broker_name in (None, group.broker_name)
+        ]
+        if len(groups) != 1:
+            names = ", ".join(sorted(group.broker_name for group in groups))
+            raise UnknownName(
+                f"which broker group? there are {names}" if groups else f"no group {broker_name!r}"
+            )
+        group = groups[0]
+        masters = _masters(group)
+        if not masters:
+            raise UnknownName(f"broker group {group.broker_name!r} has no leader now")
+        await self._ask(masters[0], TransferLeadership(transferee_id=node))
+        return group.broker_name
 
     async def broker_status(
         self, *, broker_address: str | None = None, cluster: str | None = None

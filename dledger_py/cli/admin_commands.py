@@ -155,6 +155,19 @@ def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
         raise click.exceptions.Exit(_told(failures))
 
 
+@admin.command("transferLeader")
+@_common
+@click.option("-t", "--to", "node", required=True, help="The member that shall lead, such as n1.")
+@click.option("-b", "--brokerName", "broker_name", help="Its group, where there are several.")
+def transfer_leader(name_servers: str, as_json: bool, node: str, broker_name: str | None) -> None:
+    """Hand leadership of a broker group to another member (not in mqadmin)."""
+    group = _ask(name_servers, lambda admin: admin.transfer_leader(node, broker_name=broker_name))
+    if as_json:
+        print_json({"brokerName": group, "leader": node})
+    else:
+        print(f"{node} leads {group}")
+
+
 @admin.command("topicList")
 @_common
 @click.option("-c", "--clusterModel", "by_cluster", is_flag=True, help="Show clusters and groups.")

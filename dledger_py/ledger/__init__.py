@@ -4,7 +4,14 @@
 """
 
 from dledger_py.ledger.config import LedgerConfig
-from dledger_py.ledger.errors import Busy, Indefinite, LedgerError, NotLeader, Refused
+from dledger_py.ledger.errors import (
+    Busy,
+    Indefinite,
+    LedgerError,
+    NotLeader,
+    Refused,
+    TransferFailed,
+)
 from dledger_py.ledger.ledger import Ledger, LedgerStatistics, open_ledger
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
 
@@ -21,5 +28,6 @@ __all__ = [
     "NotLeader",
     "Refused",
     "RoleView",
+    "TransferFailed",
     "open_ledger",
 ]

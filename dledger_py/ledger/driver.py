@@ -169,6 +169,13 @@ class Driver:
         ticket = self._settlements.admit_barrier(settle)
         self._post_for_caller(raft.ReadBarrier(ticket=ticket))
 
+    def transfer(self, to: str, settle: Callable[[Any], None]) -> None:
+        if self._failure is not None:
+            self._settlements.refuse(settle, errors.NotLeader(None))
+            return
+        ticket = self._settlements.admit_barrier(settle)
+        self._post_for_caller(raft.TransferLeadership(ticket=ticket, to=raft.NodeId(to)))
+
     def _post_for_caller(self, event: raft.Event) -> None:
         self._events.append((event, b""))
         if not self._busy:
@@ -364,6 +371,12 @@ class Driver:
                 self._settlements.lost(effect.ticket, errors.NotLeader(leader))
             case raft.Busy():
                 self._settlements.lost(effect.ticket, errors.Busy("too much is uncommitted"))
+            case raft.Transferring(to=to):
+                self._settlements.lost(effect.ticket, errors.NotLeader(to))
+            case raft.Transferred():
+                self._settlements.confirmed(effect.ticket, 0, self._applier.applied_index)
+            case raft.TransferFailed(reason=reason):
+                self._settlements.lost(effect.ticket, errors.TransferFailed(reason))
             case raft.Lost(index=index, term=term):
                 story = f"leadership was lost after entry {index} of term {term} was appended"
                 self._settlements.lost(effect.ticket, errors.Indefinite(story))

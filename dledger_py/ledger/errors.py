@@ -32,6 +32,10 @@ class Busy(Refused):
     """Definite: too much is waiting for the log already. Try again after a pause."""
 
 
+class TransferFailed(Refused):
+    """Definite: leadership was not handed to the member asked for. No entry was affected."""
+
+
 class Indefinite(LedgerError):
     """It may have happened: leadership or the process was lost after the entry was appended."""
 

@@ -175,6 +175,29 @@ class Ledger:
         self.read_barrier_nowait(waiter.settle)
         await waiter.wait()
 
+    async def transfer_leadership(self, to: str) -> None:
+        """Hand leadership to another member, and wait until it leads.
+
+        Proposals are refused meanwhile, for at most an election timeout. **Raises** NotLeader if
+        another member leads, TransferFailed if `to` did not take over; then this member may still
+        lead.
+        """
+        waiter = _Waiter()
+        if self._parts is None:
+            raise NotLeader(None)
+        self._parts.driver.transfer(to, waiter.settle)
+        await waiter.wait()
+
+    def best_successor(self) -> str | None:
+        """The member that could lead soonest: it was heard of lately, and its log is closest to
+        this leader's. None if this member does not lead, or leads nobody it hears."""
+        statistics = self.statistics()
+        if statistics is None:
+            return None
+        timeout_ticks = self.config.election_timeout_ms // self.config.tick_ms
+        alive = [p for p in statistics.raft.peers if p.ticks_since_contact < timeout_ticks]
+        return max(alive, key=lambda peer: peer.match).peer if alive else None
+
     # ---- what others watch
 
     @property

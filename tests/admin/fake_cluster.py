@@ -15,6 +15,7 @@ from dledger_py.remoting.commands.operations import (
     GetConsumeStats,
     GetTopicStats,
     QueryTopicGroups,
+    TransferLeadership,
 )
 from dledger_py.remoting.commands.registrations import RegisterBody, encode_registration
 from dledger_py.remoting.commands.routing import RegisterBroker
@@ -104,6 +105,10 @@ class FakeBroker:
 
     @handles(CreateTopic)
     def create(self, request: CreateTopic, caller: Caller) -> Answer[None]:
+        return self._change(request)
+
+    @handles(TransferLeadership)
+    def transfer(self, request: TransferLeadership, caller: Caller) -> Answer[None]:
         return self._change(request)
 
     @handles(DeleteTopic)

@@ -10,6 +10,7 @@ from dledger_py.remoting.commands.offsets import (
     QueryConsumerOffset,
     UpdateConsumerOffset,
 )
+from dledger_py.remoting.commands.operations import TransferLeadership
 from dledger_py.remoting.commands.sending import SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic, GetTopic
 from dledger_py.remoting.wire.frame import Framer, encode_request
@@ -131,6 +132,40 @@ async def test_a_stopped_leader_is_replaced_and_nothing_acknowledged_is_lost(tmp
     assert [b"%d" % number for number in range(5)] == bodies(pulled)[:5]
     assert 4 == offset.header.offset
     assert pulled.body == again.body
+
+
+async def test_operators_choose_who_leads(tmp_path) -> None:
+    async with brokers(tmp_path, 3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        follower, _other = await group.wait_followers()
+        async with dial(leader) as client, dial(follower) as elsewhere:
+            await send(client, "orders", b"before")
+            with pytest.raises(ResponseError) as stranger:
+                await client.call(TransferLeadership(transferee_id="n9"))
+            with pytest.raises(ResponseError) as not_the_leader:
+                await elsewhere.call(TransferLeadership(transferee_id=leader.node))
+            await client.call(TransferLeadership(transferee_id=follower.node))
+            await group.wait_until(lambda: follower.leads)
+            await send(client, "orders", b"after")  # handed on to the new leader
+            copy = await pull(elsewhere, "orders")
+
+    assert (29, 14) == (stranger.value.code, not_the_leader.value.code)
+    assert leader.node in str(not_the_leader.value)
+    assert [b"before", b"after"] == bodies(copy)
+
+
+async def test_a_leader_that_is_told_to_stop_hands_over_first(tmp_path) -> None:
+    async with brokers(tmp_path, 3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await group.wait_followers()
+        views = []
+        leader.broker.ledger.on_role_change(views.append)
+        await group.stop(leader.node)
+        successor = await group.wait_leader()
+
+    assert successor.node in [view.leader for view in views if view.role == "follower"]
 
 
 async def test_without_a_majority_writes_end_unknown_or_refused_and_reads_go_on(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dledger_py.remoting.commands.operations import TransferLeadership
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
 from dledger_py.remoting.rooms import Refused
 from tests.admin.fake_cluster import TOPICS, FakeCluster
@@ -73,6 +74,20 @@ def test_raft_status_as_json(dledger: Any, fake: FakeCluster) -> None:
     )
     assert (leader["node"], leader["durableIndex"], leader["lag"]) == ("n0", 119, 0)
     assert (dead["role"], dead["lastIndex"]) == ("down", None)
+
+
+def test_transfer_leader(dledger: Any, fake: FakeCluster) -> None:
+    ended = dledger("admin", "transferLeader", "-t", "n1", "-n", fake.name_server)
+
+    assert (ended.code, ended.out.strip()) == (0, "n1 leads broker-a")
+    assert [TransferLeadership(transferee_id="n1")] == fake.broker.changes
+
+
+def test_transfer_leader_of_a_group_that_is_not_there(dledger: Any, fake: FakeCluster) -> None:
+    ended = dledger("admin", "transferLeader", "-t", "n1", "-b", "broker-z", "-n", fake.name_server)
+
+    assert ended.code == 1
+    assert "no group 'broker-z'" in ended.err
 
 
 def test_topic_list(dledger: Any, fake: FakeCluster) -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from dledger_py.actors import FailStop, fail_stop_in
-from dledger_py.ledger import Busy, Indefinite, LedgerError, NotLeader
+from dledger_py.ledger import Busy, Indefinite, LedgerError, NotLeader, TransferFailed
 from dledger_py.ledger.peer_frames import Hello, encode_hello
 from dledger_py.storage import Identity, recover
 from dledger_py.storage.lying import LyingFiles
@@ -504,6 +504,35 @@ async def test_a_leader_whose_disk_hangs_gives_way_and_comes_back_as_a_follower(
 
         assert [1] == results  # two disks of three had it: it did happen
         assert successor.machine.commands == leader.machine.commands
+
+
+async def test_leadership_is_handed_over_without_losing_an_entry(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(10))
+        to = leader.ledger.best_successor()
+        assert to is not None
+        await leader.ledger.transfer_leadership(to)
+        successor = await group.wait_leader()
+
+        assert to == successor.name
+        assert 11 == await successor.ledger.commit(b"after")
+        assert leader.ledger.best_successor() is None
+        with pytest.raises(NotLeader):
+            await leader.ledger.transfer_leadership(to)
+
+
+async def test_leadership_handed_to_a_dead_member_comes_back(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        dead = group.follower().name
+        await group.stop(dead)
+        with pytest.raises(TransferFailed, match=dead):
+            await leader.ledger.transfer_leadership(dead)
+
+        assert 1 == await leader.ledger.commit(b"still here")
 
 
 async def test_a_member_that_may_not_lead_gives_way_and_does_not_stand_again(open_group):

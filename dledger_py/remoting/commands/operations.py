@@ -72,3 +72,11 @@ class GetSystemTopics(Request[None]):
     """The broker's own topics; body: `routes.TopicList`. Code 305."""
 
     code = RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER
+
+
+@frozen(kw_only=True)
+class TransferLeadership(Request[None]):
+    """Let another member of the group lead; answered once it does. Code 51005."""
+
+    code = RequestCode.LEADERSHIP_TRANSFER
+    transferee_id: str  # the node, such as n1

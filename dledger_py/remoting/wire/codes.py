@@ -82,6 +82,7 @@ class RequestCode(IntEnum):
     QUERY_ASSIGNMENT = 400
     GET_BROKER_MEMBER_GROUP = 901
     BROKER_HEARTBEAT = 904
+    LEADERSHIP_TRANSFER = 51005  # DLedger's own number; there it is spoken between peers
     POP_MESSAGE = 200050
     ACK_MESSAGE = 200051
     PEEK_MESSAGE = 200052
