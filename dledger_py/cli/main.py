@@ -8,6 +8,7 @@ import click
 from dledger_py.cli.admin_commands import admin
 from dledger_py.cli.cluster_commands import cluster
 from dledger_py.cli.exits import DONE, INTERRUPTED, describe, fail
+from dledger_py.cli.log_commands import log
 from dledger_py.cli.server_commands import broker, namesrv
 
 
@@ -20,7 +21,7 @@ def cli() -> None:
     """
 
 
-for command in (cluster, admin, broker, namesrv):
+for command in (cluster, admin, log, broker, namesrv):
     cli.add_command(command)
 
 

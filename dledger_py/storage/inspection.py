@@ -176,7 +176,8 @@ def dump(
             before = segment.header.before
             file = files.open(segment.path)
             try:
-                for entry, before in _entries(file, segment, preview_bytes):
+                for entry, end in _entries(file, segment, preview_bytes):
+                    before = end
                     if entry.index >= first_index:
                         yield entry
             finally:
@@ -278,9 +279,8 @@ class _Inspector:
         claims = (attest for segment in readable for attest in segment.attests)
         attested = max(claims, key=lambda attest: attest.seq, default=Attest(0, 0, 0, 0))
         commit = record.state.commit if record is not None else 0
-        end: End | None = (
-            readable[0].header.before if readable and readable[0].start_marks else EMPTY
-        )
+        starts_late = bool(readable) and readable[0].start_marks > 0
+        end: End | None = readable[0].header.before if starts_late else EMPTY
         for segment in found:
             if isinstance(segment, Corrupt):
                 self._damaged(segment, None)
