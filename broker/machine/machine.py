@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from attrs import define, field
+from attrs import define, field, fields
 
 from broker.machine import groups as group_settings
 from broker.machine import names
@@ -71,6 +71,21 @@ class Machine:
         if type(command) is PutMessages:
             return self.queues.put(command, self.topics, committed.position)
         return APPLY[type(command)](self, command)
+
+    def become(self, other: "Machine") -> None:
+        """Take over the state of a restored machine, which is of no use any more.
+
+        The tables stay the same objects, so that whoever was given one sees what is in it now. What
+        readers keep up by effects they have to bring up to date by themselves.
+        """
+        for mine, theirs in (
+            (self.topics, other.topics),
+            (self.groups, other.groups),
+            (self.queues, other.queues),
+            (self.offsets, other.offsets),
+        ):
+            for attribute in fields(type(mine)):
+                setattr(mine, attribute.name, getattr(theirs, attribute.name))
 
     def state(self) -> Plain:
         """All of the state as plain values, independent of the order in which it came about."""

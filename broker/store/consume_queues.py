@@ -79,31 +79,44 @@ class ConsumeQueues:
     @classmethod
     def create(cls, directory: Path) -> "ConsumeQueues":
         """Empty queues: whatever the directory holds is removed, since the log rebuilds it."""
-        files = QueueFiles(directory)
-        files.clear()
-        return cls(files)
+        queues = cls(QueueFiles(directory))
+        queues.clear()
+        return queues
 
     @classmethod
     def open(
         cls, directory: Path, reached: Mapping[tuple[str, int], Reached], *, below: int
     ) -> "ConsumeQueues":
-        """The queues as they were when a checkpoint began, from the files it synced.
+        """The queues as they were when a checkpoint began: see `resume`."""
+        queues = cls(QueueFiles(directory))
+        queues.resume(reached, below=below)
+        return queues
+
+    def resume(self, reached: Mapping[tuple[str, int], Reached], *, below: int) -> None:
+        """Become, from empty, what the queues were when a checkpoint began, by the files it synced.
 
         `reached` and `below` are what the machine and the log said at that moment: how far each
         queue reached, and the log position behind the last applied entry. Entries from there on
         have to be applied again; they overwrite what the files have of them.
 
         **Blocks**: some 30 µs a queue. **Raises** `CannotResume` if the files do not have what was
-        reached, and leaves them as they are: then `create`, and index the whole log again.
+        reached, and leaves them as they are: then `clear`, and index the whole log again.
         """
-        files = QueueFiles(directory)
-        resume(files, reached, below)
-        queues = cls(files)
+        assert not self._topics, "units were indexed already"
+        resume(self._files, reached, below)
         for (topic, queue_id), of_queue in reached.items():
             queue = _Queue(of_queue.min_offset, of_queue.next_offset)
-            queues._topics.setdefault(topic, {})[queue_id] = queue
-        queues._covered = True
-        return queues
+            self._topics.setdefault(topic, {})[queue_id] = queue
+        self._covered = True
+
+    def clear(self) -> None:
+        """Become empty, with no files. **Raises** `FailStop`."""
+        assert self._checkpoint is None, "a checkpoint is under way"
+        self._files.clear()
+        self._topics.clear()
+        self._waiting.clear()
+        self._tail_bytes = 0
+        self._covered = False
 
     def checkpoint(self) -> Checkpoint:
         """Begin to make durable what is indexed at this moment; costs nothing yet.

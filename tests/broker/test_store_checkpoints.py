@@ -557,6 +557,31 @@ def test_a_file_that_is_gone_stops_the_process(tmp_path: Path, life: Life) -> No
         work.sync()
 
 
+def test_queues_that_cannot_go_on_can_begin_again(tmp_path: Path, life: Life) -> None:
+    """The same object, since rooms hold it by then."""
+    life.index("orders", 0, 5)
+    life.index("bills", 0, 1)
+    saved = life.save()
+    finish(life.queues, life.queues.checkpoint())
+    directory = tmp_path / "life" / "q"
+    (directory / "bills" / "0" / queue_file_name(0)).unlink()
+    queues = small(directory)
+
+    with pytest.raises(CannotResume):
+        queues.resume(saved.reached, below=saved.below)
+    queues.index("refunds", 0, 0, units([1]))
+    with pytest.raises(AssertionError, match="indexed already"):
+        queues.resume(saved.reached, below=saved.below)
+    queues.clear()
+
+    assert not directory.exists()
+    assert (0, 0) == (queues.statistics().queues, queues.statistics().tail_bytes)
+    queues.index("orders", 0, 0, units([1] * 5))
+    assert units([1] * 5) == queues.range("orders", 0, 0, 9)
+    queues.drop("orders")
+    assert not (directory / ASIDE).exists()
+
+
 def test_few_files_are_open_after_a_start_too(tmp_path: Path, life: Life) -> None:
     for queue_id in range(20):
         life.index("orders", queue_id, 5)

@@ -110,6 +110,23 @@ def test_a_restored_machine_goes_on_like_the_original(
     assert original.state_digest() == restored.state_digest()
 
 
+@given(logs, logs, logs)
+def test_a_machine_becomes_another_while_its_tables_are_held(
+    overgrown: list[bytes], before: list[bytes], after: list[bytes]
+) -> None:
+    original, member = machine_of(before), machine_of(overgrown)
+    held = [member.topics, member.groups, member.queues, member.offsets]
+
+    member.become(restore_snapshot(encode_snapshot(original, AT))[0])
+
+    assert original.state() == member.state()
+    for entry in log_of(after):
+        assert original.apply(entry) == member.apply(entry)
+    assert original.state_digest() == member.state_digest()
+    tables = [member.topics, member.groups, member.queues, member.offsets]
+    assert all(one is other for one, other in zip(held, tables, strict=True))
+
+
 @given(logs)
 def test_equal_states_give_equal_bytes(log: list[bytes]) -> None:
     """Also where one of them was itself restored, so that its tables came about in other order."""
