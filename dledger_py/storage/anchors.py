@@ -59,5 +59,11 @@ class Anchors:
         assert at >= 0
         return self._indexes[at], self._positions[at]
 
+    def floor_position(self, position: int) -> tuple[int, int]:
+        """(index, position) of the last anchor at or before a position in the log."""
+        at = bisect_right(self._positions, position) - 1
+        assert at >= 0
+        return self._indexes[at], self._positions[at]
+
     def __len__(self) -> int:
         return len(self._indexes)

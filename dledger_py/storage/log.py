@@ -65,6 +65,16 @@ class LogStatistics:
     open_read_files: int
 
 
+@frozen(kw_only=True)
+class Scrubbed:
+    """What a slice of scrubbing has verified; the next one goes on at `stop_position`, or, when
+    this one has reached the end of the written log, at the log's first position again."""
+
+    start_position: int
+    stop_position: int
+    at_end: bool
+
+
 class Log:
     """One member's log. Made by `recovery.recover`."""
 
@@ -391,6 +401,42 @@ class Log:
             f"{self.first_index}) to {limit} are kept"
         )
 
+    def scrub(self, from_position: int, max_bytes: int) -> Scrubbed:
+        """Verify the entries from about `from_position` on again, max_bytes of them at a time.
+
+        For a task in the background that finds rot in cold entries while the other members still
+        have them; how fast is the caller's business. Any position will do (0 to begin with): what
+        was dropped is passed over, and the middle of an entry counts as its start. At least one
+        entry is read, so memory is bounded by max_bytes and the largest entry. What the page cache
+        holds is verified there, not on the disk.
+
+        Any thread. Blocks. Raises Corrupt, with the place; OSError.
+        """
+        while True:
+            with self._lock:
+                cuts, start, limit = self._cuts_asked, self._start, self._readable()
+                position = max(from_position, start.position)
+                if position >= limit:
+                    return Scrubbed(start_position=limit, stop_position=limit, at_end=True)
+                anchor = self._anchors.floor_position(position)
+            try:
+                stop = self._scrub(anchor, position, max_bytes, limit)
+            except (Corrupt, FileNotFoundError):
+                if cuts == self._cuts_asked and start is self._start:  # as in `read`
+                    raise
+            else:
+                return Scrubbed(start_position=position, stop_position=stop, at_end=stop == limit)
+
+    def _scrub(self, anchor: tuple[int, int], position: int, max_bytes: int, limit: int) -> int:
+        index, start = anchor
+        wanted = position - start + max(1, max_bytes)
+        while True:
+            found = self._walk(index, start, min(wanted, limit - start), limit)[1]
+            if found.end.position > position:
+                return found.end.position
+            assert found.bad is not None  # the entry at `position` did not fit
+            wanted = found.at + found.bad.needed
+
     def _readable(self) -> int:
         written = self._appender.end.position
         return written if self._ceiling is None else min(written, self._ceiling)
@@ -401,21 +447,24 @@ class Log:
         index, start = anchor
         wanted = max_bytes if index == first_index else ANCHOR_SPACING_BYTES + max_bytes
         while start < limit:
-            buffer = memoryview(bytearray(min(wanted, limit - start)))
-            got = self._segments.read_into(buffer, start)
-            if got < len(buffer):
-                raise self._corrupt(start + got, "file ends before the log does")
-            found = _walk_from(buffer, index, start)
-            needed = 0
-            if found.bad is not None:
-                needed = found.bad.needed
-                if not needed or len(buffer) == limit - start:
-                    raise self._corrupt(start + found.bad.at, found.bad.reason)
+            buffer, found = self._walk(index, start, min(wanted, limit - start), limit)
+            needed = found.bad.needed if found.bad is not None else 0
             if found.end.index >= first_index or not needed:
                 skipped = found.entries[first_index - index :]
                 return stored_entries(buffer, _fitting(skipped, max_bytes), start)
             wanted = max(found.at + needed, wanted + ANCHOR_SPACING_BYTES)
         return ()
+
+    def _walk(self, index: int, start: int, size: int, limit: int) -> tuple[memoryview, Walk]:
+        """Read and verify from an entry on; stops before one that needs more bytes."""
+        buffer = memoryview(bytearray(size))
+        got = self._segments.read_into(buffer, start)
+        if got < size:
+            raise self._corrupt(start + got, "file ends before the log does")
+        found = _walk_from(buffer, index, start)
+        if found.bad is not None and (not found.bad.needed or size == limit - start):
+            raise self._corrupt(start + found.bad.at, found.bad.reason)
+        return buffer, found
 
     def _corrupt(self, position: int, reason: str) -> Corrupt:
         file, offset = self._segments.locate(position)

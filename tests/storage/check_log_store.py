@@ -19,6 +19,7 @@ def check_log_store(make_files: Callable[[], tuple[FileSystem, str]]) -> None:
         _check_cut,
         _check_drop,
         _check_reads,
+        _check_scrub,
         _check_raw,
         _check_one_owner,
     ):
@@ -248,6 +249,47 @@ def _check_reads(files: FileSystem, directory: str) -> None:
     file.close()
     with pytest.raises(Corrupt, match="crc of entry 1"):
         log.read(1, 100)
+
+
+def _check_scrub(files: FileSystem, directory: str) -> None:
+    opened = open_log(files, directory, 150_000)
+    log = opened.log
+    assert log.scrub(0, 100).at_end
+    for size in (10, 70_000, 1000, 130_000, 5):
+        log.write([log.seal(entries_after(log, 1, [size] * 7))])
+    ends = [entry.position + len(entry.raw) for entry in log.read(1, 10**7)]
+    for max_bytes in (1, 1000, 100_000, 10**7):
+        position, stops, at_end = 0, [], False
+        while not at_end:
+            part = log.scrub(position, max_bytes)
+            assert position == part.start_position < part.stop_position
+            position, at_end = part.stop_position, part.at_end
+            stops.append(position)
+        assert set(stops) <= set(ends)
+        assert ends[-1] == position
+        assert max_bytes > 1 or stops == ends, "an entry at a time"
+    assert ends[7] == log.scrub(ends[6] + 100, 1).stop_position
+    assert ends[0] == log.scrub(-5, 1).stop_position
+    first = log.drop_before(13)
+    assert first > 1
+    passed_over = log.scrub(0, 1)
+    assert (ends[first - 2], ends[first - 1]) == (
+        passed_over.start_position,
+        passed_over.stop_position,
+    )
+    damaged = ends[24] + 77  # in entry 26
+    start = max(
+        int(n[:20]) for n in files.list(directory) if n[:1] == "0" and int(n[:20]) < damaged
+    )
+    file = files.open(f"{directory}/{start:020d}.log", write=True)
+    at = 4096 + damaged - start
+    file.pwrite(bytes([file.pread(1, at)[0] ^ 1]), at)
+    file.close()
+    assert ends[24] == log.scrub(ends[23], 1).stop_position
+    with pytest.raises(Corrupt, match="crc of entry 26"):
+        log.scrub(ends[24], 1)
+    assert log.scrub(ends[33], 1).at_end
+    opened.close()
 
 
 def _check_raw(files: FileSystem, directory: str) -> None:

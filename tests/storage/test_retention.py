@@ -113,9 +113,9 @@ def test_files_that_are_back_behind_a_mark_are_not_even_read() -> None:
     ]
 
 
-@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("how", ["read", "read_bytes", "scrub"])
 def test_a_read_that_a_drop_overtakes_is_told_what_is_kept(
-    raw: bool, monkeypatch: pytest.MonkeyPatch
+    how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life = Life(LyingFiles())
     life.open()
@@ -130,8 +130,11 @@ def test_a_read_that_a_drop_overtakes_is_told_what_is_kept(
         return whole(segments, buffer, position, nowait=nowait)
 
     monkeypatch.setattr(Segments, "read_into", overtaken)
+    if how == "scrub":
+        assert (1480, 2220) == (log.scrub(0, 10).start_position, log.scrub(0, 10).stop_position)
+        return
     with pytest.raises(LookupError, match=r"only 3 to 4 exist|entry 3"):
-        log.read_bytes(10, 10) if raw else log.read(1, 10)
+        log.read(1, 10) if how == "read" else log.read_bytes(10, 10)
 
 
 def test_a_reader_in_the_middle_of_a_dropped_file_finishes() -> None:
