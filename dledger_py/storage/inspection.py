@@ -51,6 +51,7 @@ from dledger_py.storage.survey import (
     check_end,
     has_no_entry,
     is_zero,
+    lone,
     read_at,
     read_header_block,
     survey_segment,
@@ -404,7 +405,8 @@ class _Inspector:
             return None
         start = segment_start(last.file.rpartition("/")[2])
         if len(found) == 1 and start:
-            return None  # what it continues is not there
+            found[0] = lone(last.file)
+            return None
         meaning = "a crash while it was created; the next start removes it"
         self._note(last.file, last.offset, last.reason, meaning)
         return start

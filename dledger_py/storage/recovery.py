@@ -63,6 +63,7 @@ from dledger_py.storage.survey import (
     check_end,
     has_no_entry,
     is_zero,
+    lone,
     read_at,
     read_header_block,
     survey_segment,
@@ -144,8 +145,7 @@ class _Opening:
         found = self._find_segments()
         if not found:
             if self._newborn:
-                reason = "the header is damaged or was never written, and no file comes before it"
-                raise Corrupt(self._path(self._newborn), 0, reason)
+                raise lone(self._path(self._newborn))
             return self._create()
         record = self._hard_record()
         self._check_identity(record.identity, HARD_STATE_NAME)

@@ -168,6 +168,12 @@ def has_no_entry(file: File) -> bool:
     return is_zero(file, HEADER_BLOCK_BYTES)
 
 
+def lone(path: str) -> Corrupt:
+    """The only file of a log that does not begin with it."""
+    reason = "the header is damaged or was never written, and no file comes before it"
+    return Corrupt(path, 0, reason)
+
+
 def is_zero(file: File, offset: int) -> bool:
     while content := read_at(file, SCAN_BYTES, offset):
         if content.count(0) != len(content):

@@ -4,8 +4,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from dledger_py.storage import Corrupt, DirectoryInUse, RealFiles, Recovered
+from dledger_py.storage import Corrupt, DirectoryInUse, RealFiles, Recovered, WrongIdentity
 from dledger_py.storage.formats import (
     ATTEST_BYTES,
     ATTEST_OFFSETS,
@@ -13,6 +14,8 @@ from dledger_py.storage.formats import (
     SEGMENT_HEADER_BYTES,
     START_OFFSETS,
     SUCCESSOR_OFFSET,
+    decode_segment_header,
+    encode_segment_header,
     segment_name,
 )
 from dledger_py.storage.inspection import Inspection, NoLog, Severity, dump, inspect
@@ -146,6 +149,51 @@ def test_every_crash_while_a_directory_is_created_is_sound() -> None:
         assert Severity.DAMAGE is check_verdict(life.files, content)
 
 
+def test_what_the_next_start_mends_without_a_loss_is_a_note_or_nothing() -> None:
+    life = life_of(sealed=True)
+    first, last = segments_of(life.files)[0], segments_of(life.files)[-1]
+    zeros = life.files.copy("zeros")
+    zeros.put(last, zeros.content(last) + bytes(3000))
+    assert check_verdict(zeros, "zeros behind the last entry") is None
+
+    unmarked = life.files.copy("unmarked")
+    content = unmarked.content(first)
+    blank = bytes(ATTEST_BYTES)
+    end = SUCCESSOR_OFFSET + ATTEST_BYTES
+    unmarked.put(first, content[:SUCCESSOR_OFFSET] + blank + content[end:])
+    assert Severity.NOTE is check_verdict(unmarked, "a cut that a crash interrupted")
+
+    dropped = life_of(sealed=True, dropped=True).files
+    dropped.put(first, b"rotten")
+    assert Severity.NOTE is check_verdict(dropped, "a drop that a crash interrupted")
+    assert first not in segments_of(dropped)
+
+
+def test_a_file_that_continues_nothing_is_damage_even_if_it_is_empty() -> None:
+    life = Life(LyingFiles())
+    life.open()
+    life.files.kill()
+    life.files.forget(f"{DIRECTORY}/{segment_name(0)}")
+    life.files.put(f"{DIRECTORY}/{segment_name(90)}", b"")
+
+    assert Severity.DAMAGE is check_verdict(life.files, "a file alone")
+
+
+def test_a_file_of_another_member_is_damage() -> None:
+    life = life_of(sealed=True)
+    path = segments_of(life.files)[1]
+    content = life.files.content(path)
+    header = decode_segment_header(content, path)
+    other = evolve(header, identity=evolve(ME, member="n7"))
+    life.files.put(path, encode_segment_header(other) + content[SEGMENT_HEADER_BYTES:])
+    damage = inspect(life.files, DIRECTORY).first_damage
+    assert damage is not None
+    assert "member 'n7'" in damage.reason
+
+    with pytest.raises(WrongIdentity):
+        open_log(life.files)
+
+
 def test_damage_in_the_middle_names_the_entry_and_does_not_hide_what_follows() -> None:
     life = life_of(sealed=True)
     paths = segments_of(life.files)
@@ -225,6 +273,7 @@ def test_a_dump_reads_no_more_than_it_shows_and_stops_at_damage() -> None:
     with pytest.raises(Corrupt, match="crc of entry 5"):
         shown.extend(entry.index for entry in dump(life.files, DIRECTORY))
     assert [6, 7, 8] == [entry.index for entry in dump(life.files, DIRECTORY, 6)]
-    life.files.put(path, life.files.content(path)[:-1])
-    with pytest.raises(Corrupt):
-        list(dump(life.files, DIRECTORY))
+    life.files.forget(path)
+    with pytest.raises(Corrupt, match="a file is missing"):
+        shown.extend(entry.index for entry in dump(life.files, DIRECTORY))
+    assert [1, 2, 3, 4, 1, 2, 3] == shown
