@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from dledger_py.storage import batch
 from dledger_py.storage.formats import (
     EMPTY,
+    HEADER_BLOCK_BYTES,
+    START_OFFSETS,
     Attest,
     Corrupt,
     End,
@@ -14,12 +16,14 @@ from dledger_py.storage.formats import (
     HardState,
     Identity,
     SegmentHeader,
+    count_starts,
     decode_attests,
     decode_hard_state,
     decode_segment_header,
     encode_entry,
     encode_hard_slot,
     encode_header_block,
+    encode_start,
     segment_name,
     segment_start,
     walk,
@@ -154,3 +158,23 @@ def test_segment_names_sort_as_positions_do() -> None:
         assert segment_start(name) is None
     with pytest.raises(Corrupt, match="file ends"):
         decode_segment_header(b"short", "file")
+
+
+def test_start_marks_must_stay_readable_for_ever() -> None:
+    mark = bytes.fromhex(
+        "57a27006" "0000000000000000" "0000000000000bfe" "0000000000000009" "0000000000000003"
+        "a9eafbce"
+    )  # fmt: skip
+    assert mark == encode_start(End(9, 3, 3070, 0xDEADBEEF))
+    block = bytearray(HEADER_BLOCK_BYTES)
+    assert 0 == count_starts(block, 3070)
+    for count, offset in enumerate(START_OFFSETS, 1):
+        block[offset : offset + len(mark)] = mark
+        assert count == count_starts(block, 3070)
+
+    assert 0 == count_starts(block, 3071)
+    assert 0 == count_starts(block[:2048], 3070)
+    for at in range(len(mark)):
+        damaged = bytearray(block)
+        damaged[2048 + at] ^= 1
+        assert 1 == count_starts(damaged, 3070)
