@@ -12,6 +12,7 @@ trusts the core only for what it says of itself: role, term, commit index, match
     I9 equal index and term: same log   I10 leaders do not cut
     I11 promises are durable            I12 commits are of the own term
     I13 matches are true and durable    I14 applied in order, once
+    I15 one change of membership at a time, by majorities of the latest configuration in the log
     I17 bounded messages                I18 reads are fresh
     I19-I22 liveness, in world.py       I23 transfers do not stick, also there
 """
@@ -19,14 +20,21 @@ trusts the core only for what it says of itself: role, term, commit index, match
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from dledger_py.raft.membership import Configuration, decode
 from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import (
+    AddLearner,
     Append,
     AppendAccepted,
+    Change,
     Entry,
     Index,
+    Kind,
     NodeId,
     Persist,
+    Promote,
+    Remove,
+    Replace,
     RequestVote,
     RequestVoteNow,
     Send,
@@ -59,7 +67,6 @@ class Checker:
     """The world's memory of what has happened, and the judge of what happens next."""
 
     def __init__(self, members: tuple[NodeId, ...]) -> None:
-        self.members = members
         self.committed: list[Entry] = []
         self.committed_in: list[Term] = []
         self.states: list[int] = [0]
@@ -93,6 +100,8 @@ class Checker:
             same = known == (prev_term, entry.payload)
             self._require(same, "I9", node, f"{entry} differs from what others have there")
             prev_term = entry.term
+            if entry.kind == Kind.CONFIG and type(node.core.role) is Leader:
+                self._check_configuration(node, entry)
 
     def check_send(self, node: "Node", send: Send) -> None:
         """A member speaks."""
@@ -115,7 +124,11 @@ class Checker:
             durable = disk.term > term or disk.vote == vote
             self._require(durable, "I11", node, f"{message}: vote for {disk.vote} is durable")
         elif type(message) is Append:
-            self._require(type(node.core.role) is Leader, "I1", node, f"{message}")
+            # Within one step a leader may send, and learn that it is no member any more.
+            led = self._leaders.get(term) == (node.name, node.incarnation)
+            leaving = led and node.name not in node.configurations[-1][1].voters
+            leads = type(node.core.role) is Leader
+            self._require(leads or leaving, "I1", node, f"{message}")
 
     def check_sends(self, now_us: int, sends: int) -> None:
         """So many messages were just sent."""
@@ -136,6 +149,8 @@ class Checker:
             self._require(False, "form", node, f"says {core.log.last_index}, asked for {len(log)}")
         if core.commit != node.commit:
             self._check_commit(node)
+        if core.log.configuration_index != node.configurations[-1][0]:
+            self._require(False, "I15", node, f"in the log are {node.configurations}")
         role = core.role
         if type(role) is Leader:
             if role is not node.led:
@@ -157,6 +172,21 @@ class Checker:
         known = self._leaders.get(node.core.term)
         moved = known is not None and known[0] == leader
         self._require(moved, "I23", node, f"calls {leader} the leader, but {known} leads")
+
+    def check_changed(self, node: "Node", change: Change, index: Index) -> None:
+        """A member says that a change of the membership is done."""
+        self._require(index <= node.core.commit, "I15", node, f"{change} is not committed")
+        after = decode(node.log[index - 1].payload)
+        match change:
+            case AddLearner(node=name):
+                done = name in after.learners
+            case Promote(node=name):
+                done = name in after.voters
+            case Remove(node=name):
+                done = name not in after.members
+            case Replace(old=old, new=new):
+                done = new in after.voters and old not in after.members
+        self._require(done and not after.is_joint, "I15", node, f"{change} led to {after}")
 
     def check_air(self, pending: int) -> None:
         """How much is under way in the world."""
@@ -183,20 +213,46 @@ class Checker:
         if type(core.role) is Leader:
             term = log[commit - 1].term
             self._require(term == core.term, "I12", node, f"{commit} is of term {term}")
-            holders = sum(disk.has(commit, term) for disk in node.world.disks)
-            enough = holders > len(self.members) // 2
-            self._require(enough, "I11", node, f"{commit} is durable on {holders}")
+            nodes = node.world.nodes.values()
+            holders = [each.name for each in nodes if each.disk.has(commit, term)]
+            decide = can_decide(node.configurations[-1][1], holders)
+            self._require(decide, "I11", node, f"{commit} is durable on {holders}")
 
     def _check_leader(self, node: "Node") -> None:
         core = node.core
         identity = (node.name, node.incarnation)
         known = self._leaders.setdefault(core.term, identity)
         self._require(known == identity, "I1", node, f"{known} has led term {core.term}")
+        votes = [
+            name
+            for name in node.world.names
+            if name == node.name or self._votes.get((name, core.term)) == node.name
+        ]
+        decide = can_decide(node.configurations[-1][1], votes)
+        self._require(decide, "I15", node, f"leads by the votes of {votes}")
         log = node.log
         for index, entry in enumerate(self.committed, 1):
             if self.committed_in[index - 1] < core.term:
                 has = index <= len(log) and log[index - 1].term == entry.term
                 self._require(has, "I8", node, f"lacks {entry}, committed before")
+
+    def _check_configuration(self, node: "Node", entry: Entry) -> None:
+        """A leader appends a configuration; the book of its log does not have it yet."""
+        core = node.core
+        index, before = node.configurations[-1]
+        after = decode(entry.payload)
+        self._require(index <= core.commit, "I15", node, f"{before} at {index} is uncommitted")
+        own = core.commit > 0 and node.log[core.commit - 1].term == core.term
+        self._require(own, "I15", node, f"{after} before an entry of its term is committed")
+        if before.is_joint:
+            lawful = (after.voters, after.voters_old) == (before.voters, ())
+        elif after.is_joint:
+            newcomers = [name for name in after.voters if name not in before.voters]
+            taught = all(name in before.learners for name in newcomers)
+            lawful = after.voters_old == before.voters and taught
+        else:
+            lawful = after.voters == before.voters
+        self._require(lawful, "I15", node, f"{before} must not become {after}")
 
     def _check_matches(self, node: "Node", role: Leader) -> None:
         matches = node.matches
@@ -215,6 +271,14 @@ class Checker:
                 f"{invariant}: {node.name} ({core.role.name}, term {core.term},"
                 f" commit {core.commit}, log {core.log.last_index}): {what}"
             )
+
+
+def can_decide(configuration: Configuration, names: list[NodeId]) -> bool:
+    """Whether `names` are a majority, of both sets if the configuration is joint; counted here
+    once more, so that the core's own counting is judged too.
+    """
+    groups = [configuration.voters, configuration.voters_old]
+    return all(2 * sum(one in names for one in group) > len(group) for group in groups if group)
 
 
 def apply(state: int, entry: Entry) -> int:

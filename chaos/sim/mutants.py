@@ -12,8 +12,9 @@ from typing import Any
 from attrs import frozen
 
 from chaos.sim.run import Result, run
-from dledger_py.raft import quorum, reads, replication, rules, transfer
+from dledger_py.raft import changes, quorum, reads, replication, rules, transfer
 from dledger_py.raft.log_view import LogView
+from dledger_py.raft.membership import Configuration
 from dledger_py.raft.raft import Raft
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate
 from dledger_py.raft.rules import RULES, STALE
@@ -97,7 +98,7 @@ def said_at_once(*kinds: type[Message]) -> Any:
     return promise
 
 
-honest_lead_with = Raft._lead_with
+honest_lead_with = Raft.lead_with
 
 
 def lead_counting_unsynced(self: Raft, leader: Leader, entry: Entry) -> None:
@@ -115,7 +116,7 @@ def anything_goes(self: LogView, last_index: int, last_term: int) -> bool:
 
 
 def commit_any_term(self: Raft, leader: Leader) -> None:
-    self.commit_up_to(quorum.agreed(self.members, leader.match))
+    self.commit_up_to(self.configuration.agreed(leader.match))
 
 
 def accept_and_commit_to_last(raft: Raft, sender: NodeId, message: Append) -> None:
@@ -157,12 +158,12 @@ def cut_nothing(self: Writes, first: int) -> None:
 
 def read_unconfirmed(raft: Raft, leader: Leader, ticket: int) -> None:
     leader.reads.append((ticket, -1, max(raft.commit, leader.start_index)))
-    leader.answered = dict.fromkeys(raft.members, 0)
+    leader.answered = dict.fromkeys(raft.configuration.members, 0)
     reads.settle_confirmed(raft, leader)
 
 
 def read_before_own_commit(raft: Raft, leader: Leader) -> None:
-    confirmed = quorum.agreed(raft.members, leader.answered)
+    confirmed = raft.configuration.agreed(leader.answered)
     while leader.reads and leader.reads[0][1] < confirmed:
         ticket, _, _ = leader.reads.popleft()
         raft.say(Settle(ticket=ticket, outcome=ReadReady(index=raft.commit)))
@@ -189,6 +190,67 @@ def never_give_up(raft: Raft, wanted: transfer.Transfer) -> None:
     """The target may be dead; who cares."""
 
 
+honest_commit_up_to = Raft.commit_up_to
+
+
+def use_committed_configuration(self: Raft) -> None:
+    history = self.log._configurations
+    committed = [each for index, each in history if index <= self.commit]
+    configuration = committed[-1] if committed else history[0][1]
+    self.configuration = configuration
+    self.members = configuration.electors
+    self.peers = tuple(each for each in configuration.members if each != self.node)
+
+
+def commit_and_use_configuration(self: Raft, index: int) -> None:
+    before = self.configuration
+    honest_commit_up_to(self, index)
+    self._use_configuration()
+    role = self.role
+    if type(role) is Leader and self.configuration is not before:
+        changes.serve(self, role)
+        changes.go_on(self, role)
+
+
+def committed_from_the_start(raft: Raft, leader: Leader) -> bool:
+    return True
+
+
+def only_own_term_matters(raft: Raft, leader: Leader) -> str:
+    return "" if changes.own_term_is_committed(raft, leader) else "not yet"
+
+
+def agreed_by_learners_too(self: Configuration, reached: dict[NodeId, int]) -> int:
+    return quorum.agreed(self.voters + self.learners, reached)
+
+
+def agreed_by_the_new_alone(self: Configuration, reached: dict[NodeId, int]) -> int:
+    return quorum.agreed(self.voters, reached)
+
+
+def majority_of_the_new_alone(self: Configuration, granted: Any) -> bool:
+    return quorum.is_majority(self.voters, granted)
+
+
+def never_joint(self: Configuration, voters: Any, learners: Any) -> Configuration:
+    return Configuration(voters=voters, learners=learners)
+
+
+def only_voters_stand(self: LogView, node: NodeId, commit: int) -> bool:
+    assert self.configuration is not None
+    return node in self.configuration.electors
+
+
+honest_cut = LogView.cut
+
+
+def cut_but_keep_configurations(self: LogView, first: int) -> None:
+    history = list(self._configurations)
+    honest_cut(self, first)
+    self._configurations = history
+    self._use_latest()
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="vote said before it is durable",
@@ -212,7 +274,7 @@ MUTANTS: tuple[Mutant, ...] = (
         name="leader counts its own unsynced entries",
         profile="hell",
         seeds=20,
-        patches=((Raft, "_lead_with", lead_counting_unsynced),),
+        patches=((Raft, "lead_with", lead_counting_unsynced),),
     ),
     Mutant(
         name="commit announced ahead of the own disk",
@@ -320,5 +382,63 @@ MUTANTS: tuple[Mutant, ...] = (
         profile="change",
         seeds=10,
         patches=((transfer, "watch", never_give_up),),
+    ),
+    Mutant(
+        name="configuration used when committed, not when appended",
+        profile="change",
+        seeds=20,
+        patches=(
+            (Raft, "_use_configuration", use_committed_configuration),
+            (Raft, "commit_up_to", commit_and_use_configuration),
+        ),
+    ),
+    Mutant(
+        name="configuration kept although its entry was cut",
+        profile="change",
+        seeds=100,
+        patches=((LogView, "cut", cut_but_keep_configurations),),
+    ),
+    Mutant(
+        name="change begun before an entry of the own term is committed",
+        profile="change",
+        seeds=20,
+        patches=((changes, "own_term_is_committed", committed_from_the_start),),
+    ),
+    Mutant(
+        name="change begun while another is uncommitted",
+        profile="change",
+        seeds=20,
+        patches=((changes, "_not_now", only_own_term_matters),),
+    ),
+    Mutant(
+        name="voters changed in one step",
+        profile="change",
+        seeds=20,
+        patches=((Configuration, "_joint", never_joint),),
+    ),
+    Mutant(
+        name="learners counted for commits",
+        profile="change",
+        seeds=20,
+        patches=((Configuration, "agreed", agreed_by_learners_too),),
+    ),
+    Mutant(
+        name="joint commits by the new voters alone",
+        profile="change",
+        seeds=40,
+        patches=((Configuration, "agreed", agreed_by_the_new_alone),),
+    ),
+    Mutant(
+        name="whoever appended its own removal stands for no election",
+        profile="change",
+        seeds=100,
+        members=1,
+        patches=((LogView, "may_elect", only_voters_stand),),
+    ),
+    Mutant(
+        name="joint elections by the new voters alone",
+        profile="change",
+        seeds=100,
+        patches=((Configuration, "is_majority", majority_of_the_new_alone),),
     ),
 )

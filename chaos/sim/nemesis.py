@@ -1,5 +1,5 @@
 """What goes wrong and when: crashes, partitions, broken connections, sick disks, an assassin of
-leaders, and operators who hand leadership over while all that happens.
+leaders, and operators who hand leadership over and change the membership while all that happens.
 """
 
 from collections.abc import Callable
@@ -7,7 +7,16 @@ from random import Random
 
 from chaos.sim.world import Node, World
 from dledger_py.raft.roles import Leader
-from dledger_py.raft.vocabulary import ElectableChanged, NodeId, PeerUnreachable
+from dledger_py.raft.vocabulary import (
+    AddLearner,
+    Change,
+    ElectableChanged,
+    NodeId,
+    PeerUnreachable,
+    Promote,
+    Remove,
+    Replace,
+)
 
 
 class Nemesis:
@@ -22,6 +31,7 @@ class Nemesis:
         self._plan(world.knobs.unelectable_rate, self._sicken)
         self._plan(world.knobs.unreachable / 10, self._false_alarm)
         self._plan(world.knobs.transfer_rate, self._hand_over)
+        self._plan(world.knobs.change_rate, self._change_members)
 
     def _plan(self, rate: float, strike: Callable[[], None]) -> None:
         if rate:
@@ -107,13 +117,37 @@ class Nemesis:
             self._world.post(node, ElectableChanged(electable=electable))
 
     def _hand_over(self) -> None:
-        """Mostly asked of a leader; to anybody, itself and the dead included."""
-        world = self._world
-        nodes = list(world.nodes.values())
-        leaders = [node for node in nodes if node.up and type(node.core.role) is Leader]
-        node = self._random.choice(leaders if leaders and self._random.random() < 0.9 else nodes)
+        """To anybody, itself and the dead included."""
+        node = self._mostly_a_leader()
         if node.up:
-            world.transfer(node, self._random.choice(list(world.names)))
+            self._world.transfer(node, self._random.choice(list(self._world.names)))
+
+    def _change_members(self) -> None:
+        """Mostly something that is possible as far as the member asked knows."""
+        node = self._mostly_a_leader()
+        if not node.up:
+            return
+        pick = self._random.choice
+        chance = self._random.random()
+        names = list(self._world.names)
+        known = node.core.configuration
+        others = [name for name in names if name not in known.members]
+        voter = pick(known.voters)
+        change: Change = Remove(node=pick(names))
+        if known.learners and chance < 0.3:
+            change = Replace(old=voter, new=pick(known.learners))
+        elif known.learners and chance < 0.6:
+            change = Promote(node=pick(known.learners))
+        elif others and (chance < 0.7 or len(known.voters) < 3):
+            change = AddLearner(node=pick(others))
+        elif chance < 0.95:
+            change = Remove(node=voter)
+        self._world.change_members(node, change)
+
+    def _mostly_a_leader(self) -> Node:
+        nodes = list(self._world.nodes.values())
+        leaders = [node for node in nodes if node.up and type(node.core.role) is Leader]
+        return self._random.choice(leaders if leaders and self._random.random() < 0.9 else nodes)
 
     def _false_alarm(self) -> None:
         names = list(self._world.names)

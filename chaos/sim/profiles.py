@@ -6,7 +6,7 @@ its election, messages late by several election timeouts, slow disks. Random fau
 much of what the aimed ones find within minutes.
 *cut* flaps links and leaves leaders alive: the cut-off one does not know of its successor yet, and
 candidates are stranded in terms nobody else has heard of.
-*change* is one of the others, while leadership is handed over.
+*change* is one of the others, while leadership is handed over and members come and go.
 """
 
 from random import Random
@@ -73,6 +73,9 @@ class Knobs:
     tail_bytes_max: int
     uncommitted_bytes_max: int
     transfer_rate: float = 0.0
+    change_rate: float = 0.0
+    spares: int = 0
+    """Nodes that are no members at first."""
 
 
 def draw(profile: str, random: Random, seconds: float) -> Knobs:
@@ -183,7 +186,12 @@ def _cut(random: Random, faulty_us: int) -> Knobs:
 
 def _change(random: Random, faulty_us: int) -> Knobs:
     around = random.choice((_swarm, _hell, _cut))(random, faulty_us)
-    return evolve(around, transfer_rate=random.choice((0.3, 1.0, 3.0)))
+    return evolve(
+        around,
+        transfer_rate=random.choice((0.0, 0.3, 1.0)),
+        change_rate=random.choice((0.5, 2.0, 5.0)),
+        spares=2,
+    )
 
 
 def healed(knobs: Knobs) -> Knobs:
@@ -191,6 +199,7 @@ def healed(knobs: Knobs) -> Knobs:
     return evolve(
         knobs,
         transfer_rate=0.0,
+        change_rate=0.0,
         loss=0.0,
         repeat=0.0,
         delay_us=500,

@@ -23,6 +23,7 @@ class Result:
     acknowledged: int
     reads: int
     transfers: int
+    changes: int
     violation: str
     story: str
 
@@ -50,6 +51,7 @@ def run(seed: int, profile: str, members: int, seconds: float) -> Result:
         acknowledged=len(world.acked),
         reads=world.reads_passed,
         transfers=world.transfers_done,
+        changes=world.changes_done,
         violation=violation,
         story=story,
     )

@@ -12,7 +12,7 @@ Deliberately elsewhere: what goes wrong and when (nemesis.py), what must hold (i
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from random import Random
 from typing import Any
@@ -31,10 +31,14 @@ from chaos.sim.profiles import (
 )
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import LogView
+from dledger_py.raft.membership import Configuration, decode
 from dledger_py.raft.raft import Raft
 from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import (
     Append,
+    Change,
+    ChangeMembers,
+    ChangeRefused,
     Commit,
     Effect,
     ElectableChanged,
@@ -43,7 +47,9 @@ from dledger_py.raft.vocabulary import (
     Event,
     HardState,
     Index,
+    Kind,
     Lost,
+    MembersChanged,
     Message,
     NodeId,
     NotLeader,
@@ -64,6 +70,7 @@ from dledger_py.raft.vocabulary import (
     TransferFailed,
     TransferLeadership,
     Transferred,
+    Transferring,
 )
 
 STORY_EVENTS = 60
@@ -106,9 +113,13 @@ class Node:
         for entry in disk.log:
             if not runs or runs[-1][1] != entry.term:
                 runs.append((entry.index, entry.term))
+        self.configurations = [(0, Configuration(voters=world.founders))]
+        self.note_configurations(self.log)
         self.core = Raft(
             config=world.config(self.name),
-            log=LogView(last_index=len(disk.log), terms=runs),
+            log=LogView(
+                last_index=len(disk.log), terms=runs, configurations=self.configurations[1:]
+            ),
             hard=HardState(term=disk.term, vote=disk.vote, commit=disk.commit),
             random=Random(f"{world.seed}/{self.name}/{self.incarnation}").randrange,
             electable=self.electable,
@@ -122,6 +133,20 @@ class Node:
         self.reads: dict[int, Index] = {}
         self.transfers: dict[int, int] = {}
         """Ticket and tick of every transfer asked for and not settled."""
+        self.changes: dict[int, Change] = {}
+
+    def note_configurations(self, entries: Iterable[Entry]) -> None:
+        """Keep the book of the configurations in this member's log: all of them, unlike the core,
+        and without asking it.
+        """
+        for entry in entries:
+            if entry.kind == Kind.CONFIG:
+                self.configurations.append((entry.index, decode(entry.payload)))
+
+    def forget_configurations(self, first: Index) -> None:
+        """The log was cut at `first`."""
+        while self.configurations[-1][0] >= first:
+            self.configurations.pop()
 
 
 class World:
@@ -130,7 +155,8 @@ class World:
     def __init__(self, *, seed: int, profile: str, members: int, seconds: float = 20.0) -> None:
         self.seed = seed
         self.knobs: Knobs = draw(profile, Random(f"{seed}/{profile}/knobs"), seconds)
-        self.names = tuple(NodeId(f"n{number}") for number in range(members))
+        self.names = tuple(NodeId(f"n{number}") for number in range(members + self.knobs.spares))
+        self.founders = self.names[:members]
         self.random = Random(f"{seed}/network")
         self.clients = Random(f"{seed}/clients")
         self.now = 0
@@ -143,6 +169,7 @@ class World:
         self.failed: dict[bytes, None] = {}
         self.reads_passed = 0
         self.transfers_done = 0
+        self.changes_done = 0
         self.story: deque[tuple[int, NodeId, Event, list[Any]]] = deque(maxlen=STORY_EVENTS)
         self.on_elected: Callable[[Node], None] | None = None
         self._sequence = 0
@@ -152,7 +179,6 @@ class World:
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self.checker = Checker(self.names)
         self.nodes = {name: Node(self, name) for name in self.names}
-        self.disks = [node.disk for node in self.nodes.values()]
         for node in self.nodes.values():
             self._start_ticking(node)
         self.at(self.random.randrange(100_000), self._propose_some)
@@ -164,7 +190,8 @@ class World:
         knobs = self.knobs
         return RaftConfig(
             node=name,
-            members=self.names,
+            members=self.founders,
+            joining=name not in self.founders,
             election_timeout_ticks=ELECTION_TIMEOUT_TICKS,
             heartbeat_ticks=HEARTBEAT_TICKS,
             append_entries_max=knobs.append_entries_max,
@@ -279,6 +306,8 @@ class World:
         if persist.first is not None:
             del node.log[persist.first - 1 :]
             node.log.extend(persist.entries)
+            node.forget_configurations(persist.first)
+            node.note_configurations(persist.entries)
         node.disk.queue.append(persist)
         self._flush(node)
 
@@ -324,6 +353,8 @@ class World:
         outcome = settle.outcome
         if ticket in node.transfers:
             self._settle_transfer(node, settle)
+        elif ticket in node.changes:
+            self._settle_change(node, settle)
         elif ticket in node.reads:
             floor = node.reads.pop(ticket)
             if type(outcome) is ReadReady:
@@ -349,6 +380,15 @@ class World:
             self.checker.check_transferred(node, outcome.leader)
         elif type(outcome) not in (Transferred, TransferFailed, NotLeader):
             raise Violation(f"{node.name} settles a transfer with {outcome}")
+
+    def _settle_change(self, node: Node, settle: Settle) -> None:
+        change = node.changes.pop(settle.ticket)
+        outcome = settle.outcome
+        if type(outcome) is MembersChanged:
+            self.changes_done += 1
+            self.checker.check_changed(node, change, outcome.index)
+        elif type(outcome) not in (ChangeRefused, NotLeader, Transferring, Lost):
+            raise Violation(f"{node.name} settles a change with {outcome}")
 
     # -------------------------------------------------------------------------------------- clients
 
@@ -389,6 +429,12 @@ class World:
         self._tickets += 1
         node.transfers[self._tickets] = node.core.now
         self.post(node, TransferLeadership(ticket=self._tickets, to=to))
+
+    def change_members(self, node: Node, change: Change) -> None:
+        """An operator asks a member for a change of the membership."""
+        self._tickets += 1
+        node.changes[self._tickets] = change
+        self.post(node, ChangeMembers(ticket=self._tickets, change=change))
 
     def crash(self, node: Node) -> None:
         """The member is gone, and with it what its disk had not synced."""
@@ -434,22 +480,38 @@ class World:
 
     def _check_rest(self, term: Term) -> None:
         committed = self.checker.committed
+        final = self._final_configuration()
         for node in self.nodes.values():
-            if node.applied != len(committed):
+            if node.applied != len(committed) and node.name in final.members:
                 raise Violation(f"I20: {node.name} applied {node.applied} of {len(committed)}")
-            if node.waiting or node.reads or node.transfers:
-                raise Violation(f"{node.name} still owes {node.waiting} and reads {node.reads}")
+            if node.waiting or node.reads or node.transfers or node.changes:
+                owed = [*node.waiting.values(), *node.reads, *node.transfers, *node.changes]
+                raise Violation(f"{node.name} still owes {owed}")
             if node.core.term > term + CALM_TERMS_MAX:
                 raise Violation(f"I22: {node.name} went from term {term} to {node.core.term}")
         for value, index in self.acked.items():
             if committed[index - 1].payload != value:
                 raise Violation(f"I21: what was acknowledged at {index} is not there")
-        payloads = [bytes(entry.payload) for entry in committed if entry.payload]
+        commands = [entry for entry in committed if entry.kind == Kind.COMMAND]
+        payloads = [bytes(entry.payload) for entry in commands]
         if len(dict.fromkeys(payloads)) != len(payloads):
             raise Violation("I21: a value was committed twice")
         for payload in payloads:
             if payload in self.failed:
                 raise Violation(f"a refused proposal was committed: {payload!r}")
+
+    def _final_configuration(self) -> Configuration:
+        """The one a healed world has come to rest in: committed, not joint, and led by it."""
+        final = Configuration(voters=self.founders)
+        for entry in self.checker.committed:
+            if entry.kind == Kind.CONFIG:
+                final = decode(entry.payload)
+        if final.is_joint:
+            raise Violation(f"I15: a healed world rests in the joint {final}")
+        for node in self.nodes.values():
+            if type(node.core.role) is Leader and node.core.configuration != final:
+                raise Violation(f"I15: {node.name} leads {node.core.configuration}, not {final}")
+        return final
 
     def tell(self) -> str:
         """The last events, for people."""

@@ -16,7 +16,14 @@ class RaftConfig:
 
     node: NodeId
     members: tuple[NodeId, ...]
-    """Every voter, this node included, the same set on all of them."""
+    """Every voter of a log without configuration entries, the same set on all of them. This node
+    is one of them, unless it is `joining`.
+    """
+
+    joining: bool = False
+    """Whether this node came later: it knows nothing and waits for a leader that adds it. True
+    for all its life; what has become of it is told by its log.
+    """
 
     election_timeout_ticks: int = 50
     """Silence after which a leader is given up; a campaign starts after one to two of these. 50
@@ -55,7 +62,9 @@ class RaftConfig:
     """
 
     def __attrs_post_init__(self) -> None:
-        if self.node not in self.members:
+        if self.joining and self.node in self.members:
+            raise ValueError(f"node {self.node!r} cannot join: it is among {self.members!r}")
+        if not self.joining and self.node not in self.members:
             raise ValueError(f"node {self.node!r} is not among the members {self.members!r}")
         if len(set(self.members)) != len(self.members):
             raise ValueError(f"members {self.members!r} name a node twice")

@@ -1,5 +1,5 @@
-"""The log as consensus sees it: where it starts and ends, the term of every index, and the most
-recent entries.
+"""The log as consensus sees it: where it starts and ends, the term of every index, the
+configurations in it, and the most recent entries.
 
 Laws:
 - The term of every index from `first_index - 1` on is known here without reading a disk: terms
@@ -7,6 +7,7 @@ Laws:
   of messages.
 - The tail holds the newest entries. It is bounded in bytes, except that entries which are not yet
   durable always stay, because no disk could give them back.
+- The latest configuration in the log is the one in force (§6), from its append until it is cut.
 - The log is cut only by `cut`, whose caller has checked that nothing committed is lost.
 
 Deliberately elsewhere: what is durable (writes.py) and what is committed (raft.py).
@@ -16,7 +17,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from dledger_py.raft.vocabulary import Entry, Index, Term
+from dledger_py.raft.membership import Configuration, decode
+from dledger_py.raft.vocabulary import Entry, Index, Kind, NodeId, Term
 
 ENTRY_OVERHEAD_BYTES = 64
 """Counted per entry besides its payload, so that a flood of empty entries is bounded as well.
@@ -30,9 +32,12 @@ class LogView:
     """
 
     __slots__ = (
+        "_configurations",
         "_run_starts",
         "_run_terms",
         "_tail",
+        "configuration",
+        "configuration_index",
         "first_index",
         "last_index",
         "last_term",
@@ -48,12 +53,15 @@ class LogView:
         terms: Iterable[tuple[Index, Term]] = (),
         previous_term: Term = 0,
         tail: Sequence[Entry] = (),
+        configurations: Iterable[tuple[Index, Configuration]] = (),
     ) -> None:
         """Describe a recovered log, all of it durable.
 
         `terms` are runs `(first index of the run, term)` in order, the first at `first_index`;
         `previous_term` is the term of entry `first_index - 1` (0 for a log that starts at 1);
-        `tail` may hold the newest entries, or nothing.
+        `tail` may hold the newest entries, or nothing; `configurations` are those of the CONFIG
+        entries by index, in order (`membership.decode`), before them perhaps one at index 0 or
+        below `first_index`: what was in force before this log starts.
         """
         runs = list(terms)
         if last_index >= first_index and (not runs or runs[0][0] != first_index):
@@ -62,6 +70,11 @@ class LogView:
             raise ValueError(f"term runs must rise in index and term: {runs}")
         if tail and (tail[-1].index != last_index or tail[0].index != last_index - len(tail) + 1):
             raise ValueError(f"tail {tail[0].index}..{tail[-1].index} must end at {last_index}")
+        history = list(configurations)
+        places = [index for index, _ in history]
+        if any(b <= a for a, b in pairwise(places)) or max(places, default=0) > last_index:
+            raise ValueError(f"configurations at {places} must rise, and end by {last_index}")
+        self._configurations: list[tuple[Index, Configuration]] = history
         self.first_index = first_index
         self.last_index = last_index
         self._run_starts: list[Index] = [first_index - 1, *(start for start, _ in runs)]
@@ -70,6 +83,35 @@ class LogView:
         self._tail: list[Entry] = list(tail)
         self.tail_first: Index = last_index - len(self._tail) + 1
         self.tail_bytes = sum(size_of(entry) for entry in self._tail)
+        self._use_latest()
+
+    def begin_with(self, configuration: Configuration) -> None:
+        """Say what is in force where the log has no configuration; ignored if it was told so."""
+        if not self._configurations or self._configurations[0][0] >= self.first_index:
+            self._configurations.insert(0, (self.first_index - 1, configuration))
+            self._use_latest()
+
+    def settle_configurations(self, commit: Index) -> None:
+        """Forget configurations that no cut can bring back: all before the latest committed."""
+        history = self._configurations
+        while len(history) > 1 and history[1][0] <= commit:
+            del history[0]
+
+    def may_elect(self, node: NodeId, commit: Index) -> bool:
+        """Whether `node` has a vote, or had one until an entry that is not known to be committed.
+
+        Thesis §4.2.2: a leader may lose its leadership between appending the entry that removes
+        it and replicating it. Its log is then the best, the others need its vote and must not
+        give it theirs for less: unless it stands for election, nobody can win one.
+        """
+        self.settle_configurations(commit)
+        return any(node in each.electors for _, each in self._configurations)
+
+    def _use_latest(self) -> None:
+        self.configuration: Configuration | None = None
+        self.configuration_index: Index = 0
+        if self._configurations:
+            self.configuration_index, self.configuration = self._configurations[-1]
 
     def term_at(self, index: Index) -> Term:
         """Return the term of entry `index`, which is between `first_index - 1` and `last_index`."""
@@ -117,6 +159,9 @@ class LogView:
         self.last_index = index
         self._tail.append(entry)
         self.tail_bytes += len(entry.payload) + ENTRY_OVERHEAD_BYTES
+        if entry.kind == Kind.CONFIG:
+            self._configurations.append((index, decode(entry.payload)))
+            self._use_latest()
 
     def cut(self, first: Index) -> None:
         """Remove entry `first` and all after it."""
@@ -129,6 +174,10 @@ class LogView:
         while self._run_starts[-1] >= first:
             self._run_starts.pop()
             self._run_terms.pop()
+        if self.configuration_index >= first:
+            while self._configurations and self._configurations[-1][0] >= first:
+                self._configurations.pop()
+            self._use_latest()
         self.last_term = self._run_terms[-1]
         self.last_index = first - 1
         self.tail_first = self.last_index - len(self._tail) + 1

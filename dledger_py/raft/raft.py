@@ -18,20 +18,24 @@ order.
 
 Deliberately elsewhere: what each role does with each message (rules.py), feeding followers
 (replication.py), read barriers (reads.py), durability (writes.py), handing leadership over
-(transfer.py). Not there yet: changes of membership, snapshots.
+(transfer.py), changing the membership (changes.py). Not there yet: snapshots.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from dledger_py.raft import quorum, reads, replication, transfer
+from dledger_py.raft import changes, reads, replication, transfer
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import ENTRY_OVERHEAD_BYTES, LogView
+from dledger_py.raft.membership import Configuration
 from dledger_py.raft.progress import Progress
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
 from dledger_py.raft.rules import RULES, STALE, Impossible
 from dledger_py.raft.vocabulary import (
+    Append,
     Busy,
+    ChangeMembers,
     Commit,
     Effect,
     ElectableChanged,
@@ -45,7 +49,6 @@ from dledger_py.raft.vocabulary import (
     Message,
     NodeId,
     NotLeader,
-    PeerStatistics,
     PeerUnreachable,
     Persist,
     Persisted,
@@ -64,6 +67,7 @@ from dledger_py.raft.vocabulary import (
     Settle,
     Term,
     Tick,
+    TimeoutNow,
     TransferLeadership,
     Transferring,
     WriteId,
@@ -73,6 +77,9 @@ from dledger_py.raft.writes import Promises, Writes
 ALWAYS: Round = 1 << 62
 """The round this node itself has answered: it needs no message to know what it thinks."""
 
+
+REQUESTS = (Append, PreVote, RequestVote, RequestVoteNow, TimeoutNow)
+"""Messages that are heard from strangers too."""
 
 TURN_TICKS = 4
 """Between two members' turns to ask for a vote: several round trips and a write to a busy disk."""
@@ -95,8 +102,10 @@ class Raft:
         "_timeout",
         "_told",
         "_writes",
+        "change",
         "commit",
         "config",
+        "configuration",
         "leader",
         "log",
         "members",
@@ -129,15 +138,16 @@ class Raft:
             raise ValueError(f"term is {hard.term}, but the log ends in term {log.last_term}")
         self.config = config
         self.node = config.node
-        self.members = config.members
-        self.peers = tuple(member for member in config.members if member != config.node)
         self.log = log
         self.term: Term = hard.term
         self.vote: NodeId | None = hard.vote
         self.commit: Index = hard.commit
+        log.begin_with(Configuration(voters=config.members))
+        self._use_configuration()
         self.role: Role = Follower()
         self.leader: NodeId | None = None
         self.transfer: transfer.Transfer | None = None
+        self.change: changes.Pending | None = None
         self.now = 0
         self._elapsed = 0
         self._timeout = 0
@@ -159,7 +169,8 @@ class Raft:
             PeerUnreachable: self._on_peer_unreachable,
             EntriesRead: self._on_entries_read,
             ElectableChanged: self._on_electable_changed,
-            TransferLeadership: self._on_transfer_leadership,
+            TransferLeadership: partial(transfer.start, self),
+            ChangeMembers: partial(changes.begin, self),
         }
         self._timeout = self._short_timeout()
         self._announce()
@@ -200,7 +211,7 @@ class Raft:
         """§5.1: compare terms once, in front of all rules."""
         sender = event.sender
         message = event.message
-        if sender not in self.peers:
+        if sender not in self.peers and type(message) not in REQUESTS:
             return
         if message.term != self.term:
             if message.term < self.term:
@@ -231,7 +242,7 @@ class Raft:
         role.uncommitted_bytes = waiting + size
         entry = Entry(index=index, term=self.term, kind=Kind.COMMAND, payload=event.payload)
         self._effects.append(Proposed(ticket=event.ticket, index=index, term=self.term))
-        self._lead_with(role, entry)
+        self.lead_with(role, entry)
 
     def _on_persisted(self, event: Persisted) -> None:
         self._writes.finish(event.write)
@@ -279,10 +290,7 @@ class Raft:
     def _on_electable_changed(self, event: ElectableChanged) -> None:
         self._electable = event.electable
         if not event.electable and type(self.role) is not Follower:
-            self._step_down()
-
-    def _on_transfer_leadership(self, event: TransferLeadership) -> None:
-        transfer.start(self, event)
+            self.step_down()
 
     # ------------------------------------------------------------------------- speaking and writing
 
@@ -309,6 +317,8 @@ class Raft:
             self._writes.cut(first)
         for entry in entries:
             self.log.append(entry)
+        if self.log.configuration is not self.configuration:
+            self._use_configuration()
         self._persist(first, entries)
 
     def _persist(self, first: Index | None, entries: tuple[Entry, ...]) -> WriteId:
@@ -318,13 +328,22 @@ class Raft:
         )
         return write
 
+    def _use_configuration(self) -> None:
+        """§6: the latest configuration in the log is in force, committed or not."""
+        configuration = self.log.configuration
+        assert configuration is not None, "the log began with one"
+        self.configuration: Configuration = configuration
+        self.members: tuple[NodeId, ...] = configuration.electors
+        self.peers = tuple(each for each in configuration.members if each != self.node)
+        self.log.settle_configurations(self.commit)
+
     # ----------------------------------------------------------------------------------- commitment
 
     def commit_if_agreed(self, leader: Leader) -> None:
         """§5.4.2: advance to what a majority holds, if that is of our own term; all before it
         goes along (figure 8).
         """
-        index = quorum.agreed(self.members, leader.match)
+        index = self.configuration.agreed(leader.match)
         if index > self.commit and self.log.term_at(index) == self.term:
             self.commit_up_to(index)
 
@@ -343,6 +362,8 @@ class Raft:
             if role.reads:
                 reads.settle_confirmed(self, role)
         self._announce()
+        if type(role) is Leader and not role.settled:
+            changes.go_on(self, role)
 
     def _announce(self) -> None:
         up_to = self.commit
@@ -382,13 +403,15 @@ class Raft:
         role.granted[self.node] = None
         self._become(role, None)
         self._ask_again(role)
-        if quorum.is_majority(self.members, role.granted):
+        if self.configuration.is_majority(role.granted):
             self.campaign()
 
     def may_lead(self) -> bool:
-        """Whether this member may stand for election: its disk is well and answers."""
+        """Whether this member may stand for election: it has a vote, as far as is known, and its
+        disk is well and answers.
+        """
         stalled = self._writes.waiting_ticks(self.now) > self.config.election_timeout_ticks
-        return self._electable and not stalled
+        return self._electable and not stalled and self.log.may_elect(self.node, self.commit)
 
     def campaign(self, *, called: bool = False) -> None:
         """§5.2: a new term, a vote for ourselves, and requests for the others' votes, all of them
@@ -415,9 +438,9 @@ class Raft:
             message = kind(term=self.term, last_index=last_index, last_term=last_term)
         else:
             return
-        for peer in self.peers:
-            if peer not in role.granted:
-                self.promise(peer, message)
+        for member in self.members:
+            if member != self.node and member not in role.granted:
+                self.promise(member, message)
 
     def retry_soon(self) -> None:
         """Do not sit out a split vote: all candidates would wait a whole timeout for nobody.
@@ -436,29 +459,32 @@ class Raft:
         """§5.2: lead once a majority has granted; the no-op of §8 makes earlier terms' entries
         committable.
         """
-        if not quorum.is_majority(self.members, role.granted):
+        if not self.configuration.is_majority(role.granted):
             return
         start = self.log.last_index + 1
         window = self.config.window_messages
         leader = Leader(
             start_index=start,
             followers={peer: Progress(peer, start, window, window) for peer in self.peers},
-            match=dict.fromkeys(self.members, 0),
-            heard=dict.fromkeys(self.members, self.now),
-            answered=dict.fromkeys(self.members, 0),
+            match=dict.fromkeys(self.configuration.members, 0),
+            heard=dict.fromkeys(self.configuration.members, self.now),
+            answered=dict.fromkeys(self.configuration.members, 0),
         )
         leader.match[self.node] = self._writes.durable_index
         leader.answered[self.node] = ALWAYS
         self._become(leader, self.node)
         if self.transfer is not None:
             transfer.leader_known(self, self.transfer, self.node)
-        self._lead_with(leader, Entry(index=start, term=self.term, kind=Kind.NOOP, payload=b""))
+        self.lead_with(leader, Entry(index=start, term=self.term, kind=Kind.NOOP, payload=b""))
 
     # -------------------------------------------------------------------------------------- leading
 
-    def _lead_with(self, leader: Leader, entry: Entry) -> None:
+    def lead_with(self, leader: Leader, entry: Entry) -> None:
         """§5.3: append an entry of our own, to our disk and to the followers at the same time."""
         self.log.append(entry)
+        if self.log.configuration is not self.configuration:
+            self._use_configuration()
+            changes.serve(self, leader)
         self._persist(entry.index, (entry,))
         replication.send_new(self, leader, entry)
 
@@ -466,14 +492,15 @@ class Raft:
         """A tick of a leader: still fit to lead? Then keep the followers warm."""
         leader.heard[self.node] = self.now
         timeout = self.config.election_timeout_ticks
-        alone = self.now - quorum.agreed(self.members, leader.heard) > timeout
+        alone = self.now - self.configuration.agreed(leader.heard) > timeout
         stalled = self._writes.waiting_ticks(self.now) > timeout
         if alone or stalled:
-            self._step_down()
+            self.step_down()
             return
         replication.send_heartbeats(self, leader)
 
-    def _step_down(self) -> None:
+    def step_down(self) -> None:
+        """Give leadership up within the term."""
         self._become(Follower(), None)
         self._restart_timer()
 
@@ -519,6 +546,8 @@ class Raft:
             for index, ticket, _ in previous.proposals:
                 lost = Lost(index=index, term=self.log.term_at(index))
                 self.say(Settle(ticket=ticket, outcome=lost))
+            if self.change is not None:
+                changes.leadership_ended(self, self.change)
 
     def _restart_timer(self) -> None:
         """§5.2: between one and two election timeouts, at random, so that votes seldom split."""
@@ -535,7 +564,8 @@ class Raft:
         Asking is a pre-vote: it disturbs nobody who does hear a leader.
         """
         left = [member for member in self.members if member != without]
-        return 1 + left.index(self.node) * TURN_TICKS + self._random(2)
+        turn = left.index(self.node) if self.node in left else len(left)
+        return 1 + turn * TURN_TICKS + self._random(2)
 
     # ----------------------------------------------------------------------------------- statistics
 
@@ -560,18 +590,8 @@ class Raft:
             promises_waiting=len(self._promises),
             reads_waiting=len(leader.reads) if leader else 0,
             transferring_to=self.transfer.to if self.transfer else None,
-            peers=tuple(self._peer(leader, each) for each in leader.followers.values())
-            if leader
-            else (),
-        )
-
-    def _peer(self, leader: Leader, progress: Progress) -> PeerStatistics:
-        return PeerStatistics(
-            peer=progress.peer,
-            state=progress.manner.value,
-            match=leader.match[progress.peer],
-            next=progress.next,
-            in_flight_messages=len(progress.in_flight),
-            in_flight_bytes=progress.in_flight_bytes,
-            ticks_since_contact=self.now - leader.heard[progress.peer],
+            voters=self.configuration.voters,
+            voters_old=self.configuration.voters_old,
+            learners=self.configuration.learners,
+            peers=leader.peer_statistics(self.now) if leader else (),
         )

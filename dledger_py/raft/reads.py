@@ -15,7 +15,7 @@ Laws:
 
 from typing import TYPE_CHECKING
 
-from dledger_py.raft import quorum, replication
+from dledger_py.raft import replication
 from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import NotLeader, ReadReady, Settle, Ticket
 
@@ -36,7 +36,7 @@ def settle_confirmed(raft: "Raft", leader: Leader) -> None:
     """Let pass what a majority has confirmed, and start the next round if barriers wait for it."""
     if raft.commit < leader.start_index:
         return
-    confirmed = quorum.agreed(raft.members, leader.answered)
+    confirmed = raft.configuration.agreed(leader.answered)
     waiting = leader.reads
     while waiting and waiting[0][1] < confirmed:
         ticket, _, index = waiting.popleft()

@@ -6,7 +6,15 @@ from typing import TypeAlias
 from attrs import define, field
 
 from dledger_py.raft.progress import Progress
-from dledger_py.raft.vocabulary import Index, NodeId, RoleName, Round, Ticket, WriteId
+from dledger_py.raft.vocabulary import (
+    Index,
+    NodeId,
+    PeerStatistics,
+    RoleName,
+    Round,
+    Ticket,
+    WriteId,
+)
 
 
 @define(eq=False)
@@ -38,7 +46,9 @@ class Candidate:
 
 @define(eq=False)
 class Leader:
-    """Leads its term. The dictionaries have one key per member, this node included."""
+    """Leads its term. The dictionaries have one key per member, and for this node even if it is
+    none any more.
+    """
 
     name = RoleName.LEADER
     start_index: Index
@@ -60,8 +70,26 @@ class Leader:
     reads: deque[tuple[Ticket, Round, Index]] = field(factory=deque)
     """(ticket, last round before it was asked, index to apply first)."""
 
+    settled: bool = False
+    """Whether the configuration in force is known to be committed and final, with us in it."""
+
     read_round: Round = 0
     """The last round before the heartbeats that were sent for the sake of readers."""
+
+    def peer_statistics(self, now: int) -> tuple[PeerStatistics, ...]:
+        """How the followers are served, for metrics."""
+        return tuple(
+            PeerStatistics(
+                peer=peer,
+                state=progress.manner.value,
+                match=self.match[peer],
+                next=progress.next,
+                in_flight_messages=len(progress.in_flight),
+                in_flight_bytes=progress.in_flight_bytes,
+                ticks_since_contact=now - self.heard[peer],
+            )
+            for peer, progress in self.followers.items()
+        )
 
 
 Role: TypeAlias = Follower | PreCandidate | Candidate | Leader

@@ -14,7 +14,7 @@ Laws:
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dledger_py.raft import quorum, reads, replication, transfer
+from dledger_py.raft import reads, replication, transfer
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
 from dledger_py.raft.vocabulary import (
     Append,
@@ -74,7 +74,7 @@ def count_pre_vote(raft: "Raft", sender: NodeId, message: PreVoteGranted) -> Non
     role = raft.role
     assert type(role) is PreCandidate
     role.granted[sender] = None
-    if quorum.is_majority(raft.members, role.granted):
+    if raft.configuration.is_majority(role.granted):
         raft.campaign()
 
 
@@ -191,6 +191,8 @@ def count_match(raft: "Raft", sender: NodeId, message: AppendAccepted) -> None:
     if match > leader.match[sender]:
         leader.match[sender] = match
         raft.commit_if_agreed(leader)
+        if raft.role is not leader or sender not in leader.followers:
+            return  # What was committed has removed us, or the sender.
         if raft.transfer is not None and raft.transfer.to == sender:
             transfer.urge(raft, leader, raft.transfer)
     if progress.next <= raft.log.last_index:

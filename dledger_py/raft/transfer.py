@@ -63,7 +63,7 @@ def start(raft: "Raft", event: TransferLeadership) -> None:
         _refuse(raft, ticket, f"a transfer to {raft.transfer.to} is under way")
     elif to == raft.node:
         raft.say(Settle(ticket=ticket, outcome=Transferred(leader=to)))
-    elif to not in raft.members:
+    elif to not in raft.configuration.voters:
         _refuse(raft, ticket, f"{to} is not a voter")
     else:
         give_up_at = raft.now + raft.config.election_timeout_ticks

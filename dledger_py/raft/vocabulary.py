@@ -7,7 +7,8 @@ Laws:
 - `term` in a message is always the *sender's current term*, in requests, answers and refusals
   alike, pre-votes included. That is what lets one term check in front of the rule table serve
   every message, and lets a refusal carry the news of a higher term to whoever is behind.
-- A payload is opaque: the core looks at its length and at nothing else.
+- A payload is opaque: the core looks at its length and at nothing else, except that of a
+  configuration (membership.py).
 
 Section numbers are those of "In Search of an Understandable Consensus Algorithm" (Ongaro,
 Ousterhout) and, marked *thesis*, of Ongaro's dissertation. Deliberately elsewhere: the meaning of
@@ -44,12 +45,11 @@ the number it answers.
 
 
 class Kind(IntEnum):
-    """What an entry is for. Numbers are on disk and on the wire; they are never reused. 2 is kept
-    for configurations.
-    """
+    """What an entry is for. Numbers are on disk and on the wire; they are never reused."""
 
     NOOP = 0
     COMMAND = 1
+    CONFIG = 2
 
 
 class RoleName(StrEnum):
@@ -64,7 +64,7 @@ class RoleName(StrEnum):
 @frozen(kw_only=True)
 class Entry:
     """One log entry (§5.3). `kind` may be a plain int equal to a `Kind`; a NOOP carries an empty
-    payload.
+    payload, a CONFIG the bytes of `membership.encode`.
     """
 
     index: Index
@@ -224,8 +224,9 @@ class Tick:
 
 @frozen(kw_only=True)
 class Received:
-    """A message arrived. It may be late, repeated, reordered or of any term; senders that are not
-    members are ignored.
+    """A message arrived. It may be late, repeated, reordered or of any term. Answers of senders
+    that are not members are ignored; their requests are heard, since their log may tell of a
+    membership that ours does not know yet (thesis §4.2.3).
     """
 
     sender: NodeId
@@ -305,6 +306,51 @@ class TransferLeadership:
     to: NodeId
 
 
+@frozen(kw_only=True)
+class AddLearner:
+    """`node`, so far a stranger, gets entries from now on, and has no vote (thesis §4.2.1)."""
+
+    node: NodeId
+
+
+@frozen(kw_only=True)
+class Promote:
+    """The learner `node`, which has caught up, becomes a voter."""
+
+    node: NodeId
+
+
+@frozen(kw_only=True)
+class Remove:
+    """`node`, voter or learner, is no member any more. The leader may remove itself."""
+
+    node: NodeId
+
+
+@frozen(kw_only=True)
+class Replace:
+    """The learner `new`, which has caught up, becomes a voter instead of `old`, in one change."""
+
+    old: NodeId
+    new: NodeId
+
+
+Change: TypeAlias = AddLearner | Promote | Remove | Replace
+
+
+@frozen(kw_only=True)
+class ChangeMembers:
+    """Change the membership (§6); one change at a time.
+
+    Answered by `Settle`: `MembersChanged` when it is committed, `ChangeRefused`, `NotLeader` or
+    `Transferring` (all definite), or `Lost` if leadership ended before it was known to be
+    committed.
+    """
+
+    ticket: Ticket
+    change: Change
+
+
 Event: TypeAlias = (
     Tick
     | Received
@@ -315,6 +361,7 @@ Event: TypeAlias = (
     | EntriesRead
     | ElectableChanged
     | TransferLeadership
+    | ChangeMembers
 )
 
 
@@ -423,8 +470,30 @@ class TransferFailed:
     reason: str
 
 
+@frozen(kw_only=True)
+class MembersChanged:
+    """The change is committed, and no longer joint, with the configuration entry at `index`."""
+
+    index: Index
+
+
+@frozen(kw_only=True)
+class ChangeRefused:
+    """Refused (definite): the change is not possible, or not now; `reason` is for people."""
+
+    reason: str
+
+
 Outcome: TypeAlias = (
-    NotLeader | Busy | Transferring | Lost | ReadReady | Transferred | TransferFailed
+    NotLeader
+    | Busy
+    | Transferring
+    | Lost
+    | ReadReady
+    | Transferred
+    | TransferFailed
+    | MembersChanged
+    | ChangeRefused
 )
 
 
@@ -506,4 +575,7 @@ class RaftStatistics:
     promises_waiting: int
     reads_waiting: int
     transferring_to: NodeId | None
+    voters: tuple[NodeId, ...]
+    voters_old: tuple[NodeId, ...]
+    learners: tuple[NodeId, ...]
     peers: tuple[PeerStatistics, ...]

@@ -8,11 +8,15 @@ import pytest
 
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import LogView
+from dledger_py.raft.membership import Configuration, decode
 from dledger_py.raft.raft import Raft
 from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import (
     MESSAGES,
+    AddLearner,
     Append,
+    Change,
+    ChangeMembers,
     Effect,
     ElectableChanged,
     EntriesRead,
@@ -25,10 +29,13 @@ from dledger_py.raft.vocabulary import (
     PeerUnreachable,
     Persist,
     Persisted,
+    Promote,
     Propose,
     ReadBarrier,
     ReadEntries,
     Received,
+    Remove,
+    Replace,
     RoleChanged,
     Send,
     Settle,
@@ -55,6 +62,7 @@ class Stage:
         self.disks: dict[str, tuple[HardState, tuple[Entry, ...]]] = {}
         self.reads: dict[str, list[ReadEntries]] = {}
         self.cut_off: dict[str, None] = {}
+        self.founders: tuple[NodeId, ...] = ()
         self.lines: list[str] = []
         self._tickets = count(1)
         self._settings: dict[str, int] = {}
@@ -71,10 +79,18 @@ class Stage:
         self.cut_off.clear()
         self._settings = {"election_timeout_ticks": 10, "heartbeat_ticks": 2}
         self._settings |= {name: int(value) for name, value in settings.items()}
+        self.founders = tuple(NodeId(name) for name in names)
+        for dropped in [name for name in self.cores if name not in names]:
+            del self.cores[dropped], self.disks[dropped], self.written[dropped]
         for name in names:
             self.disks[name] = (HardState(), ())
         for name in names:
             self.restart(name)
+
+    def joiner(self, name: str) -> None:
+        """A node that is no member yet."""
+        self.disks[name] = (HardState(), ())
+        self.restart(name)
 
     def log(self, name: str, *spots: str, term: str = "0", commit: str = "0") -> None:
         """Restart a member with a log such as `1@1 2@1 3@4`, written index@term."""
@@ -97,10 +113,20 @@ class Stage:
         self.cores[name] = Raft(
             config=RaftConfig(
                 node=NodeId(name),
-                members=tuple(NodeId(n) for n in self.disks),
+                members=self.founders,
+                joining=name not in self.founders,
                 **self._settings,
             ),
-            log=LogView(last_index=len(entries), terms=runs, tail=entries if in_memory else ()),
+            log=LogView(
+                last_index=len(entries),
+                terms=runs,
+                tail=entries if in_memory else (),
+                configurations=[
+                    (entry.index, decode(entry.payload))
+                    for entry in entries
+                    if entry.kind == Kind.CONFIG
+                ],
+            ),
             hard=hard,
             random=lambda n: 0,
         )
@@ -118,6 +144,26 @@ class Stage:
     def transfer(self, name: str, to: str) -> None:
         """Ask a member to hand its leadership over."""
         self.step(name, TransferLeadership(ticket=next(self._tickets), to=NodeId(to)))
+
+    def change(self, name: str, verb: str, *nodes: str) -> None:
+        """Ask a member to `add`, `promote`, `remove` or `replace` nodes."""
+        changes: dict[str, Callable[..., Change]] = {
+            "add": lambda node: AddLearner(node=node),
+            "promote": lambda node: Promote(node=node),
+            "remove": lambda node: Remove(node=node),
+            "replace": lambda old, new: Replace(old=old, new=new),
+        }
+        ticket = next(self._tickets)
+        self.step(name, ChangeMembers(ticket=ticket, change=changes[verb](*nodes)))
+
+    def members(self, *names: str) -> None:
+        """Show which configuration is in force."""
+        for name in names:
+            core = self.cores[name]
+            shown = brief_configuration(core.configuration)
+            self.lines.append(
+                f"{name}@{core.term} goes by {shown} at {core.log.configuration_index}"
+            )
 
     def unreachable(self, name: str, peer: str) -> None:
         self.step(name, PeerUnreachable(peer=NodeId(peer)))
@@ -269,7 +315,20 @@ def entries_at(*spots: str) -> tuple[Entry, ...]:
 
 
 def spots(entries: tuple[Entry, ...]) -> str:
-    return " ".join(f"{entry.index}@{entry.term}" for entry in entries)
+    """`index@term`, and for a configuration `(new voters / old voters + learners)`."""
+    words = []
+    for entry in entries:
+        word = f"{entry.index}@{entry.term}"
+        if entry.kind == Kind.CONFIG:
+            word += brief_configuration(decode(entry.payload))
+        words.append(word)
+    return " ".join(words)
+
+
+def brief_configuration(configuration: Configuration) -> str:
+    old = f" / {' '.join(configuration.voters_old)}" if configuration.is_joint else ""
+    learners = f" + {' '.join(configuration.learners)}" if configuration.learners else ""
+    return f"({' '.join(configuration.voters)}{old}{learners})"
 
 
 @pytest.fixture
