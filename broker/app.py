@@ -31,13 +31,15 @@ import trio
 from attrs import define, evolve, field
 
 from broker.config import BrokerConfig
-from broker.formats import UNIT_PLACE, UNIT_TAGS_CODE
-from broker.machine import commands
+from broker.formats import UNIT_TAGS_CODE
+from broker.machine import commands, put_messages
 from broker.machine.effects import DropQueues, GroupsChanged, IndexMessages, TopicsChanged
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
 from broker.machine.names import TEMPLATE_TOPIC
+from broker.machine.put_messages import decode_put_messages
 from broker.machine.topics import standard_topics
+from broker.remembering import RememberingBroker
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
 from broker.rooms.consensus import Consensus
@@ -74,30 +76,15 @@ from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.remoting.wire.frame import Frame
 from dledger_py.remoting.wire.message import pack_host
 from dledger_py.runtime import process
-from dledger_py.storage import Corrupt
+from dledger_py.storage import Corrupt, Log
+from dledger_py.storage.formats import KIND_COMMAND
 
 log = structlog.get_logger()
 
 CLOCK_S = 0.025  # how late a gathered offset or a held pull may be; 40 wake-ups a second
 FAREWELL_S = 1.5  # for handing leadership over at a stop; without it there is an election
+FIRST_MESSAGE_WITHIN_BYTES = 64 * 1024  # a group's first entries make its topics
 CLIENTS_CHECK_S = 10  # RocketMQ's; silence is allowed for twelve times as long
-
-
-@define(eq=False)
-class _ReplicatedMachine:
-    """The broker's machine in the shape the ledger wants: the two know nothing of each other."""
-
-    machine: Machine
-    begin: Callable[[], None]
-    """Called before the first entry is applied: the folder is known to be ours by then."""
-    _begun: bool = False
-
-    def apply(self, committed: Committed) -> Applied:
-        if not self._begun:
-            self._begun = True
-            self.begin()
-        applied = self.machine.apply(committed)
-        return Applied(reply=applied.reply, effects=applied.effects)
 
 
 @define(eq=False)
@@ -141,13 +128,10 @@ class Broker:
         name, port = split_address(config.advertised, of=config.node)
         host = address_of(name)
         self.machine = Machine()
-        queue_files = QueueFiles(config.data_dir / "consumequeue")
-        self.queues = ConsumeQueues(queue_files)
+        self.queues = ConsumeQueues(QueueFiles(config.data_dir / "consumequeue"))
         self.ledger = Ledger(
             config.ledger_config(),
-            # An earlier life's index is removed once the log's folder is locked: doing it sooner
-            # would take it from a broker that is running there.
-            _ReplicatedMachine(self.machine, begin=queue_files.clear),
+            RememberingBroker(self.machine, self.queues),
             perform=self._perform,
         )
         self.polls = LongPolls()
@@ -323,8 +307,6 @@ class Broker:
         for effect in applied.effects:
             match effect:
                 case IndexMessages(topic, queue_id, first_offset, units):
-                    if self._first_message is None:
-                        self._first_message = UNIT_PLACE.unpack_from(units)[0]
                     self.queues.index(topic, queue_id, first_offset, units)
                     if self.polls.waits(topic, queue_id):
                         codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
@@ -406,6 +388,8 @@ class Broker:
 
     def _earliest_ms(self, reader: MessageReader) -> int:
         """When the oldest message was stored; -1 if there is none, or only the disk knows it."""
+        if self._first_message is None:
+            self._first_message = first_message(self.ledger.log)
         if self._first_message is None:
             return -1
         try:
@@ -510,6 +494,16 @@ async def serve(config: BrokerConfig) -> None:
     config.data_dir.mkdir(parents=True, exist_ok=True)
     broker = Broker(config, on_ready=ready)
     await broker.run()
+
+
+def first_message(of: Log) -> int | None:
+    """The log position of the oldest message, looked for near the log's beginning."""
+    if of.last_index < of.first_index:
+        return None
+    for entry in of.read(of.first_index, FIRST_MESSAGE_WITHIN_BYTES):
+        if entry.kind == KIND_COMMAND and entry.payload[0] == put_messages.TAG:
+            return entry.payload_position + decode_put_messages(entry.payload).records_at
+    return None
 
 
 def now_ms() -> int:

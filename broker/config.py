@@ -35,6 +35,10 @@ class LedgerSettings:
     segment_size_bytes: int = setting(
         64 * 1024 * 1024, doc="size at which a log segment is closed (RocketMQ: 1 GiB)"
     )
+    snapshot_every_bytes: int = setting(
+        256 * 1024 * 1024,
+        doc="growth of the log after which the state is written down: what a start applies at most",
+    )
 
 
 @frozen(kw_only=True)
@@ -156,6 +160,7 @@ class BrokerConfig:
             heartbeat_ms=self.ledger.heartbeat_ms,
             election_timeout_ms=self.ledger.election_timeout_ms,
             segment_size_bytes=self.ledger.segment_size_bytes,
+            snapshot_every_bytes=self.ledger.snapshot_every_bytes,
         )
 
     @property

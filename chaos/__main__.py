@@ -1,4 +1,7 @@
-"""`python -m chaos [--kills N] [--all] [--flush sync|async]`: kill leaders, then judge."""
+"""`python -m chaos [--kills N] [--all] [--flush sync|async]`: kill leaders, then judge.
+
+`--snapshot-every BYTES` makes restarts begin at snapshots instead of at the log's beginning.
+"""
 
 import argparse
 import sys
@@ -18,11 +21,16 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="kill every node at once")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--flush", choices=("sync", "async"), default="sync")
+    parser.add_argument("--snapshot-every", type=int, default=0, metavar="BYTES")
     parser.add_argument("--data", type=Path, help="keep the cluster's data here")
     options = parser.parse_args()
     logs.configure(level="warning")
     plan = leader_kills.Plan(
-        kills=options.kills, kill_all=options.all, nodes=options.nodes, flush=options.flush
+        kills=options.kills,
+        kill_all=options.all,
+        nodes=options.nodes,
+        flush=options.flush,
+        snapshot_every_bytes=options.snapshot_every,
     )
     with tempfile.TemporaryDirectory(prefix="dledger-chaos-") as scratch:
         directory = options.data or Path(scratch)

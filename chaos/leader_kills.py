@@ -73,13 +73,19 @@ class Plan:
     kill_all: bool = False
     nodes: int = 3
     flush: str = "sync"
+    snapshot_every_bytes: int = 0
+    """Make the brokers write their state down this often; 0 leaves it to them."""
 
 
 async def run(directory: Path, plan: Plan, *, say: Say) -> Verdict:
     """Run the scenario on a cluster of its own. Raises: TimeoutError with the last thing done."""
     recorder = Recorder()
+    often = str(plan.snapshot_every_bytes)
     cluster = LocalCluster(
-        directory, nodes=plan.nodes, flush="async" if plan.flush == "async" else "sync"
+        directory,
+        nodes=plan.nodes,
+        flush="async" if plan.flush == "async" else "sync",
+        settings={"ledger.snapshot_every_bytes": often} if plan.snapshot_every_bytes else {},
     )
     async with cluster.running():
         await cluster.wait_leader()

@@ -22,7 +22,7 @@ import trio
 
 from dledger_py.actors import Inbox
 from dledger_py.ledger.log_tail import LogTail
-from dledger_py.ledger.machine import Applied, Committed, Machine
+from dledger_py.ledger.machine import Applied, Committed, Machine, StatePlace
 from dledger_py.storage import Log
 from dledger_py.storage.formats import ENTRY_HEADER_BYTES, KIND_COMMAND
 
@@ -47,10 +47,11 @@ class Applier:
         on_applied: Callable[[int, int, int, Applied | None], None],
         on_slice: Callable[[], None],
         target: int,
+        start: StatePlace | None = None,
     ) -> None:
         """`on_applied(index, term, kind, applied)` follows every entry, with None for those that
         are no command; `on_slice()` follows every slice of the task; `target` is what is known as
-        committed.
+        committed; `start` is the place of the state that the machine has already.
         """
         self._machine = machine
         self._log = log
@@ -62,8 +63,10 @@ class Applier:
         self._backlog = trio.Event()
         self.replayed = trio.Event()
         self._catching_up = True  # until the task has seen to what was committed before the start
-        self.applied_index = log.first_index - 1
-        self.applied_position = 0
+        start = start or StatePlace(index=log.first_index - 1, term=0, position=0)
+        self.applied_index = start.index
+        self.applied_term = start.term
+        self.applied_position = start.position
 
     @property
     def target(self) -> int:
@@ -148,5 +151,6 @@ class Applier:
             if self._perform is not None and applied.effects:
                 self._perform(committed, applied)
         self.applied_index = index
+        self.applied_term = term
         self.applied_position = payload_position + len(payload)
         self._on_applied(index, term, kind, applied)

@@ -52,6 +52,10 @@ class LedgerConfig:
     segment_size_bytes: int = 64 << 20
     """A log file is closed once it is this long: small enough to check or drop as a whole."""
 
+    snapshot_every_bytes: int = 256 << 20
+    """Growth of the log after which the machine's state is written down, if the machine can: what a
+    start has to apply at most, some seconds' worth."""
+
     payload_max_bytes: int = 8 << 20
     """Largest proposal: twice RocketMQ's largest message (4 MiB), since a turn's batch may end
     with one."""

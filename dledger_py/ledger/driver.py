@@ -97,9 +97,8 @@ class Driver:
         self._sent: raft.Append | None = None
         self._sent_parts: Sequence[bytes | memoryview] = ()
         self.view = RoleView(role="follower", term=hard.term, leader=None, ready=False)
-        # The term and commit index of the first append of this run, and the term applied so far.
+        # The term and commit index of the first append of this run.
         self._first_heard: tuple[int, int] | None = None
-        self._applied_term = 0
         self.joined = trio.Event()
         """Set once `current` has become true."""
         # Any: each performer takes the one effect type it is listed under.
@@ -144,7 +143,7 @@ class Driver:
         if self._first_heard is None:
             return False
         term, commit = self._first_heard
-        return self._applied_term >= term and self._applier.applied_index >= commit
+        return self._applier.applied_term >= term and self._applier.applied_index >= commit
 
     # ---- events
 
@@ -403,7 +402,6 @@ class Driver:
     def applied(self, index: int, term: int, kind: int, applied: Applied | None) -> None:
         """One entry was applied: its proposer is answered, and a new leader's first makes it
         ready."""
-        self._applied_term = term
         if not self.joined.is_set() and self.current:
             self.joined.set()
         if applied is not None:

@@ -47,10 +47,23 @@ from dledger_py.ledger.entry_reader import EntryReader
 from dledger_py.ledger.errors import LedgerError, NotLeader
 from dledger_py.ledger.log_tail import LogTail
 from dledger_py.ledger.log_writer import LogWriter, WriterStatistics
-from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
-from dledger_py.ledger.peer_frames import PROTOCOL_VERSION, Hello, encode_hello
-from dledger_py.ledger.peer_link import LinkStatistics, PeerLink, PeerListener, open_listener
+from dledger_py.ledger.machine import (
+    Applied,
+    Committed,
+    Machine,
+    RoleView,
+    StatePlace,
+)
+from dledger_py.ledger.peer_frames import Hello, encode_hello
+from dledger_py.ledger.peer_link import (
+    LinkStatistics,
+    PeerLink,
+    PeerListener,
+    open_listener,
+    unwelcome,
+)
 from dledger_py.ledger.settlements import Settlements
+from dledger_py.ledger.snapshotter import Memory, Snapshotter, remember
 from dledger_py.ledger.ticker import Ticker
 from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.config import RaftConfig
@@ -304,13 +317,15 @@ class Ledger:
 
     async def run(self, inbox: Inbox[Never]) -> None:
         """Open the folder, then take part until a stop is asked for. **Raises** FailStop."""
+        config = self.config
         assert not self._ran, "a machine that has applied a log cannot apply it again"
         self._ran = True
         recovered = await self._recover()
         listener = self._listener
         try:
             listener = listener or self._listen()
-            self._parts = parts = self._assemble(recovered, listener)
+            memory = await remember(config, self._files, self._machine, recovered.log)
+            self._parts = parts = self._assemble(recovered, listener, memory)
             self._opened.set()
             await parts.supervisor.run(inbox)
         except RestartsExhausted as error:
@@ -357,10 +372,13 @@ class Ledger:
                 f"{config.node} cannot listen for its peers at {address}: {error}"
             ) from error
 
-    def _assemble(self, recovered: Recovered, listener: socket.socket) -> _Parts:
+    def _assemble(
+        self, recovered: Recovered, listener: socket.socket, memory: Memory | None
+    ) -> _Parts:
         """Make the parts, and the supervisor they will run under. Nothing runs yet."""
         config = self.config
-        hard = _hard_state(recovered)
+        start = memory.start if memory is not None else None
+        hard = _hard_state(recovered, start)
         core = self._core(recovered.log, hard)
         tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
         incarnation = randbits(62)
@@ -392,6 +410,7 @@ class Ledger:
             on_applied=driver.applied,
             on_slice=driver.end_slice,
             target=hard.commit,
+            start=start,
         )
         writer = LogWriter(
             recovered.log,
@@ -404,7 +423,7 @@ class Ledger:
         driver.connect(writer, applier)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
         ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
-        acceptor = PeerListener(listener, driver, partial(_refusal, config))
+        acceptor = PeerListener(listener, driver, partial(unwelcome, config))
         supervisor = Supervisor(
             f"ledger of {config.node}",
             (
@@ -415,6 +434,7 @@ class Ledger:
                 _vital("ticker", ticker),
                 Child("listener", lambda: acceptor),
                 *(Child(f"link to {peer}", partial(_same, link)) for peer, link in links.items()),
+                *self._snapshotter(memory, applier, recovered.log),
             ),
             max_restarts=LINK_RESTARTS_MAX,
         )
@@ -447,6 +467,15 @@ class Ledger:
         except ValueError as error:
             story = f"log and hard state of {self.config.node} contradict each other: {error}"
             raise FailStop(story) from error
+
+    def _snapshotter(
+        self, memory: Memory | None, applier: Applier, of: Log
+    ) -> tuple[Child[Any], ...]:
+        if memory is None:
+            return ()
+        every_bytes = self.config.snapshot_every_bytes
+        actor = Snapshotter(memory.snapshots, memory.machine, applier, of, every_bytes=every_bytes)
+        return (_vital("snapshotter", actor),)
 
     def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
         config = self.config
@@ -541,25 +570,12 @@ def _raft_config(config: LedgerConfig) -> RaftConfig:
     )
 
 
-def _refusal(config: LedgerConfig, hello: Hello) -> str | None:
-    """Why this hello is not welcome, for a log line; None if it is."""
-    if hello.version != PROTOCOL_VERSION:
-        return f"peer protocol {hello.version}, ours is {PROTOCOL_VERSION}"
-    if hello.cluster != config.cluster:
-        return f"{hello.sender!r} is of cluster {hello.cluster!r}, not of {config.cluster!r}"
-    if hello.group != config.group:
-        return f"{hello.sender!r} is of group {hello.group!r}, not of {config.group!r}"
-    if hello.receiver != config.node:
-        return f"{hello.sender!r} looks for {hello.receiver!r}, this is {config.node!r}"
-    if hello.sender not in config.others:
-        return f"{hello.sender!r} is not among the peers {config.others}"
-    return None
-
-
-def _hard_state(recovered: Recovered) -> raft.HardState:
+def _hard_state(recovered: Recovered, start: StatePlace | None) -> raft.HardState:
     stored = recovered.hard_state
     vote = None if stored.vote is None else raft.NodeId(stored.vote)
-    return raft.HardState(term=stored.term, vote=vote, commit=stored.commit)
+    # What a snapshot was taken of was committed, whatever the hint says.
+    commit = max(stored.commit, start.index if start is not None else 0)
+    return raft.HardState(term=stored.term, vote=vote, commit=commit)
 
 
 def _vital(name: str, actor: Actor[Any]) -> Child[Any]:

@@ -9,8 +9,8 @@ again after a restart, so each must be harmless twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -46,6 +46,56 @@ class Machine(Protocol):
     def apply(self, committed: Committed) -> Applied:
         """Change the state by one command. An exception here ends the process: members must not
         differ."""
+        ...
+
+
+@frozen(kw_only=True)
+class StatePlace:
+    """The last entry a state stands for."""
+
+    index: int
+    term: int
+    position: int
+    """Log position behind the entry."""
+
+
+class Snapshot(Protocol):
+    """A machine's state of one moment, on its way to the disk. Called in the order below."""
+
+    def prepare(self) -> bool:
+        """Do some of what has to be done on the event loop; whether there is more."""
+        ...
+
+    def sync(self) -> None:
+        """Make durable what the state refers to outside of the log. Worker thread; may block."""
+        ...
+
+    def chunks(self) -> Iterable[bytes]:
+        """The state as bytes, from which `restore` makes it again. Worker thread."""
+        ...
+
+    def release(self) -> None:
+        """The snapshot is durable: let go of what only older ones need. Worker thread."""
+        ...
+
+    def end(self) -> None:
+        """It is over, well or not. Event loop."""
+        ...
+
+
+@runtime_checkable
+class RememberingMachine(Machine, Protocol):
+    """A machine whose state can be written down, so that a start need not apply the whole log."""
+
+    def capture(self, place: StatePlace) -> Snapshot:
+        """The state of this moment, which is the one after `place`. Event loop, between entries."""
+        ...
+
+    def restore(self, body: bytes) -> bool:
+        """Become what the snapshot says, before anything is applied; False to apply the whole log.
+
+        An exception ends the process: a snapshot that is damaged is an operator's business.
+        """
         ...
 
 

@@ -30,8 +30,9 @@ import trio
 from attrs import frozen
 
 from dledger_py.actors import Inbox
+from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.errors import FrameError
-from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
+from dledger_py.ledger.peer_frames import PROTOCOL_VERSION, FrameReader, Hello, decode_hello
 
 log = structlog.get_logger()
 
@@ -408,3 +409,18 @@ def open_listener(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def unwelcome(config: LedgerConfig, hello: Hello) -> str | None:
+    """Why this hello is not welcome, for a log line; None if it is."""
+    if hello.version != PROTOCOL_VERSION:
+        return f"peer protocol {hello.version}, ours is {PROTOCOL_VERSION}"
+    if hello.cluster != config.cluster:
+        return f"{hello.sender!r} is of cluster {hello.cluster!r}, not of {config.cluster!r}"
+    if hello.group != config.group:
+        return f"{hello.sender!r} is of group {hello.group!r}, not of {config.group!r}"
+    if hello.receiver != config.node:
+        return f"{hello.sender!r} looks for {hello.receiver!r}, this is {config.node!r}"
+    if hello.sender not in config.others:
+        return f"{hello.sender!r} is not among the peers {config.others}"
+    return None

@@ -11,6 +11,12 @@ from dledger_py.storage.formats import Corrupt, HardState, Identity, LogFailed, 
 from dledger_py.storage.hard_state import HardStateFile
 from dledger_py.storage.log import Cut, Log, LogStatistics
 from dledger_py.storage.recovery import CutReport, Recovered, recover
+from dledger_py.storage.snapshots import (
+    SnapshotPlace,
+    Snapshots,
+    StoredSnapshot,
+    open_snapshots,
+)
 
 __all__ = [
     "BadBatch",
@@ -28,8 +34,12 @@ __all__ = [
     "LogStatistics",
     "RealFiles",
     "Recovered",
+    "SnapshotPlace",
+    "Snapshots",
     "StoredEntry",
+    "StoredSnapshot",
     "WrongIdentity",
+    "open_snapshots",
     "recover",
     "split_raw",
 ]

@@ -245,6 +245,12 @@ def peek_place(buffer: bytes | memoryview, at: int = 0) -> tuple[int, int, int]:
     return header[4], header[6], header[7]
 
 
+def entry_crc(raw: bytes | memoryview) -> int:
+    """The CRC in an entry's header: what the next entry's chain begins with. Unverified."""
+    crc: int = ENTRY_HEADER.unpack_from(raw)[8]
+    return crc
+
+
 # --------------------------------------------------------------------------- segment header
 
 SEGMENT_HEADER = struct.Struct(">8sHHQQQI64s64s64sI")

@@ -76,6 +76,7 @@ class Group:
     names: tuple[str, ...]
     settings: dict[str, Any]
     files: Callable[[str], FileSystem | None]
+    machine: Callable[[], Recorder] = Recorder
     peers: dict[str, str] = field(factory=dict)
     members: dict[str, Member] = field(factory=dict)
     _sockets: dict[str, socket.socket] = field(factory=dict)
@@ -95,7 +96,7 @@ class Group:
             data_dir=str(self.folder / name),
             **{"election_timeout_ms": 400, "heartbeat_ms": 40, **self.settings, **settings},
         )
-        machine = Recorder()
+        machine = self.machine()
         ledger = Ledger(
             config,
             machine,
@@ -180,11 +181,12 @@ def open_group(tmp_path: Path) -> Callable[..., Any]:
         size: int = 3,
         *,
         files: Callable[[str], FileSystem | None] = lambda name: None,
+        machine: Callable[[], Recorder] = Recorder,
         **settings: Any,
     ) -> AsyncIterator[Group]:
         names = tuple(f"n{number}" for number in range(size))
         async with trio.open_nursery() as nursery:
-            group = Group(nursery, tmp_path, names, settings, files)
+            group = Group(nursery, tmp_path, names, settings, files, machine)
             try:
                 with trio.fail_after(PATIENCE_S):
                     yield group

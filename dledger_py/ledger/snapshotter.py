@@ -1,0 +1,191 @@
+"""States written down from time to time, so that a start applies the end of the log only.
+
+Laws:
+- A snapshot is taken between two applied entries, of what is committed and on this disk. It is
+  written by a worker thread while the member goes on.
+- It names the last entry it stands for, with that entry's CRC. At a start the log must have exactly
+  this entry: a log that ends before it has lost what was committed, and the member must not start.
+- A failed write is FailStop, like any other.
+
+The log is kept whole for now: snapshots shorten starts, they do not make room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Never
+
+import structlog
+import trio
+from attrs import frozen
+
+from dledger_py.actors import FailStop, Inbox
+from dledger_py.ledger.applier import Applier
+from dledger_py.ledger.config import LedgerConfig
+from dledger_py.ledger.machine import Machine, RememberingMachine, Snapshot, StatePlace
+from dledger_py.storage import (
+    Corrupt,
+    FileSystem,
+    Identity,
+    Log,
+    SnapshotPlace,
+    Snapshots,
+    StoredEntry,
+    StoredSnapshot,
+    WrongIdentity,
+    open_snapshots,
+)
+from dledger_py.storage.formats import entry_crc
+
+log = structlog.get_logger()
+
+FOLDER = "snapshots"
+LOOK_S = 0.2
+"""How often the log's growth is looked at, and whether it is on the disk."""
+
+
+@frozen(kw_only=True)
+class Memory:
+    """A machine that remembers, its snapshots, and where the one it was restored from stands."""
+
+    machine: RememberingMachine
+    snapshots: Snapshots
+    start: StatePlace | None
+
+
+async def remember(
+    config: LedgerConfig, files: FileSystem, machine: Machine, of: Log
+) -> Memory | None:
+    """Give the machine the newest state that was written down, if it can take it.
+
+    **Raises** FailStop if a snapshot is damaged, or does not fit the log.
+    """
+    if not isinstance(machine, RememberingMachine):
+        return None
+    identity = Identity(cluster=config.cluster, group=config.group, member=config.node)
+    try:
+        snapshots, stored = await trio.to_thread.run_sync(
+            open_folder, files, config.data_dir, identity, of
+        )
+    except (Corrupt, WrongIdentity, OSError) as error:
+        raise FailStop(f"the snapshots of {config.node} cannot be used: {error}") from error
+    start = None
+    if stored is not None and machine.restore(stored.body):
+        place = stored.place
+        start = StatePlace(index=place.index, term=place.term, position=place.position)
+        log.info("snapshot.restored", index=start.index, size_bytes=len(stored.body))
+    return Memory(machine=machine, snapshots=snapshots, start=start)
+
+
+def open_folder(
+    files: FileSystem, data_dir: str, identity: Identity, of: Log
+) -> tuple[Snapshots, StoredSnapshot | None]:
+    """The member's snapshots and the newest of them, checked against the log. Blocks.
+
+    Raises: Corrupt, WrongIdentity, OSError.
+    """
+    snapshots = open_snapshots(files, f"{data_dir}/{FOLDER}", identity)
+    if not snapshots.newest_index:
+        return snapshots, None
+    stored = snapshots.read(snapshots.newest_index)
+    place = stored.place
+    if place.index > of.last_index:
+        raise Corrupt(
+            data_dir,
+            of.end_position,
+            f"the log ends with entry {of.last_index}, but the state of entry {place.index} was"
+            " written down: committed entries are missing",
+        )
+    (entry,) = of.read(place.index, 1)
+    if (entry.term, entry_crc(entry.raw)) != (place.term, place.crc):
+        raise Corrupt(
+            data_dir,
+            entry.position,
+            f"entry {place.index} is not the one that the snapshot of it was taken behind",
+        )
+    return snapshots, stored
+
+
+class Snapshotter:
+    """Actor: takes a snapshot once the log has grown enough, and one at a stop."""
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        machine: RememberingMachine,
+        applier: Applier,
+        of: Log,
+        *,
+        every_bytes: int,
+    ) -> None:
+        self._snapshots = snapshots
+        self._machine = machine
+        self._applier = applier
+        self._log = of
+        self._every_bytes = every_bytes
+        self._last_position = applier.applied_position
+
+    async def run(self, inbox: Inbox[Never]) -> None:
+        """**Raises** FailStop."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_from_time_to_time)
+            inbox.ready()
+            await inbox.wait_closed()
+            nursery.cancel_scope.cancel()
+        if self._applier.applied_position > self._last_position:
+            await self._take()
+
+    async def _take_from_time_to_time(self) -> None:
+        while True:
+            await trio.sleep(LOOK_S)
+            if self._applier.applied_position - self._last_position >= self._every_bytes:
+                with trio.CancelScope(shield=True):  # a stop waits for it, it takes moments
+                    await self._take()
+
+    async def _take(self) -> None:
+        applier = self._applier
+        place = StatePlace(
+            index=applier.applied_index,
+            term=applier.applied_term,
+            position=applier.applied_position,
+        )
+        if place.index <= self._snapshots.newest_index:
+            return  # the log is being applied again, up to where it was written down before
+        snapshot = self._machine.capture(place)
+        try:
+            while snapshot.prepare():
+                await trio.lowlevel.checkpoint()
+            # Asynchronous flush lags behind, in a thread that tells the loop of no sync of its own.
+            while self._log.durable_index < place.index:  # noqa: ASYNC110
+                await trio.sleep(LOOK_S)
+            size = await trio.to_thread.run_sync(self._write, place, snapshot)
+        except OSError as error:
+            raise FailStop(f"the snapshot at {place.index} cannot be written: {error}") from error
+        finally:
+            snapshot.end()
+        self._last_position = place.position
+        log.info("snapshot.taken", index=place.index, term=place.term, size_bytes=size)
+
+    def _write(self, place: StatePlace, snapshot: Snapshot) -> int:
+        entry: StoredEntry
+        (entry,) = self._log.read(place.index, 1)
+        size = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in snapshot.chunks():
+                size += len(chunk)
+                yield chunk
+
+        snapshot.sync()
+        self._snapshots.write(
+            SnapshotPlace(
+                index=place.index,
+                term=place.term,
+                position=place.position,
+                crc=entry_crc(entry.raw),
+            ),
+            counted(),
+        )
+        snapshot.release()
+        return size
