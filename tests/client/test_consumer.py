@@ -203,7 +203,7 @@ async def test_two_consumers_share_the_queues_and_the_rest_when_one_leaves() -> 
         async def told(consumer: Consumer, count: int) -> None:
             while len(read_by(consumer)) != count:
                 await cluster.broker.notify(NOTIFY, {"consumerGroup": "g"})
-                await anyio.sleep(0.005)
+                await anyio.lowlevel.checkpoint()
 
         async with connect(cluster.names.address) as mq1, mq1.consumer("g", "t") as one:
             await told(one, 4)
