@@ -6,10 +6,10 @@
     await ledger.read_barrier()             # now the machine shows all that was ever acknowledged
 
 A `Ledger` is an actor: run it under a supervisor (never to be restarted: its machine cannot be),
-or with `open_ledger`. It opens the data folder, replays what is committed and keeps a subtree of
-actors of its own: the log writer, the driver, the applier, the entry reader, the ticker, the
-listener and one link for each peer. Whatever endangers a promise ends in FailStop; what fails on
-the way to a peer is tried again.
+or with `open_ledger`. It opens the data folder, applies what is committed behind the newest
+snapshot and keeps a subtree of actors of its own: the log writer, the driver, the applier, the
+entry reader, the ticker, the listener, one link for each peer and the snapshotter. Whatever
+endangers a promise ends in FailStop; what fails on the way to a peer is tried again.
 
 Elsewhere: who may be told what when (settlements), what consensus is (raft), what a command means
 (the machine's author).
