@@ -27,9 +27,12 @@ from dledger_py.actors import FailStop
 Key = tuple[str, int]
 
 
-@define
+@define(repr=False)
 class Disk:
-    """What a power cut leaves: contents and names as they were when last synced."""
+    """What a power cut leaves: contents and names as they were when last synced.
+
+    It knows files by inode number, so `forget` before these can be given out again.
+    """
 
     contents: dict[int, bytes] = field(factory=dict)
     names: dict[int, dict[str, int]] = field(factory=dict)
@@ -69,7 +72,11 @@ class Disk:
         for name, child in self.names.get(inode, {}).items():
             self.restored(child, to / name)
 
-    def close(self) -> None:
+    def forget(self) -> None:
+        """Be new, and let go of the inodes."""
+        self.contents.clear()
+        self.names.clear()
+        self.folders.clear()
         while self.held:
             os.close(self.held.pop())
 
@@ -80,7 +87,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     monkeypatch.setattr(os, "fdatasync", lambda fd: disk.fdatasync(fd))
     monkeypatch.setattr(os, "fsync", lambda fd: disk.fsync(fd))
     yield disk
-    disk.close()
+    disk.forget()
 
 
 @frozen
@@ -617,6 +624,7 @@ def test_after_any_crash_the_last_finished_checkpoint_is_there(
     tmp_path_factory: pytest.TempPathFactory, disk: Disk, steps: list[tuple[Any, ...]]
 ) -> None:
     """Whatever is indexed, deleted and made anew, and wherever in a checkpoint it ends."""
+    disk.forget()
     root = tmp_path_factory.mktemp("lives")
     lives = 0
     (root / "0").mkdir()
@@ -660,4 +668,3 @@ def test_after_any_crash_the_last_finished_checkpoint_is_there(
                 life.check()
                 work = finished = None
     life.queues.close()
-    disk.close()
