@@ -65,12 +65,23 @@ class Disk:
         self.restored(inode, to)
 
     def restored(self, inode: int, to: Path) -> None:
-        if inode not in self.folders:
-            to.write_bytes(self.contents.get(inode, b""))
-            return
-        to.mkdir(parents=True)
-        for name, child in self.names.get(inode, {}).items():
-            self.restored(child, to / name)
+        """What is left of an inode appears here, and is on the disk."""
+        names = self.names.get(inode, {})
+        if inode in self.folders:
+            to.mkdir(parents=True)
+            for name, child in names.items():
+                self.restored(child, to / name)
+            fresh = self._hold(to)
+            self.folders.add(fresh)
+            self.names[fresh] = {name: (to / name).stat().st_ino for name in names}
+        else:
+            content = self.contents.get(inode, b"")
+            to.write_bytes(content)
+            self.contents[self._hold(to)] = content
+
+    def _hold(self, path: Path) -> int:
+        self.held.append(os.open(path, os.O_PATH))
+        return path.stat().st_ino
 
     def forget(self) -> None:
         """Be new, and let go of the inodes."""
