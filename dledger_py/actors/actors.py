@@ -218,6 +218,7 @@ class Mailbox(Generic[M]):
     _reader: Inbox[M] | None = field(default=None, init=False)
     _arrival: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _room: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _senders: trio.StrictFIFOLock = field(factory=trio.StrictFIFOLock, init=False)
     _closing: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -268,9 +269,14 @@ class Mailbox(Generic[M]):
         self._arrival.unpark()
 
     async def put(self, message: M) -> None:
-        while not self.closed and len(self._queue) >= self.length_max:
-            await self._room.park()
-        self.put_nowait(message)
+        if not self._senders.locked() and len(self._queue) < self.length_max:
+            self.put_nowait(message)
+            return
+        # In the order they came: Trio runs tasks that are woken together in any order.
+        async with self._senders:
+            while not self.closed and len(self._queue) >= self.length_max:
+                await self._room.park()
+            self.put_nowait(message)
 
     async def take(self, reader: Inbox[M], limit: int) -> list[M]:
         """Up to `limit` messages, at least one. Always a checkpoint. Raises `StopAsyncIteration` at
@@ -288,7 +294,7 @@ class Mailbox(Generic[M]):
                 self._in_hand.add(message)
                 message._taken_in = self._in_hand
         self.taken_total += len(messages)
-        self._room.unpark(count=len(messages))
+        self._room.unpark()
         return messages
 
     async def wait_closed(self) -> None:
