@@ -5,6 +5,11 @@ bind and listen on it all the same, while nobody is given the port by asking for
 kernel does not use it for outgoing connections. SO_REUSEPORT would do so, too, but lets two servers
 listen side by side and share the connections, which is the very accident to be noticed.
 
+SO_REUSEADDR at the bind would also let two reservations share a port while nobody listens there. So
+a port that is ours to choose is bound without it first, which fails if anybody at all has it, and
+only then opened to our server. A port we were told keeps it from the start: connections of the run
+before may still be in TIME_WAIT there.
+
 Who holds a port that cannot be reserved is read from /proc, where there is one.
 """
 
@@ -47,7 +52,7 @@ class PortReservations:
 
     def take_any(self) -> int:
         """Reserve a port the kernel chooses."""
-        bound = self._bound(0)
+        bound = self._bound(0, exclusive=True)
         port = int(bound.getsockname()[1])
         self._sockets[port] = bound
         return port
@@ -57,7 +62,7 @@ class PortReservations:
         for _ in range(ATTEMPTS_MAX):
             port = self.take_any()
             try:
-                self._sockets[port - VIP_BELOW] = self._bound(port - VIP_BELOW)
+                self._sockets[port - VIP_BELOW] = self._bound(port - VIP_BELOW, exclusive=True)
             except OSError:
                 self.release(port)
                 continue
@@ -87,11 +92,12 @@ class PortReservations:
         while self._sockets:
             self._sockets.popitem()[1].close()
 
-    def _bound(self, port: int) -> socket.socket:
+    def _bound(self, port: int, *, exclusive: bool = False) -> socket.socket:
         bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, not exclusive)
             bound.bind((self.host, port))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         except OSError:
             bound.close()
             raise

@@ -54,6 +54,13 @@ def test_the_vip_port_is_reserved_together_with_its_broker_port(
         pass
 
 
+def test_no_pair_shares_a_port_with_another(reservations: PortReservations) -> None:
+    """So many that the port below one of them is surely the upper one of another."""
+    upper = [reservations.take_any_with_vip() for _ in range(300)]
+
+    assert len({*upper, *(port - 2 for port in upper)}) == 600
+
+
 def test_a_taken_port_is_explained(reservations: PortReservations) -> None:
     with listener() as other:
         port = other.getsockname()[1]
