@@ -30,8 +30,9 @@ test: check      ## the checks, then every test
 
 SEED ?= 1
 RUNS ?= 200
-sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=…
-	$(BIN)/python -m chaos.sim --seed $(SEED) --runs $(RUNS)
+sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=… or HOURS=…
+	$(BIN)/python -m chaos.sim --seed $(SEED) --profile all --members 3 5 \
+		$(if $(HOURS),--hours $(HOURS),--runs $(RUNS))
 
 KILLS ?= 10
 chaos: $(READY)  ## kill the leader of a real cluster under load: KILLS=… ALL=1

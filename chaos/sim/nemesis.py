@@ -95,6 +95,7 @@ class Nemesis:
             world.blocked[link] = world.blocked.get(link, 0) + 1
             if not one_way:
                 self._report(world.nodes[link[0]], link[1])
+        world.count("partitions one way" if one_way else "partitions")
         length = int(world.knobs.partition_us * self._random.uniform(0.2, 2))
         world.at(length, self._rejoin, links)
 
@@ -108,6 +109,7 @@ class Nemesis:
         """A disk is ill for a while: its member must not lead."""
         world = self._world
         node = self._random.choice(list(world.nodes.values()))
+        world.count("disks sick")
         self._set_electable(node, False)
         world.at(int(self._random.uniform(0.1, 3) * 1_000_000), self._set_electable, node, True)
 
@@ -153,6 +155,7 @@ class Nemesis:
         names = list(self._world.names)
         if len(names) > 1:
             a, b = self._random.sample(names, 2)
+            self._world.count("false alarms")
             self._report(self._world.nodes[a], b)
 
     def _report(self, node: Node, peer: NodeId) -> None:

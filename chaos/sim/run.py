@@ -24,6 +24,9 @@ class Result:
     reads: int
     transfers: int
     changes: int
+    faults: tuple[tuple[str, int], ...]
+    """How often each kind struck."""
+
     violation: str
     story: str
 
@@ -52,6 +55,7 @@ def run(seed: int, profile: str, members: int, seconds: float) -> Result:
         reads=world.reads_passed,
         transfers=world.transfers_done,
         changes=world.changes_done,
+        faults=tuple(world.faults.items()),
         violation=violation,
         story=story,
     )

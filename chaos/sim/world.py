@@ -170,6 +170,7 @@ class World:
         self.reads_passed = 0
         self.transfers_done = 0
         self.changes_done = 0
+        self.faults: dict[str, int] = {}
         self.story: deque[tuple[int, NodeId, Event, list[Any]]] = deque(maxlen=STORY_EVENTS)
         self.on_elected: Callable[[Node], None] | None = None
         self._sequence = 0
@@ -230,6 +231,10 @@ class World:
         self.run_until(self.now + (REST_TIMEOUTS - 20) * ELECTION_TIMEOUT_US)
         self._check_rest(term)
 
+    def count(self, fault: str) -> None:
+        """Something has gone wrong."""
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+
     def post(self, node: Node, event: Event) -> None:
         """Give an event to a member that is up, perform the effects, check everything."""
         core = node.core
@@ -283,17 +288,21 @@ class World:
 
     def _send(self, sender: NodeId, send: Send) -> None:
         if self.blocked and self.blocked.get((sender, send.to)):
+            self.count("messages cut off")
             return
         knobs = self.knobs
         chance = self.random.random
         copies = 1
         if knobs.loss and chance() < knobs.loss:
+            self.count("messages lost")
             copies = 0
         if knobs.repeat and chance() < knobs.repeat:
+            self.count("messages repeated")
             copies += 1
         for _ in range(copies):
             delay = knobs.delay_us * (0.5 + chance())
             if knobs.late and chance() < knobs.late:
+                self.count("messages late")
                 delay = knobs.late_us * chance()
             self.at(int(delay), self._deliver, self.nodes[send.to], sender, send.message)
 
@@ -316,6 +325,7 @@ class World:
             knobs = self.knobs
             delay = knobs.sync_us * (0.5 + self.random.random())
             if knobs.sync_stall and self.random.random() < knobs.sync_stall:
+                self.count("flushes stalled")
                 delay = 2 * ELECTION_TIMEOUT_US * self.random.random()
             self.at(int(delay), self._flushed, node, node.incarnation)
 
@@ -329,6 +339,7 @@ class World:
         if node.up and node.incarnation == incarnation:
             entries = node.disk.read(wanted.first, wanted.max_bytes)
             if self.now < self.knobs.faulty_us and self.random.random() < 0.1:
+                self.count("reads failed")
                 entries = ()
             read = EntriesRead(peer=wanted.peer, first=wanted.first, entries=entries)
             self.post(node, read)
@@ -438,6 +449,7 @@ class World:
 
     def crash(self, node: Node) -> None:
         """The member is gone, and with it what its disk had not synced."""
+        self.count("crashes")
         node.up = False
         node.disk.crash(self.random)
 

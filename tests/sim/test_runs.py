@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from chaos.sim.hours import Totals, results
 from chaos.sim.run import run
 
 RUNS = tuple(
@@ -61,3 +62,22 @@ def test_a_seed_repeats_itself_in_another_process() -> None:
     ]
 
     assert f"{run(7, 'hell', 3, 8.0).trace:08x}" == traces[0].strip() == traces[1].strip()
+
+
+def test_hours_are_simulated_in_turn_and_faults_are_counted() -> None:
+    totals = Totals()
+    settings = (("swarm", 3), ("hell", 5))
+    seen = list(results(10, settings, runs=0, hours=0.04, seconds=20.0))
+    for result in seen:
+        totals.add(result)
+
+    assert [(10, "swarm", 3), (11, "hell", 5), (12, "swarm", 3)] == [
+        (result.seed, result.profile, result.members) for result in seen[:3]
+    ]
+    assert totals.simulated_s - seen[-1].simulated_s < 0.04 * 3600 <= totals.simulated_s
+    assert totals.faults["crashes"] > 0
+    assert "0.04 simulated hours" in totals.tell()
+
+
+def test_a_number_of_runs_is_that_many() -> None:
+    assert [5, 6] == [r.seed for r in results(5, (("swarm", 3),), runs=2, hours=0.0, seconds=3.0)]
