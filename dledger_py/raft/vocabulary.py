@@ -311,6 +311,8 @@ class AddLearner:
     """`node`, so far a stranger, gets entries from now on, and has no vote (thesis §4.2.1)."""
 
     node: NodeId
+    details: bytes = b""
+    """See `Describe`."""
 
 
 @frozen(kw_only=True)
@@ -335,7 +337,16 @@ class Replace:
     new: NodeId
 
 
-Change: TypeAlias = AddLearner | Promote | Remove | Replace
+@frozen(kw_only=True)
+class Describe:
+    """Remember something of members along with the configuration: the driver's business (where
+    they are reached, say), and no part of any decision here. Replaces what was remembered.
+    """
+
+    details: tuple[tuple[NodeId, bytes], ...]
+
+
+Change: TypeAlias = AddLearner | Promote | Remove | Replace | Describe
 
 
 @frozen(kw_only=True)

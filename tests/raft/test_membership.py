@@ -18,6 +18,7 @@ from dledger_py.raft.vocabulary import (
     Change,
     ChangeMembers,
     ChangeRefused,
+    Describe,
     Effect,
     Entry,
     HardState,
@@ -46,15 +47,18 @@ THREE = Configuration(voters=(N1, N2, N3))
 Build = Callable[..., Any]
 
 CONFIGURATIONS = st.builds(
-    lambda order, voters, old, learners: Configuration(
+    lambda order, voters, old, learners, described, details: Configuration(
         voters=tuple(order[:voters]),
         voters_old=tuple(order[voters - 1 : voters - 1 + old]),
         learners=tuple(order[voters + old : voters + old + learners]),
+        details=tuple((node, details * 3) for node in order[: min(voters, described)]),
     ),
     st.permutations([*NAMES, NodeId("größer"), NodeId("x" * 255)]),
     st.integers(1, 3),
     st.integers(0, 3),
     st.integers(0, 2),
+    st.integers(0, 3),
+    st.binary(max_size=10),
 )
 
 
@@ -84,9 +88,11 @@ def test_a_configuration_survives_its_bytes(configuration: Configuration) -> Non
 
 def test_a_configuration_has_the_bytes_it_always_had() -> None:
     """They are on disks."""
-    joint = Configuration(voters=(N2,), learners=(N3,), voters_old=(N1, N2))
+    joint = Configuration(
+        voters=(N2,), learners=(N3,), voters_old=(N1, N2), details=((N3, b"\x07\x08"),)
+    )
 
-    assert b"\x01\x01\x01\x02\x02n2\x02n3\x02n1\x02n2" == encode(joint)
+    assert encode(joint) == (b"\x01\x01\x01\x02\x01\x02n2\x02n3\x02n1\x02n2\x02n3\x00\x02\x07\x08")
     with pytest.raises(ValueError, match="version 2"):
         decode(b"\x02" + encode(joint)[1:])
 
@@ -113,6 +119,7 @@ CHANGES = [
     Remove(node=N1),
     Remove(node=N4),
     Replace(old=N2, new=N4),
+    Describe(details=((N1, b"here"),)),
 ]
 
 
@@ -143,12 +150,31 @@ def test_at_every_step_of_a_change_majorities_meet(change: Change) -> None:
         (Remove(node=N6), "n6 is not a member"),
         (Replace(old=N4, new=N4), "n4 is not a voter"),
         (Replace(old=N1, new=N5), "n5 is not a learner"),
+        (Describe(details=((N5, b"far"),)), "n5.* are not all members"),
+        (AddLearner(node=N5, details=bytes(1025)), "too much to remember of n5"),
+        (Describe(details=((N1, bytes(1025)),)), "too much to remember of .*n1"),
     ],
     ids=str,
 )
 def test_a_change_that_makes_no_sense_is_forbidden(change: Change, reason: str) -> None:
     with pytest.raises(Forbidden, match=reason):
         Configuration(voters=(N1, N2, N3), learners=(N4,)).changed(change)
+
+
+def test_what_is_remembered_of_a_member_goes_when_it_goes() -> None:
+    """In a joint configuration the old voters still have to be reached."""
+    told = THREE.changed(Describe(details=((N1, b"1"), (N2, b"2"))))
+    more = told.changed(AddLearner(node=N4, details=b"4")).changed(Describe(details=((N2, b"b"),)))
+    joint = more.changed(Replace(old=N1, new=N4))
+
+    assert {N1: b"1", N2: b"2"} == dict(told.details)
+    assert {N1: b"1", N2: b"b", N4: b"4"} == dict(joint.details)
+    assert {N2: b"b", N4: b"4"} == dict(joint.left().details)
+    assert {N1: b"1", N2: b"b"} == dict(more.changed(Remove(node=N4)).details)
+    with pytest.raises(ValueError, match="described twice"):
+        Configuration(voters=(N1,), details=((N1, b""), (N1, b"")))
+    with pytest.raises(ValueError, match="not all members"):
+        Configuration(voters=(N1,), details=((N2, b""),))
 
 
 def test_the_last_voter_stays_and_joint_configurations_cannot_be_stacked() -> None:
