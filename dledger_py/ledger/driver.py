@@ -34,7 +34,7 @@ from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.log_tail import LogTail, TailEntry
 from dledger_py.ledger.log_writer import LogWriter, Write
 from dledger_py.ledger.machine import Applied, RoleName, RoleView
-from dledger_py.ledger.peer_frames import decode_message, encode_head
+from dledger_py.ledger.peer_frames import Hello, decode_message, encode_head
 from dledger_py.ledger.peer_link import PeerLink
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.raft import vocabulary as raft
@@ -203,9 +203,9 @@ class Driver:
             if not self.joined.is_set() and self.current:
                 self.joined.set()
 
-    def found(self, peer: str) -> None:
+    def found(self, hello: Hello) -> None:
         """A peer has dialled us, so it is worth dialling."""
-        self._links[peer].dial_now()
+        self._links[hello.sender].dial_now()
 
     def lost(self, peer: str) -> None:
         """A connection from or to a peer broke."""

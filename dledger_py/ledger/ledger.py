@@ -423,7 +423,7 @@ class Ledger:
         driver.connect(writer, applier)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
         ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
-        acceptor = PeerListener(listener, driver, partial(unwelcome, config))
+        acceptor = PeerListener(listener, lambda hello: unwelcome(config, hello) or driver)
         supervisor = Supervisor(
             f"ledger of {config.node}",
             (

@@ -25,7 +25,7 @@ from struct import Struct
 from typing import Any
 
 import cbor2
-from attrs import fields, frozen
+from attrs import astuple, fields, frozen
 
 from dledger_py.ledger.errors import FrameError
 from dledger_py.raft.vocabulary import (
@@ -51,12 +51,12 @@ from dledger_py.storage.formats import (
     walk,
 )
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised when an old member could misread a new one; both sides must speak the same."""
 
 HELLO_LIMIT_BYTES = 1024
 """Largest first frame: names are short, and a stranger's bytes shall cost nothing. (A group's
-identity and two node names of 64 characters take less than 300.)"""
+identity, two node names of 64 characters and two addresses take less than 600.)"""
 
 FRAME_LIMIT_BYTES = PAYLOAD_MAX_BYTES + (2 << 20)
 """Largest frame after the hello: one entry of the largest payload, or a batch of small ones,
@@ -64,6 +64,9 @@ which the core keeps near 1 MiB."""
 
 INTEGER_LIMIT = 1 << 63
 """No term, index or round comes near; what is larger was never written by a member."""
+
+LANE_RAFT = "raft"
+"""The lane of a connection that carries Raft messages, from the dialler to the listener."""
 
 _LENGTHS = Struct(">II")
 assert _LENGTHS.size == 8
@@ -99,47 +102,53 @@ class Hello:
     version: int = PROTOCOL_VERSION
     cluster: str
     group: str
+    lane: str = LANE_RAFT
+    """What the connection is for."""
     sender: str
     receiver: str
     incarnation: int
     """Chosen at random by each start of the sender's process."""
+    birth: int = 0
+    """Chosen at random when the sender's data folder was made: tells it from an emptied one."""
+    receiver_birth: int = 0
+    """The birth of the receiver's folder as the sender's log has it; 0 if it has none."""
+    address: str = ""
+    """Where the sender listens for its peers, host:port: a receiver that does not know dials
+    there."""
+    contact: str = ""
+    """What the sender's user wants the other members to know of it (brokers: where clients
+    go)."""
+
+
+_HELLO_NAMES = tuple(field.name for field in fields(Hello))
+_HELLO_TYPES = tuple(
+    type(value)
+    for value in astuple(Hello(cluster="", group="", sender="", receiver="", incarnation=0))
+)
 
 
 def encode_hello(hello: Hello) -> bytes:
-    header = cbor2.dumps(
-        [
-            _HELLO_TAG,
-            hello.version,
-            hello.cluster,
-            hello.group,
-            hello.sender,
-            hello.receiver,
-            hello.incarnation,
-        ]
-    )
+    header = cbor2.dumps([_HELLO_TAG, *astuple(hello)])
     return _LENGTHS.pack(4 + len(header), len(header)) + header
 
 
 def decode_hello(header: bytes, body: bytes) -> Hello:
     """**Raises** FrameError if this is anything but a hello; its version may still be a foreign
-    one."""
+    one, and then the rest of it is not looked at."""
     values = _decode_array(header)
-    if body or len(values) != 7 or values[0] != _HELLO_TAG:
+    if body or len(values) < 2 or values[0] != _HELLO_TAG or not _are_integers(values[1:2]):
         raise FrameError(
             f"a hello was expected, not {values!r:.80} with {len(body)} bytes behind it"
         )
-    _, version, cluster, group, sender, receiver, incarnation = values
-    names = (cluster, group, sender, receiver)
-    if any(type(name) is not str for name in names) or not _are_integers((version, incarnation)):
-        raise FrameError(f"fields of wrong types in the hello {values!r:.80}")
-    return Hello(
-        version=version,
-        cluster=cluster,
-        group=group,
-        sender=sender,
-        receiver=receiver,
-        incarnation=incarnation,
-    )
+    if values[1] != PROTOCOL_VERSION:
+        raise FrameError(f"peer protocol {values[1]}, ours is {PROTOCOL_VERSION}")
+    fitting = [
+        type(value) is kind and (kind is str or _are_integers((value,)))
+        for value, kind in zip(values[1:], _HELLO_TYPES, strict=False)
+    ]
+    if len(values) != 1 + len(_HELLO_TYPES) or not all(fitting):
+        raise FrameError(f"fields of wrong number or types in the hello {values!r:.80}")
+    return Hello(**dict(zip(_HELLO_NAMES, values[1:], strict=True)))
 
 
 def encode_head(message: Message, body_length: int = 0) -> bytes:

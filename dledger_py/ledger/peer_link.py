@@ -32,7 +32,7 @@ from attrs import frozen
 from dledger_py.actors import Inbox
 from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.errors import FrameError
-from dledger_py.ledger.peer_frames import PROTOCOL_VERSION, FrameReader, Hello, decode_hello
+from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
 
 log = structlog.get_logger()
 
@@ -245,8 +245,8 @@ class Receiver(Protocol):
         closed."""
         ...
 
-    def found(self, peer: str) -> None:
-        """This member has dialled and said a good hello."""
+    def found(self, hello: Hello) -> None:
+        """A member has dialled and said this good hello."""
         ...
 
     def lost(self, peer: str) -> None:
@@ -260,13 +260,11 @@ class PeerListener:
     def __init__(
         self,
         listener: socket.socket,
-        receiver: Receiver,
-        check_hello: Callable[[Hello], str | None],
+        admit: Callable[[Hello], Receiver | str],
     ) -> None:
-        """`check_hello` gives the reason to refuse a hello, or nothing."""
+        """`admit` says who takes the frames behind a hello, or the reason to refuse it."""
         self._listener = listener
-        self._receiver = receiver
-        self._check_hello = check_hello
+        self._admit = admit
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._current: dict[str, trio.CancelScope] = {}
         self._accepted = 0
@@ -325,24 +323,25 @@ class PeerListener:
         if not frames:
             raise FrameError(f"no hello within {HELLO_TIMEOUT_S:g} s")
         hello = decode_hello(*frames.pop(0))
-        if (reason := self._check_hello(hello)) is not None:
-            raise FrameError(reason)
+        receiver = self._admit(hello)
+        if isinstance(receiver, str):
+            raise FrameError(receiver)
         peer = hello.sender
         log.info("peer.accepted", peer=peer, remote=remote, incarnation=hello.incarnation)
-        self._receiver.found(peer)
+        receiver.found(hello)
         error: Exception | None = None
         with trio.CancelScope() as scope:
             if (older := self._current.get(peer)) is not None:
                 older.cancel()
             self._current[peer] = scope
             try:
-                await self._read_frames(sock, reader, peer, frames)
+                await self._read_frames(sock, reader, receiver, peer, frames)
             except (OSError, FrameError) as raised:
                 error = raised
         if self._current.get(peer) is scope:
             del self._current[peer]
             log.info("peer.lost", peer=peer, direction="from")
-            self._receiver.lost(peer)
+            receiver.lost(peer)
         if error is not None:
             raise error
 
@@ -350,12 +349,13 @@ class PeerListener:
         self,
         sock: socket.socket,
         reader: FrameReader,
+        receiver: Receiver,
         peer: str,
         frames: list[tuple[bytes, bytes]],
     ) -> None:
         while True:
             if frames:
-                self._receiver.receive(peer, frames)
+                receiver.receive(peer, frames)
                 frames.clear()
             # Always a visit to the scheduler, also when there is more: a flood starves nobody.
             await trio.lowlevel.wait_readable(sock)
@@ -413,8 +413,6 @@ def open_listener(host: str, port: int) -> socket.socket:
 
 def unwelcome(config: LedgerConfig, hello: Hello) -> str | None:
     """Why this hello is not welcome, for a log line; None if it is."""
-    if hello.version != PROTOCOL_VERSION:
-        return f"peer protocol {hello.version}, ours is {PROTOCOL_VERSION}"
     if hello.cluster != config.cluster:
         return f"{hello.sender!r} is of cluster {hello.cluster!r}, not of {config.cluster!r}"
     if hello.group != config.group:

@@ -662,7 +662,7 @@ async def closed_by_the_other_side(stream):
         ),
         encode_hello(
             Hello(
-                version=2,
+                version=1,
                 cluster="dledger",
                 group="broker-a",
                 sender="n1",

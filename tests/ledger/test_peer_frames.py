@@ -179,14 +179,24 @@ def test_a_header_that_is_not_one_canonical_array_of_a_message_is_refused(header
     "header",
     [
         cbor2.dumps([1, 1, 2, 3]),
-        cbor2.dumps([0, 1, "c", "g", "a", "b"]),
-        cbor2.dumps([0, 1, "c", "g", "a", 5, 6]),
-        cbor2.dumps([0, "1", "c", "g", "a", "b", 6]),
+        cbor2.dumps([0]),
+        cbor2.dumps([0, "2", "c", "g", "raft", "a", "b", 6, 7, 8, "h", "i"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", 6, 7, 8, "h"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", 5, 6, 7, 8, "h", "i"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", -6, 7, 8, "h", "i"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", True, 7, 8, "h", "i"]),
     ],
 )
 def test_a_first_frame_that_is_no_hello_is_refused(header):
+    good = cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", 6, 7, 8, "h", "i"])
+    assert "i" == decode_hello(good, b"").contact
     with pytest.raises(FrameError):
         decode_hello(header, b"")
+
+
+def test_a_hello_of_another_version_is_refused_whatever_else_it_says():
+    with pytest.raises(FrameError, match="peer protocol 1, ours is 2"):
+        decode_hello(cbor2.dumps([0, 1, "c", "g", "a", "b", 6]), b"")
 
 
 def test_an_append_must_hold_exactly_the_entries_it_announces():

@@ -28,8 +28,8 @@ class Inbox:
         self.frames += frames
         self._tell()
 
-    def found(self, peer):
-        self.events.append(f"found {peer}")
+    def found(self, hello):
+        self.events.append(f"found {hello.sender}")
         self._tell()
 
     def lost(self, peer):
@@ -89,7 +89,7 @@ async def connected(link):
 async def test_frames_arrive_in_order_after_the_hello(listener):
     inbox = Inbox()
     link = link_to(listener, [])
-    acceptor = PeerListener(listener, inbox, lambda hello: None)
+    acceptor = PeerListener(listener, lambda hello: inbox)
     async with running(acceptor=acceptor, link=link):
         await connected(link)
         for number in range(40):
@@ -114,7 +114,7 @@ async def test_what_the_socket_does_not_take_follows_and_what_is_over_the_bound_
             link.flush()
         full = link.statistics()
         inbox = Inbox()
-        acceptor = PeerListener(listener, inbox, lambda hello: None)
+        acceptor = PeerListener(listener, lambda hello: inbox)
         async with running(acceptor=acceptor):
             await inbox.until(lambda: len(inbox.frames) == full.frames_sent)
             after = link.statistics()
@@ -168,7 +168,7 @@ async def test_a_peer_that_was_seen_is_dialled_without_waiting(listener):
 async def test_a_silent_stranger_is_shown_out_in_the_end(listener, monkeypatch):
     monkeypatch.setattr("dledger_py.ledger.peer_link.HELLO_TIMEOUT_S", 0.01)
     inbox = Inbox()
-    async with running(acceptor=PeerListener(listener, inbox, lambda hello: None)):
+    async with running(acceptor=PeerListener(listener, lambda hello: inbox)):
         stream = await trio.open_tcp_stream(*listener.getsockname())
         with trio.fail_after(20):
             assert b"" == await stream.receive_some(1)
@@ -180,7 +180,7 @@ async def test_a_silent_stranger_is_shown_out_in_the_end(listener, monkeypatch):
 async def test_strangers_beyond_the_bound_are_closed_at_once(listener, monkeypatch):
     monkeypatch.setattr("dledger_py.ledger.peer_link.ACCEPTED_LIMIT", 2)
     inbox = Inbox()
-    async with running(acceptor=PeerListener(listener, inbox, lambda hello: None)):
+    async with running(acceptor=PeerListener(listener, lambda hello: inbox)):
         streams = [await trio.open_tcp_stream(*listener.getsockname()) for _ in range(3)]
         with trio.fail_after(20):
             assert b"" == await streams[2].receive_some(1)
