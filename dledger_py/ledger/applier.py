@@ -15,7 +15,6 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Never
 
 import trio
@@ -23,6 +22,7 @@ import trio
 from dledger_py.actors import Inbox
 from dledger_py.ledger.log_tail import LogTail
 from dledger_py.ledger.machine import Applied, Committed, Machine, StatePlace
+from dledger_py.runtime.host import Host
 from dledger_py.storage import Log
 from dledger_py.storage.formats import ENTRY_HEADER_BYTES, KIND_COMMAND
 
@@ -48,6 +48,7 @@ class Applier:
         on_slice: Callable[[], None],
         target: int,
         start: StatePlace | None = None,
+        host: Host,
     ) -> None:
         """`on_applied(index, term, kind, applied)` follows every entry, with None for those that
         are no command; `on_slice()` follows every slice of the task; `target` is what is known as
@@ -59,6 +60,8 @@ class Applier:
         self._perform = perform
         self._on_applied = on_applied
         self._on_slice = on_slice
+        self._monotonic = host.monotonic_s
+        self._run_in_thread = host.run_in_thread
         self._target = target
         self._backlog = trio.Event()
         self.replayed = trio.Event()
@@ -117,7 +120,7 @@ class Applier:
             if self.applied_index == self._target:
                 return True
             # The clock is read only when there is more than one entry to apply.
-            now = monotonic()
+            now = self._monotonic()
             if deadline == 0.0:
                 deadline = now + SLICE_S
             elif now > deadline:
@@ -125,18 +128,18 @@ class Applier:
         return True
 
     async def _apply_from_disk(self) -> None:
-        entries = await trio.to_thread.run_sync(
+        entries = await self._run_in_thread(
             self._log.read, self.applied_index + 1, READ_BYTES, abandon_on_cancel=True
         )
         assert entries, f"committed entry {self.applied_index + 1} is not written"
         rest = [entry for entry in entries if entry.index <= self._target]
-        deadline = monotonic() + SLICE_S
+        deadline = self._monotonic() + SLICE_S
         for entry in rest:
             self._apply(entry.index, entry.term, entry.kind, entry.position, entry.payload)
-            if monotonic() > deadline:
+            if self._monotonic() > deadline:
                 self._on_slice()
                 await trio.lowlevel.checkpoint()
-                deadline = monotonic() + SLICE_S
+                deadline = self._monotonic() + SLICE_S
         self._on_slice()
 
     def _apply(self, index: int, term: int, kind: int, position: int, payload: memoryview) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import trio
-
 from dledger_py.actors import FailStop, Inbox
 from dledger_py.raft.vocabulary import EntriesRead, Entry, Index, ReadEntries
+from dledger_py.runtime.host import Host
 from dledger_py.storage import Corrupt, Log
 
 
@@ -18,15 +17,16 @@ class EntryReader:
     take the processor from the live stream.
     """
 
-    def __init__(self, log: Log, answer: Callable[[EntriesRead, bytes], None]) -> None:
+    def __init__(self, log: Log, answer: Callable[[EntriesRead, bytes], None], host: Host) -> None:
         self._log = log
+        self._run_in_thread = host.run_in_thread
         self._answer = answer
 
     async def run(self, inbox: Inbox[ReadEntries]) -> None:
         """**Raises** FailStop when the log cannot be read."""
         async for request in inbox:
             try:
-                entries, body = await trio.to_thread.run_sync(
+                entries, body = await self._run_in_thread(
                     self._read, request.first, request.max_bytes, abandon_on_cancel=True
                 )
             except (Corrupt, OSError) as error:

@@ -21,8 +21,6 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from random import Random
-from secrets import randbits
 from typing import Any, Never
 
 import structlog
@@ -69,6 +67,7 @@ from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import LogView
 from dledger_py.raft.raft import Raft
+from dledger_py.runtime.host import Host, RealHost
 from dledger_py.storage import (
     Corrupt,
     DirectoryInUse,
@@ -125,18 +124,18 @@ class Ledger:
         perform: Callable[[Committed, Applied], None] | None = None,
         files: FileSystem | None = None,
         listener: socket.socket | None = None,
-        random: Random | None = None,
+        host: Host | None = None,
     ) -> None:
         """`perform` gets each command that had effects, on every member, in log order, before its
         proposer is answered. `listener` is a listening socket to use instead of opening one; the
-        ledger closes it. `files` and `random` are for tests.
+        ledger closes it. `files` and `host` are other ones in tests and simulations.
         """
         self.config = config
         self._machine = machine
         self._perform = perform
         self._files = files or RealFiles()
         self._listener = listener
-        self._random = random or Random()
+        self._host = host or RealHost()
         self._role_callbacks: list[Callable[[RoleView], None]] = []
         self._settlements = Settlements(config.uncommitted_max_bytes)
         self._parts: _Parts | None = None
@@ -324,7 +323,7 @@ class Ledger:
         listener = self._listener
         try:
             listener = listener or self._listen()
-            memory = await remember(config, self._files, self._machine, recovered.log)
+            memory = await remember(config, self._files, self._machine, recovered.log, self._host)
             self._parts = parts = self._assemble(recovered, listener, memory)
             self._opened.set()
             await parts.supervisor.run(inbox)
@@ -337,7 +336,7 @@ class Ledger:
             if self._parts is None or self._parts.writer.ended:
                 # Otherwise the disk hangs, and closing would hang on it too.
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(recovered.close)
+                    await self._host.run_in_thread(recovered.close)
 
     async def _recover(self) -> Recovered:
         config = self.config
@@ -346,7 +345,7 @@ class Ledger:
             recover, self._files, config.data_dir, identity, config.segment_size_bytes
         )
         try:
-            recovered = await trio.to_thread.run_sync(opening)
+            recovered = await self._host.run_in_thread(opening)
         except (Corrupt, WrongIdentity, DirectoryInUse, OSError) as error:
             raise FailStop(f"the data folder of {config.node} cannot be opened: {error}") from error
         if recovered.cut is not None:
@@ -381,14 +380,14 @@ class Ledger:
         hard = _hard_state(recovered, start)
         core = self._core(recovered.log, hard)
         tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
-        incarnation = randbits(62)
+        incarnation = self._host.random.getrandbits(62)
         links = {
             peer: self._link(peer, incarnation, lambda lost: driver.lost(lost))
             for peer in config.others
         }
         reader = Child(
             "entry reader",
-            lambda: Vital("entry reader", EntryReader(recovered.log, driver.post)),
+            lambda: Vital("entry reader", EntryReader(recovered.log, driver.post, self._host)),
             mailbox=len(config.peers),
         )
         driver = Driver(
@@ -411,6 +410,7 @@ class Ledger:
             on_slice=driver.end_slice,
             target=hard.commit,
             start=start,
+            host=self._host,
         )
         writer = LogWriter(
             recovered.log,
@@ -419,6 +419,7 @@ class Ledger:
             async_flush_s=config.async_flush_ms / 1000,
             on_durable=driver.persisted,
             commit_hint=lambda: applier.target,
+            host=self._host,
         )
         driver.connect(writer, applier)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
@@ -462,7 +463,7 @@ class Ledger:
                 config=_raft_config(self.config),
                 log=view,
                 hard=hard,
-                random=self._random.randrange,
+                random=self._host.random.randrange,
             )
         except ValueError as error:
             story = f"log and hard state of {self.config.node} contradict each other: {error}"
@@ -474,7 +475,7 @@ class Ledger:
         if memory is None:
             return ()
         every_bytes = self.config.snapshot_every_bytes
-        actor = Snapshotter(memory.snapshots, memory.machine, applier, of, every_bytes=every_bytes)
+        actor = Snapshotter(memory, applier, of, every_bytes=every_bytes, host=self._host)
         return (_vital("snapshotter", actor),)
 
     def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
@@ -493,7 +494,7 @@ class Ledger:
             buffer_max_bytes=config.send_buffer_max_bytes,
             connect_timeout_s=config.connect_timeout_ms / 1000,
             redial_max_s=config.redial_max_ms / 1000,
-            random=self._random.random,
+            random=self._host.random.random,
             on_lost=on_lost,
         )
 

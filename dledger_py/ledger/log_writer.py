@@ -18,18 +18,16 @@ queue, one number and the failure. Elsewhere: what lies where (storage), what mu
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
-from time import monotonic
 from typing import Never
 
 import trio
 from attrs import frozen
 
 from dledger_py.actors import FailStop, Inbox
+from dledger_py.runtime.host import Host, Work, Worker
 from dledger_py.storage import Batch, Cut, HardStateFile, Log
 
 GROUP_LIMIT_BYTES = 8 << 20
@@ -82,6 +80,7 @@ class LogWriter:
         async_flush_s: float,
         on_durable: Callable[[int], None],
         commit_hint: Callable[[], int],
+        host: Host,
     ) -> None:
         """`on_durable(number)` is called on the loop, `commit_hint()` in the thread."""
         self._log = log
@@ -90,12 +89,12 @@ class LogWriter:
         self._async_flush_s = async_flush_s
         self._on_durable = on_durable
         self._commit_hint = commit_hint
-        self._queue: SimpleQueue[list[Write] | None] = SimpleQueue()
+        self._monotonic = host.monotonic_s
+        self._thread: Worker[list[Write]] = host.worker("log writer")
         self._waiting: deque[tuple[int, float]] = deque()
         self._failure: BaseException | None = None
         self._ended = trio.Event()
         self._started = False
-        self._token: trio.lowlevel.TrioToken | None = None
         self._groups = 0
         self._writes = 0
         self._longest_group_s = 0.0
@@ -104,8 +103,8 @@ class LogWriter:
 
     def submit(self, writes: list[Write]) -> None:
         """Queue writes. Never blocks; the core bounds how much can be waiting."""
-        self._waiting.append((writes[-1].number, monotonic()))
-        self._queue.put(writes)
+        self._waiting.append((writes[-1].number, self._monotonic()))
+        self._thread.put(writes)
 
     @property
     def ended(self) -> bool:
@@ -113,7 +112,7 @@ class LogWriter:
         return not self._started or self._ended.is_set()
 
     def statistics(self) -> WriterStatistics:
-        stalled_s = monotonic() - self._waiting[0][1] if self._waiting else 0.0
+        stalled_s = self._monotonic() - self._waiting[0][1] if self._waiting else 0.0
         return WriterStatistics(
             writes=self._writes,
             groups=self._groups,
@@ -127,10 +126,8 @@ class LogWriter:
 
         **Raises** FailStop when the disk failed.
         """
-        self._token = trio.lowlevel.current_trio_token()
-        # A daemon, because a process whose disk hangs must still be able to end.
         self._started = True
-        threading.Thread(target=self._work, name="log writer", daemon=True).start()
+        self._thread.start(self._work())
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_when_closed, inbox)
@@ -138,7 +135,7 @@ class LogWriter:
                 await self._ended.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            self._queue.put(None)
+            self._thread.put(_END)
             with trio.move_on_after(LAST_WRITE_S, shield=True):
                 await self._ended.wait()
         if self._failure is not None:
@@ -146,7 +143,7 @@ class LogWriter:
 
     async def _end_when_closed(self, inbox: Inbox[Never]) -> None:
         await inbox.wait_closed()
-        self._queue.put(None)
+        self._thread.put(_END)
 
     def _report(self, number: int) -> None:
         waiting = self._waiting
@@ -156,18 +153,18 @@ class LogWriter:
 
     # ---- the thread's side
 
-    def _work(self) -> None:
-        assert self._token is not None
+    def _work(self) -> Work[list[Write]]:
         try:
-            self._serve()
+            yield from self._serve()
         except BaseException as error:
             self._failure = error
         with suppress(trio.RunFinishedError):  # then nobody is left to tell
-            self._token.run_sync_soon(self._ended.set)
+            self._thread.call_soon(self._ended.set)
 
-    def _serve(self) -> None:
+    def _serve(self) -> Work[list[Write]]:
         idle = True
         dirty_since: float | None = None
+        monotonic = self._monotonic
         hinted_at = monotonic()
         while True:
             if monotonic() - hinted_at >= HINT_S:
@@ -176,13 +173,12 @@ class LogWriter:
             if dirty_since is not None and monotonic() - dirty_since >= self._async_flush_s:
                 self._log.write([], sync=True)
                 dirty_since = None
-            try:
-                first = self._queue.get(timeout=None if idle else SEAL_IDLE_S)
-            except Empty:
+            first = yield None if idle else SEAL_IDLE_S
+            if first is None:
                 self._log.seal_idle()
                 idle, dirty_since = True, None
                 continue
-            if first is None:
+            if first is _END:
                 self._close()
                 return
             idle = False
@@ -194,15 +190,14 @@ class LogWriter:
 
     def _write_group(self, writes: list[Write]) -> bool:
         """Write these and all that queued up behind them. False if the end was among it."""
-        began = monotonic()
+        began = self._monotonic()
         go_on = True
         size = _size(writes)
         while size < GROUP_LIMIT_BYTES:
-            try:
-                following = self._queue.get_nowait()
-            except Empty:
-                break
+            following = self._thread.take_nowait()
             if following is None:
+                break
+            if following is _END:
                 go_on = False
                 break
             writes += following
@@ -210,10 +205,9 @@ class LogWriter:
         self._perform(writes)
         self._writes += len(writes)
         self._groups += 1
-        self._longest_group_s = max(self._longest_group_s, monotonic() - began)
-        assert self._token is not None
+        self._longest_group_s = max(self._longest_group_s, self._monotonic() - began)
         try:
-            self._token.run_sync_soon(self._report, writes[-1].number)
+            self._thread.call_soon(self._report, writes[-1].number)
         except trio.RunFinishedError:
             return False
         return go_on
@@ -249,6 +243,10 @@ class LogWriter:
         commit = min(self._commit_hint(), self._log.durable_index)
         if commit > state.commit:
             self._hard_state.save(state.term, state.vote, commit)
+
+
+_END: list[Write] = []
+"""The word that nothing more will be submitted; known by its identity."""
 
 
 def _size(writes: list[Write]) -> int:

@@ -23,6 +23,7 @@ from dledger_py.actors import FailStop, Inbox
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.machine import Machine, RememberingMachine, Snapshot, StatePlace
+from dledger_py.runtime.host import Host
 from dledger_py.storage import (
     Corrupt,
     FileSystem,
@@ -54,7 +55,7 @@ class Memory:
 
 
 async def remember(
-    config: LedgerConfig, files: FileSystem, machine: Machine, of: Log
+    config: LedgerConfig, files: FileSystem, machine: Machine, of: Log, host: Host
 ) -> Memory | None:
     """Give the machine the newest state that was written down, if it can take it.
 
@@ -64,7 +65,7 @@ async def remember(
         return None
     identity = Identity(cluster=config.cluster, group=config.group, member=config.node)
     try:
-        snapshots, stored = await trio.to_thread.run_sync(
+        snapshots, stored = await host.run_in_thread(
             open_folder, files, config.data_dir, identity, of
         )
     except (Corrupt, WrongIdentity, OSError) as error:
@@ -111,18 +112,19 @@ class Snapshotter:
 
     def __init__(
         self,
-        snapshots: Snapshots,
-        machine: RememberingMachine,
+        memory: Memory,
         applier: Applier,
         of: Log,
         *,
         every_bytes: int,
+        host: Host,
     ) -> None:
-        self._snapshots = snapshots
-        self._machine = machine
+        self._snapshots = memory.snapshots
+        self._machine = memory.machine
         self._applier = applier
         self._log = of
         self._every_bytes = every_bytes
+        self._run_in_thread = host.run_in_thread
         self._last_position = applier.applied_position
 
     async def run(self, inbox: Inbox[Never]) -> None:
@@ -158,7 +160,7 @@ class Snapshotter:
             # Asynchronous flush lags behind, in a thread that tells the loop of no sync of its own.
             while self._log.durable_index < place.index:  # noqa: ASYNC110
                 await trio.sleep(LOOK_S)
-            size = await trio.to_thread.run_sync(self._write, place, snapshot)
+            size = await self._run_in_thread(self._write, place, snapshot)
         except OSError as error:
             raise FailStop(f"the snapshot at {place.index} cannot be written: {error}") from error
         finally:
