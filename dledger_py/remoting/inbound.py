@@ -9,7 +9,6 @@ frames already received wait in its backlog, so that one read of small requests 
 cannot outrun the limit either.
 """
 
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -19,6 +18,7 @@ from attrs import frozen
 from dledger_py.remoting.wire.frame import JSON, Frame, Framer, encode_request
 from dledger_py.remoting.wire.message import pack_host, unpack_host
 from dledger_py.remoting.wire.schema import Request, encode
+from dledger_py.runtime.host import Socket
 
 # Requests of ours that await a client's response. Relays of admin calls; Java allows 65535.
 REPLIES_AWAITED_MAX: Final = 1024
@@ -84,7 +84,7 @@ class InboundConnection:
         "unanswered_bytes",
     )
 
-    def __init__(self, number: int, sock: socket.socket, peer: Any, plane: Plane) -> None:
+    def __init__(self, number: int, sock: Socket, peer: Any, plane: Plane) -> None:
         self.id = number
         self.socket = sock
         self.packed_remote = pack_host(peer[0], peer[1])  # as records hold it

@@ -24,7 +24,7 @@ import errno
 import select
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import structlog
@@ -36,6 +36,7 @@ from dledger_py.remoting.inbound import InboundConnection, ServerLimits
 from dledger_py.remoting.rooms import Refused, Routes, refusal, respond
 from dledger_py.remoting.wire.frame import Frame, FrameError
 from dledger_py.remoting.wire.schema import Malformed
+from dledger_py.runtime.host import Host, Poller, RealHost, Socket
 
 __all__ = ["AddressUnavailable", "InboundConnection", "Server", "ServerLimits", "ServerStatistics"]
 
@@ -81,15 +82,17 @@ class Server:
         *,
         on_turn_end: Callable[[], None] | None = None,
         limits: ServerLimits | None = None,
+        host: Host | None = None,
     ) -> None:
         self.limits = limits or ServerLimits()
         self.addresses: tuple[tuple[str, int], ...] = ()
         self._routes = routes
         self._listen = tuple(listen)
         self._on_turn_end = on_turn_end or _nothing
-        self._epoll: select.epoll | None = None
+        self._host = host or RealHost()
+        self._epoll: Poller | None = None
         self._buffer = memoryview(bytearray(RECEIVE_SIZE))
-        self._listeners: dict[int, socket.socket] = {}
+        self._listeners: dict[int, Socket] = {}
         self._accepting = True
         self._connections: dict[int, InboundConnection] = {}
         self._dirty: list[InboundConnection] = []
@@ -109,7 +112,7 @@ class Server:
 
         Raises: AddressUnavailable, naming the address.
         """
-        with select.epoll() as epoll:
+        with closing(self._host.poller()) as epoll:
             self._epoll = epoll
             try:
                 await self._open_listeners()
@@ -161,14 +164,14 @@ class Server:
 
     # --- tasks ---------------------------------------------------------------------------------
 
-    async def _serve(self, epoll: select.epoll) -> None:
+    async def _serve(self, epoll: Poller) -> None:
         """The data plane."""
         turns = 0
         while True:
             ready = epoll.poll(0, READY_MAX)
             if not ready:
                 turns = 0
-                await trio.lowlevel.wait_readable(epoll.fileno())
+                await self._host.wait_readable(epoll.fileno())
                 continue
             self._turn(ready)
             turns += 1
@@ -347,7 +350,7 @@ class Server:
 
     # --- connections come and go ---------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: Socket) -> None:
         for _ in range(ACCEPTS_MAX):
             try:
                 sock, peer = listener.accept()
@@ -360,7 +363,7 @@ class Server:
                 return
             self._admit(sock, peer)
 
-    def _admit(self, sock: socket.socket, peer: Any) -> None:
+    def _admit(self, sock: Socket, peer: Any) -> None:
         if len(self._connections) >= self.limits.connections_max:
             self._turned_away += 1
             sock.close()
@@ -452,7 +455,7 @@ class Server:
 
     async def _open_listeners(self) -> None:
         for host, port in self._listen:
-            listener = await _listen(host, port)
+            listener = await _listen(self._host, host, port)
             listener.setblocking(False)
             self._listeners[listener.fileno()] = listener
             assert self._epoll is not None
@@ -470,14 +473,11 @@ class Server:
         self._listeners.clear()
 
 
-async def _listen(host: str, port: int) -> socket.socket:
+async def _listen(on: Host, host: str, port: int) -> Socket:
     """A listening socket. Raises: AddressUnavailable."""
     try:
-        found = await trio.socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, _, _, _, address = found[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        family, address = await on.resolve(host, port)
+        listener = on.socket(family)
     except OSError as error:
         raise AddressUnavailable(f"cannot listen on {host}:{port}: {error}") from error
     try:
