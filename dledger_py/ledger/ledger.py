@@ -17,7 +17,6 @@ Elsewhere: who may be told what when (settlements), what consensus is (raft), wh
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -67,7 +66,7 @@ from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import LogView
 from dledger_py.raft.raft import Raft
-from dledger_py.runtime.host import Host, RealHost
+from dledger_py.runtime.host import Host, RealHost, Socket
 from dledger_py.storage import (
     Corrupt,
     DirectoryInUse,
@@ -123,7 +122,7 @@ class Ledger:
         *,
         perform: Callable[[Committed, Applied], None] | None = None,
         files: FileSystem | None = None,
-        listener: socket.socket | None = None,
+        listener: Socket | None = None,
         host: Host | None = None,
     ) -> None:
         """`perform` gets each command that had effects, on every member, in log order, before its
@@ -361,19 +360,17 @@ class Ledger:
         )
         return recovered
 
-    def _listen(self) -> socket.socket:
+    def _listen(self) -> Socket:
         config = self.config
         address = config.listen or config.peers[config.node]
         try:
-            return open_listener(*split_address(address, of=config.node))
+            return open_listener(*split_address(address, of=config.node), self._host)
         except OSError as error:
             raise FailStop(
                 f"{config.node} cannot listen for its peers at {address}: {error}"
             ) from error
 
-    def _assemble(
-        self, recovered: Recovered, listener: socket.socket, memory: Memory | None
-    ) -> _Parts:
+    def _assemble(self, recovered: Recovered, listener: Socket, memory: Memory | None) -> _Parts:
         """Make the parts, and the supervisor they will run under. Nothing runs yet."""
         config = self.config
         start = memory.start if memory is not None else None
@@ -424,7 +421,9 @@ class Ledger:
         driver.connect(writer, applier)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
         ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
-        acceptor = PeerListener(listener, lambda hello: unwelcome(config, hello) or driver)
+        acceptor = PeerListener(
+            listener, lambda hello: unwelcome(config, hello) or driver, self._host
+        )
         supervisor = Supervisor(
             f"ledger of {config.node}",
             (
@@ -494,8 +493,8 @@ class Ledger:
             buffer_max_bytes=config.send_buffer_max_bytes,
             connect_timeout_s=config.connect_timeout_ms / 1000,
             redial_max_s=config.redial_max_ms / 1000,
-            random=self._host.random.random,
             on_lost=on_lost,
+            host=self._host,
         )
 
     def _tell_role(self, view: RoleView) -> None:
@@ -515,7 +514,7 @@ class _Parts:
     writer: LogWriter
     ticker: Ticker
     links: dict[str, PeerLink]
-    listener: socket.socket
+    listener: Socket
     supervisor: Supervisor
 
 
@@ -544,7 +543,7 @@ async def open_ledger(
     *,
     perform: Callable[[Committed, Applied], None] | None = None,
     files: FileSystem | None = None,
-    listener: socket.socket | None = None,
+    listener: Socket | None = None,
 ) -> AsyncIterator[Ledger]:
     """Run a ledger for the time of an `async with` block, which begins once its actors are up.
 

@@ -13,7 +13,7 @@ Laws:
 - What comes in is bounded by the frame reader; who comes in is checked by the hello before
   anything else of theirs is looked at. A stranger costs one small buffer for `HELLO_TIMEOUT_S`.
 
-Non-blocking sockets of the standard library are used directly: trio's own `send` always visits
+Non-blocking sockets are used directly: trio's own `send` always visits
 the scheduler, and here most sends need no waiting at all. Elsewhere: the bytes (peer_frames), the
 meaning.
 """
@@ -33,6 +33,7 @@ from dledger_py.actors import Inbox
 from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
+from dledger_py.runtime.host import Host, RealHost, Socket
 
 log = structlog.get_logger()
 
@@ -84,8 +85,8 @@ class PeerLink:
         buffer_max_bytes: int,
         connect_timeout_s: float,
         redial_max_s: float,
-        random: Callable[[], float],
         on_lost: Callable[[str], None],
+        host: Host,
     ) -> None:
         self.peer = peer
         self._address = address
@@ -93,9 +94,9 @@ class PeerLink:
         self._buffer_max_bytes = buffer_max_bytes
         self._connect_timeout_s = connect_timeout_s
         self._redial_max_s = redial_max_s
-        self._random = random
         self._on_lost = on_lost
-        self._socket: socket.socket | None = None
+        self._host = host
+        self._socket: Socket | None = None
         self._unsent: list[bytes | memoryview] = []
         self._left: deque[memoryview] = deque()
         self._left_bytes = 0
@@ -170,20 +171,19 @@ class PeerLink:
                 pause_s = self._redial_max_s / 50
             self._sooner = trio.Event()
             # Jittered downwards only, so that the bound is a bound.
-            with trio.move_on_after(pause_s * (0.5 + 0.5 * self._random())):
+            with trio.move_on_after(pause_s * (0.5 + 0.5 * self._host.random.random())):
                 await self._sooner.wait()
             pause_s = min(2 * pause_s, self._redial_max_s)
 
-    async def _dial(self) -> socket.socket:
+    async def _dial(self) -> Socket:
         host, port = self._address
         with trio.move_on_after(self._connect_timeout_s):
-            stream = await trio.open_tcp_stream(host, port)
-            sock = socket.socket(fileno=stream.socket.detach())
+            sock = await self._host.dial(host, port)
             prepare(sock)
             return sock
         raise OSError(f"no connection to {host}:{port} within {self._connect_timeout_s:g} s")
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: Socket) -> None:
         self._unsent.clear()
         self._left.clear()
         self._left_bytes = 0
@@ -195,11 +195,11 @@ class PeerLink:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_left_over, sock, nursery.cancel_scope)
-                await wait_end(sock)
+                await wait_end(sock, self._host)
                 nursery.cancel_scope.cancel()
         finally:
             self._socket = None
-            trio.lowlevel.notify_closing(sock)
+            self._host.notify_closing(sock)
             sock.close()
         log.info("peer.lost", peer=self.peer, direction="to")
         self._on_lost(self.peer)
@@ -215,13 +215,13 @@ class PeerLink:
             self._left_bytes += len(rest)
         self._left_over.set()
 
-    async def _write_left_over(self, sock: socket.socket, scope: trio.CancelScope) -> None:
+    async def _write_left_over(self, sock: Socket, scope: trio.CancelScope) -> None:
         left = self._left
         while True:
             if not left:
                 self._left_over = trio.Event()
                 await self._left_over.wait()
-            await trio.lowlevel.wait_writable(sock)
+            await self._host.wait_writable(sock)
             while left:
                 try:
                     sent = sock.send(left[0])
@@ -259,12 +259,14 @@ class PeerListener:
 
     def __init__(
         self,
-        listener: socket.socket,
+        listener: Socket,
         admit: Callable[[Hello], Receiver | str],
+        host: Host,
     ) -> None:
         """`admit` says who takes the frames behind a hello, or the reason to refuse it."""
         self._listener = listener
         self._admit = admit
+        self._host = host
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._current: dict[str, trio.CancelScope] = {}
         self._accepted = 0
@@ -282,7 +284,7 @@ class PeerListener:
 
     async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
-            await trio.lowlevel.wait_readable(self._listener)
+            await self._host.wait_readable(self._listener)
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
@@ -299,7 +301,7 @@ class PeerListener:
             self._accepted += 1
             nursery.start_soon(self._serve, sock, str(address))
 
-    async def _serve(self, sock: socket.socket, remote: str) -> None:
+    async def _serve(self, sock: Socket, remote: str) -> None:
         try:
             prepare(sock)
             await self._read(sock, remote)
@@ -309,15 +311,15 @@ class PeerListener:
             log.debug("peer.broken", remote=remote, reason=str(error))
         finally:
             self._accepted -= 1
-            trio.lowlevel.notify_closing(sock)
+            self._host.notify_closing(sock)
             sock.close()
 
-    async def _read(self, sock: socket.socket, remote: str) -> None:
+    async def _read(self, sock: Socket, remote: str) -> None:
         reader = FrameReader()
         frames: list[tuple[bytes, bytes]] = []
         with trio.move_on_after(HELLO_TIMEOUT_S):
             while not frames:
-                await trio.lowlevel.wait_readable(sock)
+                await self._host.wait_readable(sock)
                 if not self._receive(sock, reader, frames):
                     return
         if not frames:
@@ -347,7 +349,7 @@ class PeerListener:
 
     async def _read_frames(
         self,
-        sock: socket.socket,
+        sock: Socket,
         reader: FrameReader,
         receiver: Receiver,
         peer: str,
@@ -358,12 +360,12 @@ class PeerListener:
                 receiver.receive(peer, frames)
                 frames.clear()
             # Always a visit to the scheduler, also when there is more: a flood starves nobody.
-            await trio.lowlevel.wait_readable(sock)
+            await self._host.wait_readable(sock)
             if not self._receive(sock, reader, frames):
                 return
 
     def _receive(
-        self, sock: socket.socket, reader: FrameReader, frames: list[tuple[bytes, bytes]]
+        self, sock: Socket, reader: FrameReader, frames: list[tuple[bytes, bytes]]
     ) -> bool:
         """Read what is there. False at the end of the stream."""
         try:
@@ -376,10 +378,10 @@ class PeerListener:
         return True
 
 
-async def wait_end(sock: socket.socket) -> None:
+async def wait_end(sock: Socket, host: Host) -> None:
     """Wait until the other side closes or breaks a connection on which it has nothing to say."""
     while True:
-        await trio.lowlevel.wait_readable(sock)
+        await host.wait_readable(sock)
         try:
             if not sock.recv(4096):
                 return
@@ -389,20 +391,20 @@ async def wait_end(sock: socket.socket) -> None:
             return
 
 
-def prepare(sock: socket.socket) -> None:
+def prepare(sock: Socket) -> None:
     """No waiting in calls, no waiting for full packets, no endless waiting for acknowledgements."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_DROP_S * 1000))
 
 
-def open_listener(host: str, port: int) -> socket.socket:
+def open_listener(address: str, port: int, host: Host | None = None) -> Socket:
     """A listening socket for `PeerListener`; port 0 lets the system choose."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = (host or RealHost()).socket(family)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
+        sock.bind((address, port))
         sock.listen(ACCEPTED_LIMIT)
         sock.setblocking(False)
     except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from random import Random
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio
 from dledger_py.actors import Child, Supervisor
 from dledger_py.ledger.peer_frames import Hello, encode_hello
 from dledger_py.ledger.peer_link import PeerLink, PeerListener, open_listener
+from dledger_py.runtime.host import RealHost
 
 HELLO = encode_hello(Hello(cluster="c", group="g", sender="a", receiver="b", incarnation=1))
 FRAME = b"\0\0\0\x05" + b"\0\0\0\x01" + b"\x80"
@@ -62,7 +64,7 @@ def link_to(sock, lost, **settings):
             "buffer_max_bytes": 1 << 20,
             "connect_timeout_s": 1.0,
             "redial_max_s": 0.1,
-            "random": lambda: 0.5,
+            "host": RealHost(Random(0)),
             "on_lost": lost.append,
             **settings,
         },
@@ -89,7 +91,7 @@ async def connected(link):
 async def test_frames_arrive_in_order_after_the_hello(listener):
     inbox = Inbox()
     link = link_to(listener, [])
-    acceptor = PeerListener(listener, lambda hello: inbox)
+    acceptor = PeerListener(listener, lambda hello: inbox, RealHost())
     async with running(acceptor=acceptor, link=link):
         await connected(link)
         for number in range(40):
@@ -114,7 +116,7 @@ async def test_what_the_socket_does_not_take_follows_and_what_is_over_the_bound_
             link.flush()
         full = link.statistics()
         inbox = Inbox()
-        acceptor = PeerListener(listener, lambda hello: inbox)
+        acceptor = PeerListener(listener, lambda hello: inbox, RealHost())
         async with running(acceptor=acceptor):
             await inbox.until(lambda: len(inbox.frames) == full.frames_sent)
             after = link.statistics()
@@ -168,7 +170,7 @@ async def test_a_peer_that_was_seen_is_dialled_without_waiting(listener):
 async def test_a_silent_stranger_is_shown_out_in_the_end(listener, monkeypatch):
     monkeypatch.setattr("dledger_py.ledger.peer_link.HELLO_TIMEOUT_S", 0.01)
     inbox = Inbox()
-    async with running(acceptor=PeerListener(listener, lambda hello: inbox)):
+    async with running(acceptor=PeerListener(listener, lambda hello: inbox, RealHost())):
         stream = await trio.open_tcp_stream(*listener.getsockname())
         with trio.fail_after(20):
             assert b"" == await stream.receive_some(1)
@@ -180,7 +182,7 @@ async def test_a_silent_stranger_is_shown_out_in_the_end(listener, monkeypatch):
 async def test_strangers_beyond_the_bound_are_closed_at_once(listener, monkeypatch):
     monkeypatch.setattr("dledger_py.ledger.peer_link.ACCEPTED_LIMIT", 2)
     inbox = Inbox()
-    async with running(acceptor=PeerListener(listener, lambda hello: inbox)):
+    async with running(acceptor=PeerListener(listener, lambda hello: inbox, RealHost())):
         streams = [await trio.open_tcp_stream(*listener.getsockname()) for _ in range(3)]
         with trio.fail_after(20):
             assert b"" == await streams[2].receive_some(1)
