@@ -28,7 +28,7 @@ from typing import Any, Never
 import structlog
 import trio
 
-from dledger_py.actors import Actor, FailStop, Inbox, fail_stop_in
+from dledger_py.actors import Actor, Child, FailStop, Inbox, Restart, fail_stop_in
 from dledger_py.ledger import errors
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.log_tail import LogTail, TailEntry
@@ -446,3 +446,8 @@ class Vital:
         except Exception as error:
             story = f"the {self._name} cannot go on: {error!r}"
             raise fail_stop_in(error) or FailStop(story) from error
+
+
+def vital(name: str, actor: Actor[Any]) -> Child[Any]:
+    """The place of such an actor under a supervisor; it is never restarted."""
+    return Child(name, lambda: Vital(name, actor), restart=Restart.NEVER)

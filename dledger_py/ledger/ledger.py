@@ -26,46 +26,17 @@ import structlog
 import trio
 from attrs import frozen
 
-from dledger_py.actors import (
-    Actor,
-    ActorDown,
-    Child,
-    FailStop,
-    Inbox,
-    Restart,
-    RestartsExhausted,
-    Supervisor,
-    TreeNode,
-)
-from dledger_py.ledger.applier import Applier
+from dledger_py.actors import FailStop, Inbox, RestartsExhausted, Supervisor, TreeNode
 from dledger_py.ledger.config import LedgerConfig, split_address
-from dledger_py.ledger.driver import Driver, Vital
-from dledger_py.ledger.entry_reader import EntryReader
+from dledger_py.ledger.driver import vital
 from dledger_py.ledger.errors import LedgerError, NotLeader
-from dledger_py.ledger.log_tail import LogTail
-from dledger_py.ledger.log_writer import LogWriter, WriterStatistics
-from dledger_py.ledger.machine import (
-    Applied,
-    Committed,
-    Machine,
-    RoleView,
-    StatePlace,
-)
-from dledger_py.ledger.peer_frames import Hello, encode_hello
-from dledger_py.ledger.peer_link import (
-    LinkStatistics,
-    PeerLink,
-    PeerListener,
-    open_listener,
-    unwelcome,
-)
+from dledger_py.ledger.log_writer import WriterStatistics
+from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
+from dledger_py.ledger.parts import Assembly, Parts
+from dledger_py.ledger.peer_link import LinkStatistics, open_listener
 from dledger_py.ledger.settlements import Settlements
-from dledger_py.ledger.snapshotter import Memory, Snapshotter, remember
-from dledger_py.ledger.ticker import Ticker
+from dledger_py.ledger.snapshotter import remember
 from dledger_py.raft import vocabulary as raft
-from dledger_py.raft.config import RaftConfig
-from dledger_py.raft.log_view import LogView
-from dledger_py.raft.raft import Raft
 from dledger_py.runtime.host import Host, RealHost, Socket
 from dledger_py.storage import (
     Corrupt,
@@ -81,16 +52,6 @@ from dledger_py.storage import (
 )
 
 log = structlog.get_logger()
-
-TAIL_SURPLUS = 5 / 4
-"""The ledger's tail against the core's, which counts bytes a little differently and trims an
-eighth late: what the core holds and may send must be here too."""
-
-LATE_TICK = 10
-"""A tick is told to be late when a tenth of the election timeout was lost with it."""
-
-LINK_RESTARTS_MAX = 10
-"""A link or listener that crashes more often than this in a minute has a bug, not a bad day."""
 
 
 @frozen(kw_only=True)
@@ -137,7 +98,7 @@ class Ledger:
         self._host = host or RealHost()
         self._role_callbacks: list[Callable[[RoleView], None]] = []
         self._settlements = Settlements(config.uncommitted_max_bytes)
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._ran = False
         self._opened = trio.Event()
 
@@ -281,7 +242,7 @@ class Ledger:
         return host, port
 
     @property
-    def parts(self) -> _Parts:
+    def parts(self) -> Parts:
         """What a running ledger is made of. For tests and metrics, not for users."""
         assert self._parts is not None, "the ledger is not open yet"
         return self._parts
@@ -323,7 +284,7 @@ class Ledger:
         try:
             listener = listener or self._listen()
             memory = await remember(config, self._files, self._machine, recovered.log, self._host)
-            self._parts = parts = self._assemble(recovered, listener, memory)
+            self._parts = parts = self._assembly().build(recovered, listener, memory)
             self._opened.set()
             await parts.supervisor.run(inbox)
         except RestartsExhausted as error:
@@ -370,152 +331,19 @@ class Ledger:
                 f"{config.node} cannot listen for its peers at {address}: {error}"
             ) from error
 
-    def _assemble(self, recovered: Recovered, listener: Socket, memory: Memory | None) -> _Parts:
-        """Make the parts, and the supervisor they will run under. Nothing runs yet."""
-        config = self.config
-        start = memory.start if memory is not None else None
-        hard = _hard_state(recovered, start)
-        core = self._core(recovered.log, hard)
-        tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
-        incarnation = self._host.random.getrandbits(62)
-        links = {
-            peer: self._link(peer, incarnation, lambda lost: driver.lost(lost))
-            for peer in config.others
-        }
-        reader = Child(
-            "entry reader",
-            lambda: Vital("entry reader", EntryReader(recovered.log, driver.post, self._host)),
-            mailbox=len(config.peers),
-        )
-        driver = Driver(
-            core=core,
-            node=config.node,
-            hard=hard,
-            log=recovered.log,
-            tail=tail,
-            settlements=self._settlements,
-            links=links,
-            read_entries=partial(_ask, reader),
-            on_role=self._tell_role,
-        )
-        applier = Applier(
-            self._machine,
-            recovered.log,
-            tail,
+    def _assembly(self) -> Assembly:
+        return Assembly(
+            config=self.config,
+            machine=self._machine,
             perform=self._perform,
-            on_applied=driver.applied,
-            on_slice=driver.end_slice,
-            target=hard.commit,
-            start=start,
+            settlements=self._settlements,
             host=self._host,
-        )
-        writer = LogWriter(
-            recovered.log,
-            recovered.hard_state_file,
-            sync=config.flush == "sync",
-            async_flush_s=config.async_flush_ms / 1000,
-            on_durable=driver.persisted,
-            commit_hint=lambda: applier.target,
-            host=self._host,
-        )
-        driver.connect(writer, applier)
-        stall_s = config.election_timeout_ms / 1000 / LATE_TICK
-        ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
-        acceptor = PeerListener(
-            listener, lambda hello: unwelcome(config, hello) or driver, self._host
-        )
-        supervisor = Supervisor(
-            f"ledger of {config.node}",
-            (
-                _vital("log writer", writer),
-                _vital("driver", driver),
-                _vital("applier", applier),
-                reader,
-                _vital("ticker", ticker),
-                Child("listener", lambda: acceptor),
-                *(Child(f"link to {peer}", partial(_same, link)) for peer, link in links.items()),
-                *self._snapshotter(memory, applier, recovered.log),
-            ),
-            max_restarts=LINK_RESTARTS_MAX,
-        )
-        return _Parts(
-            core=core,
-            log=recovered.log,
-            tail=tail,
-            driver=driver,
-            applier=applier,
-            writer=writer,
-            ticker=ticker,
-            links=links,
-            listener=listener,
-            supervisor=supervisor,
-        )
-
-    def _core(self, recovered: Log, hard: raft.HardState) -> Raft:
-        view = LogView(
-            first_index=recovered.first_index,
-            last_index=recovered.last_index,
-            terms=recovered.terms,
-        )
-        try:
-            return Raft(
-                config=_raft_config(self.config),
-                log=view,
-                hard=hard,
-                random=self._host.random.randrange,
-            )
-        except ValueError as error:
-            story = f"log and hard state of {self.config.node} contradict each other: {error}"
-            raise FailStop(story) from error
-
-    def _snapshotter(
-        self, memory: Memory | None, applier: Applier, of: Log
-    ) -> tuple[Child[Any], ...]:
-        if memory is None:
-            return ()
-        every_bytes = self.config.snapshot_every_bytes
-        actor = Snapshotter(memory, applier, of, every_bytes=every_bytes, host=self._host)
-        return (_vital("snapshotter", actor),)
-
-    def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
-        config = self.config
-        hello = Hello(
-            cluster=config.cluster,
-            group=config.group,
-            sender=config.node,
-            receiver=peer,
-            incarnation=incarnation,
-        )
-        return PeerLink(
-            peer,
-            split_address(config.peers[peer], of=peer),
-            encode_hello(hello),
-            buffer_max_bytes=config.send_buffer_max_bytes,
-            connect_timeout_s=config.connect_timeout_ms / 1000,
-            redial_max_s=config.redial_max_ms / 1000,
-            on_lost=on_lost,
-            host=self._host,
+            on_role=self._tell_role,
         )
 
     def _tell_role(self, view: RoleView) -> None:
         for callback in self._role_callbacks:
             callback(view)
-
-
-@frozen(kw_only=True)
-class _Parts:
-    """What a running ledger is made of."""
-
-    core: Raft
-    log: Log
-    tail: LogTail
-    driver: Driver
-    applier: Applier
-    writer: LogWriter
-    ticker: Ticker
-    links: dict[str, PeerLink]
-    listener: Socket
-    supervisor: Supervisor
 
 
 class _Waiter:
@@ -550,45 +378,8 @@ async def open_ledger(
     **Raises** FailStop, inside an exception group if the block was running.
     """
     ledger = Ledger(config, machine, perform=perform, files=files, listener=listener)
-    supervisor = Supervisor(f"around {config.node}", (_vital("ledger", ledger),))
+    supervisor = Supervisor(f"around {config.node}", (vital("ledger", ledger),))
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.serve)
         yield ledger
         nursery.cancel_scope.cancel()
-
-
-def _raft_config(config: LedgerConfig) -> RaftConfig:
-    return RaftConfig(
-        node=raft.NodeId(config.node),
-        members=tuple(raft.NodeId(name) for name in sorted(config.peers)),
-        election_timeout_ticks=-(-config.election_timeout_ms // config.tick_ms),
-        heartbeat_ticks=config.heartbeat_ms // config.tick_ms,
-        append_bytes_max=config.append_max_bytes,
-        window_bytes=config.window_max_bytes,
-        uncommitted_bytes_max=config.uncommitted_max_bytes,
-        tail_bytes_max=config.tail_max_bytes,
-    )
-
-
-def _hard_state(recovered: Recovered, start: StatePlace | None) -> raft.HardState:
-    stored = recovered.hard_state
-    vote = None if stored.vote is None else raft.NodeId(stored.vote)
-    # What a snapshot was taken of was committed, whatever the hint says.
-    commit = max(stored.commit, start.index if start is not None else 0)
-    return raft.HardState(term=stored.term, vote=vote, commit=commit)
-
-
-def _vital(name: str, actor: Actor[Any]) -> Child[Any]:
-    return Child(name, lambda: Vital(name, actor), restart=Restart.NEVER)
-
-
-def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> bool:
-    try:
-        reader.ref.tell_nowait(request)
-    except (trio.WouldBlock, ActorDown):
-        return False  # it is behind (a peer came and went), or the ledger is stopping
-    return True
-
-
-def _same(link: PeerLink) -> PeerLink:
-    return link

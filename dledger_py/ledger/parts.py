@@ -1,0 +1,238 @@
+"""The actors of one ledger, made and tied together: the only file that knows all of them.
+
+    log writer ← driver → applier        consensus: the driver asks, the writer and the applier do
+        entry reader                     what peers need and memory has no more
+        ticker                           the core's clock
+        listener, link to …              the other members
+        snapshotter                      if the machine can be written down
+
+What they are to each other is told by each of them; here is only who gets whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import trio
+from attrs import define, frozen
+
+from dledger_py.actors import ActorDown, Child, FailStop, Supervisor
+from dledger_py.ledger.applier import Applier
+from dledger_py.ledger.config import LedgerConfig, split_address
+from dledger_py.ledger.driver import Driver, Vital, vital
+from dledger_py.ledger.entry_reader import EntryReader
+from dledger_py.ledger.log_tail import LogTail
+from dledger_py.ledger.log_writer import LogWriter
+from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView, StatePlace
+from dledger_py.ledger.peer_frames import Hello, encode_hello
+from dledger_py.ledger.peer_link import PeerLink, PeerListener, unwelcome
+from dledger_py.ledger.settlements import Settlements
+from dledger_py.ledger.snapshotter import Memory, Snapshotter
+from dledger_py.ledger.ticker import Ticker
+from dledger_py.raft import vocabulary as raft
+from dledger_py.raft.config import RaftConfig
+from dledger_py.raft.log_view import LogView
+from dledger_py.raft.raft import Raft
+from dledger_py.runtime.host import Host, Socket
+from dledger_py.storage import Log, Recovered
+
+TAIL_SURPLUS = 5 / 4
+"""The ledger's tail against the core's, which counts bytes a little differently and trims an
+eighth late: what the core holds and may send must be here too."""
+
+LATE_TICK = 10
+"""A tick is told to be late when a tenth of the election timeout was lost with it."""
+
+LINK_RESTARTS_MAX = 10
+"""A link or listener that crashes more often than this in a minute has a bug, not a bad day."""
+
+
+@frozen(kw_only=True)
+class Parts:
+    """What a running ledger is made of. For tests and metrics, not for users."""
+
+    core: Raft
+    log: Log
+    tail: LogTail
+    driver: Driver
+    applier: Applier
+    writer: LogWriter
+    ticker: Ticker
+    links: dict[str, PeerLink]
+    listener: Socket
+    supervisor: Supervisor
+
+
+@define(eq=False, kw_only=True)
+class Assembly:
+    """What the parts of one ledger are made from."""
+
+    config: LedgerConfig
+    machine: Machine
+    perform: Callable[[Committed, Applied], None] | None
+    settlements: Settlements
+    host: Host
+    on_role: Callable[[RoleView], None]
+
+    def build(self, recovered: Recovered, listener: Socket, memory: Memory | None) -> Parts:
+        """Make the parts, and the supervisor they will run under. Nothing runs yet. **Raises**
+        FailStop."""
+        config = self.config
+        start = memory.start if memory is not None else None
+        hard = _hard_state(recovered, start)
+        core = self._core(recovered.log, hard)
+        tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
+        incarnation = self.host.random.getrandbits(62)
+        links = {
+            peer: self._link(peer, incarnation, lambda lost: driver.lost(lost))
+            for peer in config.others
+        }
+        reader = Child(
+            "entry reader",
+            lambda: Vital("entry reader", EntryReader(recovered.log, driver.post, self.host)),
+            mailbox=len(config.peers),
+        )
+        driver = Driver(
+            core=core,
+            node=config.node,
+            hard=hard,
+            log=recovered.log,
+            tail=tail,
+            settlements=self.settlements,
+            links=links,
+            read_entries=partial(_ask, reader),
+            on_role=self.on_role,
+        )
+        applier = Applier(
+            self.machine,
+            recovered.log,
+            tail,
+            perform=self.perform,
+            on_applied=driver.applied,
+            on_slice=driver.end_slice,
+            target=hard.commit,
+            start=start,
+            host=self.host,
+        )
+        writer = LogWriter(
+            recovered.log,
+            recovered.hard_state_file,
+            sync=config.flush == "sync",
+            async_flush_s=config.async_flush_ms / 1000,
+            on_durable=driver.persisted,
+            commit_hint=lambda: applier.target,
+            host=self.host,
+        )
+        driver.connect(writer, applier)
+        stall_s = config.election_timeout_ms / 1000 / LATE_TICK
+        ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
+        acceptor = PeerListener(
+            listener, lambda hello: unwelcome(config, hello) or driver, self.host
+        )
+        supervisor = Supervisor(
+            f"ledger of {config.node}",
+            (
+                vital("log writer", writer),
+                vital("driver", driver),
+                vital("applier", applier),
+                reader,
+                vital("ticker", ticker),
+                Child("listener", lambda: acceptor),
+                *(Child(f"link to {peer}", partial(_same, link)) for peer, link in links.items()),
+                *self._snapshotter(memory, applier, recovered.log),
+            ),
+            max_restarts=LINK_RESTARTS_MAX,
+        )
+        return Parts(
+            core=core,
+            log=recovered.log,
+            tail=tail,
+            driver=driver,
+            applier=applier,
+            writer=writer,
+            ticker=ticker,
+            links=links,
+            listener=listener,
+            supervisor=supervisor,
+        )
+
+    def _core(self, recovered: Log, hard: raft.HardState) -> Raft:
+        view = LogView(
+            first_index=recovered.first_index,
+            last_index=recovered.last_index,
+            terms=recovered.terms,
+        )
+        try:
+            return Raft(
+                config=_raft_config(self.config),
+                log=view,
+                hard=hard,
+                random=self.host.random.randrange,
+            )
+        except ValueError as error:
+            story = f"log and hard state of {self.config.node} contradict each other: {error}"
+            raise FailStop(story) from error
+
+    def _snapshotter(
+        self, memory: Memory | None, applier: Applier, of: Log
+    ) -> tuple[Child[Any], ...]:
+        if memory is None:
+            return ()
+        every_bytes = self.config.snapshot_every_bytes
+        actor = Snapshotter(memory, applier, of, every_bytes=every_bytes, host=self.host)
+        return (vital("snapshotter", actor),)
+
+    def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
+        config = self.config
+        hello = Hello(
+            cluster=config.cluster,
+            group=config.group,
+            sender=config.node,
+            receiver=peer,
+            incarnation=incarnation,
+        )
+        return PeerLink(
+            peer,
+            split_address(config.peers[peer], of=peer),
+            encode_hello(hello),
+            buffer_max_bytes=config.send_buffer_max_bytes,
+            connect_timeout_s=config.connect_timeout_ms / 1000,
+            redial_max_s=config.redial_max_ms / 1000,
+            on_lost=on_lost,
+            host=self.host,
+        )
+
+
+def _raft_config(config: LedgerConfig) -> RaftConfig:
+    return RaftConfig(
+        node=raft.NodeId(config.node),
+        members=tuple(raft.NodeId(name) for name in sorted(config.peers)),
+        election_timeout_ticks=-(-config.election_timeout_ms // config.tick_ms),
+        heartbeat_ticks=config.heartbeat_ms // config.tick_ms,
+        append_bytes_max=config.append_max_bytes,
+        window_bytes=config.window_max_bytes,
+        uncommitted_bytes_max=config.uncommitted_max_bytes,
+        tail_bytes_max=config.tail_max_bytes,
+    )
+
+
+def _hard_state(recovered: Recovered, start: StatePlace | None) -> raft.HardState:
+    stored = recovered.hard_state
+    vote = None if stored.vote is None else raft.NodeId(stored.vote)
+    # What a snapshot was taken of was committed, whatever the hint says.
+    commit = max(stored.commit, start.index if start is not None else 0)
+    return raft.HardState(term=stored.term, vote=vote, commit=commit)
+
+
+def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> bool:
+    try:
+        reader.ref.tell_nowait(request)
+    except (trio.WouldBlock, ActorDown):
+        return False  # it is behind (a peer came and went), or the ledger is stopping
+    return True
+
+
+def _same(link: PeerLink) -> PeerLink:
+    return link
