@@ -302,7 +302,12 @@ class Ledger:
         config = self.config
         identity = Identity(cluster=config.cluster, group=config.group, member=config.node)
         opening = partial(
-            recover, self._files, config.data_dir, identity, config.segment_size_bytes
+            recover,
+            self._files,
+            config.data_dir,
+            identity,
+            config.segment_size_bytes,
+            random_bits=self._host.random.getrandbits,
         )
         try:
             recovered = await self._host.run_in_thread(opening)

@@ -6,6 +6,7 @@ the order of writes in `appender`, what may be cut in `recovery`.
 """
 
 from dledger_py.storage.batch import BadBatch, Batch, StoredEntry, split_raw
+from dledger_py.storage.birth import Birth
 from dledger_py.storage.files import DirectoryInUse, FileSystem, RealFiles
 from dledger_py.storage.formats import Corrupt, HardState, Identity, LogFailed, WrongIdentity
 from dledger_py.storage.hard_state import HardStateFile
@@ -21,6 +22,7 @@ from dledger_py.storage.snapshots import (
 __all__ = [
     "BadBatch",
     "Batch",
+    "Birth",
     "Corrupt",
     "Cut",
     "CutReport",

@@ -116,7 +116,7 @@ ENTRY_MAGIC = 0xD1ED
 ENTRY_VERSION = 0
 KIND_NOOP = 0
 KIND_COMMAND = 1
-KIND_CONFIG = 2  # reserved for membership changes; storage carries it, raft does not know it yet
+KIND_CONFIG = 2  # who the members are, from here on
 KIND_MAX = KIND_CONFIG
 
 # A RocketMQ frame is at most 16 MiB; a batch of one turn is capped far below. Twice that keeps a

@@ -20,12 +20,15 @@ sufficient (`appender`, `retention`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import pairwise
+from secrets import randbits
 
 from attrs import define, field, frozen
 
 from dledger_py.storage.appender import Appender, create_segment, mark_successor
+from dledger_py.storage.birth import BIRTH_BITS, Birth, create_birth, read_birth
 from dledger_py.storage.files import File, FileSystem, Lock
 from dledger_py.storage.formats import (
     ADVICE_UPGRADE,
@@ -89,11 +92,14 @@ class CutReport:
 
 @frozen(kw_only=True)
 class Recovered:
-    """An opened directory. `hard_state` is what was loaded; later ones are in the file object."""
+    """An opened directory. `hard_state` is what was loaded; later ones are in the file object.
+    `configurations` are the payloads of the log's CONFIG entries, by index, in order."""
 
     log: Log
     hard_state: HardState
     hard_state_file: HardStateFile
+    birth: Birth
+    configurations: tuple[tuple[int, bytes], ...]
     cut: CutReport | None
     created: bool  # the directory was empty: a new member, or one that lost its disk
 
@@ -110,10 +116,13 @@ def recover(
     directory: str,
     identity: Identity,
     segment_size_bytes: int = SEGMENT_SIZE_BYTES,
+    *,
+    random_bits: Callable[[int], int] = randbits,
 ) -> Recovered:
     """Open (or create) one member's directory, verify every entry in it, lock it.
 
-    Everything in the returned log and hard state is durable.
+    Everything in the returned log and hard state is durable. A new directory's
+    birth is taken from `random_bits`.
 
     Blocks: reads the whole log once, sequentially.
     Raises Corrupt; DirectoryInUse when another process has it open; WrongIdentity when it belongs
@@ -124,7 +133,8 @@ def recover(
     lock = files.lock(f"{directory}/{LOCK_NAME}")
     with ExitStack() as on_failure:
         on_failure.callback(lock.release)
-        recovered = _Opening(files, directory, identity, segment_size_bytes, lock).open()
+        opening = _Opening(files, directory, identity, segment_size_bytes, lock, random_bits)
+        recovered = opening.open()
         on_failure.pop_all()
     return recovered
 
@@ -138,6 +148,7 @@ class _Opening:
     _identity: Identity
     _segment_size_bytes: int
     _lock: Lock
+    _random_bits: Callable[[int], int]
     _newborn: int | None = field(init=False, default=None)  # start of a last file without entries
     _dropped: list[str] = field(init=False, factory=list)  # files that retention had not removed
 
@@ -154,8 +165,12 @@ class _Opening:
         attested = max((a for s in found for a in s.attests), key=lambda attest: attest.seq)
         survey = self._scan(found, attested)
         check_end(found[-1], survey, record.state.commit, self._newborn)
+        birth = self._birth()
         cut = self._mend(found, survey)
-        return self._opened(found, survey, cut, record, created=False)
+        if birth is None:
+            birth = Birth(self._chosen_birth(), older=True)
+            create_birth(self._files, self._directory, birth)
+        return self._opened(found, survey, cut, record, birth, created=False)
 
     def _path(self, start: int) -> str:
         return f"{self._directory}/{segment_name(start)}"
@@ -195,6 +210,15 @@ class _Opening:
             path = f"{self._directory}/{HARD_STATE_NAME}"
             reason = "term and vote are missing beside a log (they are created before it)"
             raise Corrupt(path, 0, reason) from error
+
+    def _birth(self) -> Birth | None:
+        try:
+            return read_birth(self._files, self._directory)
+        except FileNotFoundError:
+            return None
+
+    def _chosen_birth(self) -> int:
+        return 1 + self._random_bits(BIRTH_BITS)  # 0 stands for none
 
     def _check_identity(self, found: Identity, file: str) -> None:
         if found != self._identity:
@@ -265,6 +289,7 @@ class _Opening:
         survey: Survey,
         cut: CutReport | None,
         record: HardRecord,
+        birth: Birth,
         *,
         created: bool,
     ) -> Recovered:
@@ -302,6 +327,8 @@ class _Opening:
             log=log,
             hard_state=record.state,
             hard_state_file=hard_state_file,
+            birth=birth,
+            configurations=tuple(survey.configurations),
             cut=cut,
             created=created,
         )
@@ -310,19 +337,23 @@ class _Opening:
 
     def _create(self) -> Recovered:
         """An empty log. The hard state becomes durable before the first segment exists, so that
-        a log without one is always damage, and a hard state that voted always has a log."""
+        a log without one is always damage, and a hard state that voted always has a log; and the
+        birth before both, so that none of them ever passes for a folder older than births."""
         if HARD_STATE_NAME in self._files.list(self._directory):
             self._check_never_used()
             self._files.remove(f"{self._directory}/{HARD_STATE_NAME}")
         if self._newborn is not None:
             self._files.remove(self._path(self._newborn))
         self._files.fsync_directory(self._directory)
+        birth = Birth(self._chosen_birth(), older=False)
+        create_birth(self._files, self._directory, birth)
         create_hard_state(self._files, self._directory, self._identity)
         claim = Attest(0, 0, 0, 0)
         create_segment(self._files, self._directory, self._identity, EMPTY, claim).close()
         record = read_hard_state(self._files, self._directory)
         found = self._find_segments()
-        return self._opened(found, Survey(found[0].attests[-1]), None, record, created=True)
+        survey = Survey(found[0].attests[-1])
+        return self._opened(found, survey, None, record, birth, created=True)
 
     def _check_never_used(self) -> None:
         path = f"{self._directory}/{HARD_STATE_NAME}"

@@ -14,7 +14,9 @@ from dledger_py.storage.anchors import Anchors
 from dledger_py.storage.files import File
 from dledger_py.storage.formats import (
     EMPTY,
+    ENTRY_HEADER_BYTES,
     HEADER_BLOCK_BYTES,
+    KIND_CONFIG,
     Attest,
     Bad,
     Corrupt,
@@ -64,20 +66,26 @@ def read_header_block(file: File, start: int) -> SegmentFound:
 
 @define(eq=False)
 class Survey:
-    """What a scan of entries learns. `bad.at` is an offset in the file."""
+    """What a scan of entries learns. `bad.at` is an offset in the file; `configurations` are the
+    payloads of the CONFIG entries by index."""
 
     attested: Attest
     end: End = EMPTY
     bad: Bad | None = None
     anchors: Anchors = field(factory=Anchors)
     terms: list[tuple[int, int]] = field(factory=list)
+    configurations: list[tuple[int, bytes]] = field(factory=list)
 
-    def take(self, walked: Walk, path: str, offset: int) -> None:
+    def take(self, walked: Walk, view: memoryview, path: str, offset: int) -> None:
         entries, before = walked.entries, self.end
         self.end = walked.end
         if not entries:
             return
         starts = [entry[3] for entry in entries]
+        for index, _term, kind, start, stop in entries:
+            if kind == KIND_CONFIG:
+                payload = bytes(view[start + ENTRY_HEADER_BYTES : stop])
+                self.configurations.append((index, payload))
         self.anchors.note(before.index + 1, before.position, starts)
         if not self.terms or self.terms[-1][1] != walked.end.term:
             for index, term, _kind, _start, _stop in entries:
@@ -95,8 +103,8 @@ class Survey:
 
 def survey_segment(file: File, start: int, survey: Survey, buffer: memoryview) -> None:
     """Walk all entries of a segment; survey.bad tells what stopped it before the file's end."""
-    for walked, _view, offset, bad in walks(file, start, survey.end, buffer):
-        survey.take(walked, file.path, offset)
+    for walked, view, offset, bad in walks(file, start, survey.end, buffer):
+        survey.take(walked, view, file.path, offset)
         if bad is not None:
             survey.bad = bad
 

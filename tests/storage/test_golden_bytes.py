@@ -6,14 +6,15 @@ new versions, never change these.
 
 from pathlib import Path
 
-from dledger_py.storage import HardState, Identity, recover
+from dledger_py.storage import Birth, HardState, Identity, recover
 from dledger_py.storage.files import FileSystem
 from dledger_py.storage.formats import segment_name
 from dledger_py.storage.lying import LyingFiles
 from tests.storage.log_scenes import Entry, all_entries
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "storage"
-NAMES = [segment_name(0), segment_name(152), "hard-state"]
+BIRTH = 0x0102030405060708
+NAMES = [segment_name(0), segment_name(152), "birth", "hard-state"]
 WHOSE = Identity(cluster="golden", group="brök", member="n1")
 ENTRIES = (
     Entry(1, 1, 0, b""),
@@ -24,7 +25,7 @@ ENTRIES = (
 
 
 def write_golden(files: FileSystem, directory: str) -> None:
-    opened = recover(files, directory, WHOSE, 120)
+    opened = recover(files, directory, WHOSE, 120, random_bits=lambda bits: BIRTH - 1)
     opened.hard_state_file.save(3, "n2", 0)
     opened.log.write([opened.log.seal(ENTRIES[:1])])
     opened.log.write([opened.log.seal(ENTRIES[1:])])
@@ -45,6 +46,8 @@ def test_golden_bytes_are_read() -> None:
 
     assert ENTRIES == all_entries(opened.log)
     assert HardState(7, None, 2) == opened.hard_state
+    assert Birth(BIRTH, older=False) == opened.birth
+    assert ((4, b"a change of members"),) == opened.configurations
     assert ((1, 1), (3, 4), (4, 7)) == opened.log.terms
     assert opened.cut is None
 
