@@ -7,9 +7,6 @@ One client has one connection per server, shared by all its tasks, and lives in 
 its `async with` block: nothing runs before it or after it.  Guarantees are in docs/client.md.
 """
 
-import os
-import secrets
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -39,6 +36,7 @@ from dledger_py.client.pull import Puller, PullResult
 from dledger_py.client.queue_reader import From
 from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes, parse_name_servers
+from dledger_py.client.surroundings import HERE, Surroundings
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
 from dledger_py.remoting.wire.frame import Frame
@@ -67,13 +65,15 @@ class Client:
         address: str,
         producer_group: str,
         timeout_s: float,
+        surroundings: Surroundings,
     ) -> None:
         members = Members()
         asker = Asker(pool, routes, members)
         self.client_id = client_id
         self._timeout_s = timeout_s
-        self._ids = UniqueIds(address)
-        self._producer = Producer(pool, routes, members, producer_group)
+        self._now_s = surroundings.now_s
+        self._ids = UniqueIds(address, surroundings)
+        self._producer = Producer(pool, routes, members, producer_group, self._now_s)
         self._puller = Puller(routes, asker)
         self._membership = Membership(pool, routes, client_id, producer_group)
         self._services = Services(pool, routes, asker, self._membership)
@@ -232,7 +232,7 @@ class Client:
             parse_subscriptions(subscriptions, checked_topic),
             from_=from_,
             concurrency=concurrency,
-            version=int(time.time() * 1000),
+            version=int(self._now_s() * 1000),
         )
 
     # --- pulling ---------------------------------------------------------------------------------
@@ -316,11 +316,12 @@ async def connect(
     producer_group: str = PRODUCER_GROUP,
     client_id: str | None = None,
     timeout_s: float = retry.CALL_TIMEOUT_S,
+    surroundings: Surroundings = HERE,
 ) -> AsyncIterator[Client]:
     """A client for as long as the block lasts.
 
     *name_servers* is "host:port;host:port".  *timeout_s* is the default deadline of each call,
-    and of finding a name server here.
+    and of finding a name server here.  *surroundings* are other ones in simulations.
 
     **Raises** Unreachable if no name server can be reached in that time.
     """
@@ -339,16 +340,17 @@ async def connect(
             connection.answer_nowait(frame, code, remark=remark)
 
     async with open_tasks() as tasks:
-        pool = Pool(tasks, on_request)
+        pool = Pool(tasks, on_request, surroundings)
         first = await _reach_one(pool, addresses, timeout_s)
         routes = Routes(pool, addresses)
         client = Client(
             pool,
             routes,
-            client_id=client_id or f"{first.local_host}@{os.getpid()}#{secrets.token_hex(4)}",
+            client_id=client_id or _new_client_id(first.local_host, surroundings),
             address=first.local_host,
             producer_group=producer_group,
             timeout_s=timeout_s,
+            surroundings=surroundings,
         )
         made.append(client)
         tasks.start_soon(routes.run, name="routes")
@@ -371,6 +373,10 @@ async def _reach_one(pool: Pool, addresses: Sequence[str], timeout_s: float) -> 
                     failure = error
             await anyio.sleep(retry.LONGEST_PAUSE_S)
     raise failure
+
+
+def _new_client_id(local_host: str, surroundings: Surroundings) -> str:
+    return f"{local_host}@{surroundings.pid()}#{surroundings.randbits(32):08x}"
 
 
 def _checked_group(group: str) -> str:

@@ -28,7 +28,7 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.lowlevel
 import msgspec
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute
 from attrs import frozen
 
 from dledger_py.client._tasks import open_tasks
@@ -42,6 +42,7 @@ from dledger_py.client.errors import (
     ResponseError,
     Unreachable,
 )
+from dledger_py.client.surroundings import Dial, dial
 from dledger_py.remoting.wire import schema
 from dledger_py.remoting.wire.codes import ResponseCode
 from dledger_py.remoting.wire.frame import (
@@ -127,7 +128,7 @@ class ConnectionStatistics:
 class Connection:
     """A connection that is open, or was: see `closed`.  Made by `open_connection` only."""
 
-    def __init__(self, stream: SocketStream, address: str, on_request: OnRequest | None) -> None:
+    def __init__(self, stream: ByteStream, address: str, on_request: OnRequest | None) -> None:
         self.address = address
         self.local_host = str(stream.extra(SocketAttribute.local_address)[0])
         self._stream = stream
@@ -416,13 +417,14 @@ async def open_connection(
     *,
     on_request: OnRequest | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    dial: Dial = dial,
 ) -> AsyncIterator[Connection]:
     """A connection for as long as the block lasts.  It is not reopened when it breaks.
 
     **Raises** Unreachable if it cannot be opened within *connect_timeout_s*.
     """
     address = f"{host}:{port}"
-    stream = await _dial(host, port, address, connect_timeout_s)
+    stream = await _open_stream(dial, host, port, address, connect_timeout_s)
     try:
         connection = Connection(stream, address, on_request)
         async with open_tasks() as tasks:
@@ -437,10 +439,12 @@ async def open_connection(
         await anyio.aclose_forcefully(stream)
 
 
-async def _dial(host: str, port: int, address: str, timeout_s: float) -> SocketStream:
+async def _open_stream(
+    dial: Dial, host: str, port: int, address: str, timeout_s: float
+) -> ByteStream:
     try:
         with anyio.fail_after(timeout_s):
-            return await anyio.connect_tcp(host, port)
+            return await dial(host, port)
     except TimeoutError as error:
         raise Unreachable(address, f"no connection within {timeout_s:g} s") from error
     except OSError as error:

@@ -12,6 +12,7 @@ import anyio
 from dledger_py.client._tasks import Starter
 from dledger_py.client.connection import Connection, OnRequest, open_connection, parse_address
 from dledger_py.client.errors import ClientClosed, ClientError, Unreachable
+from dledger_py.client.surroundings import HERE, Surroundings
 
 FLUSH_S = 1.0
 """How long a client that closes waits for its last bytes to leave."""
@@ -29,9 +30,15 @@ class _Dial:
 class Pool:
     """The connections of one client.  Their tasks live in the client's task group."""
 
-    def __init__(self, tasks: Starter, on_request: OnRequest | None = None) -> None:
+    def __init__(
+        self,
+        tasks: Starter,
+        on_request: OnRequest | None = None,
+        surroundings: Surroundings = HERE,
+    ) -> None:
         self._tasks = tasks
         self._on_request = on_request
+        self._dial = surroundings.dial
         self._open: dict[str, Connection] = {}
         self._dials: dict[str, _Dial] = {}
         self._closing = False
@@ -79,7 +86,8 @@ class Pool:
 
     async def _keep(self, host: str, port: int, address: str, dial: _Dial) -> None:
         try:
-            async with open_connection(host, port, on_request=self._on_request) as connection:
+            opening = open_connection(host, port, on_request=self._on_request, dial=self._dial)
+            async with opening as connection:
                 self._dials.pop(address, None)
                 self._open[address] = dial.connection = connection
                 dial.done.set()

@@ -15,7 +15,7 @@ three times as much, for every message.  What a code means is in `retry`, where 
 """
 
 import random
-import time
+from collections.abc import Callable
 
 import anyio
 import msgspec
@@ -99,11 +99,19 @@ class _Attempts:
 class Producer:
     """Sends what `client` has sealed."""
 
-    def __init__(self, pool: Pool, routes: Routes, members: Members, group: str) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        routes: Routes,
+        members: Members,
+        group: str,
+        now_s: Callable[[], float],
+    ) -> None:
         self._pool = pool
         self._routes = routes
         self._members = members
         self._group = _render(group)
+        self._now_s = now_s
         self._turns: dict[str, queue_choice.Turns] = {}
         self._templates: dict[Queue, bytes] = {}
         self._asked_at: dict[str, float] = {}
@@ -249,7 +257,7 @@ class Producer:
                 _render(queue.broker),
             )
         batch = b"true" if sealed.code == RequestCode.SEND_BATCH_MESSAGE else b"false"
-        fields = template % (int(time.time() * 1000), sealed.properties, batch)
+        fields = template % (int(self._now_s() * 1000), sealed.properties, batch)
         return encode_head(sealed.code, flag, opaque, fields, None, len(sealed.body))
 
     # --- between attempts ------------------------------------------------------------------------

@@ -8,40 +8,42 @@ A forked child notices that its process id changed and draws new random bytes, s
 never share a prefix.
 """
 
-import os
-import secrets
 import time
 
+from dledger_py.client.surroundings import HERE, Surroundings
 from dledger_py.remoting.wire.message import pack_host, unique_key
 
 
 class UniqueIds:
     """Makes ids, one per message.  65,536 a millisecond before one could repeat."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, surroundings: Surroundings = HERE) -> None:
         """*address* is this host's, as an IP address."""
         self._address = address
-        self._count = secrets.randbelow(1 << 16)
+        self._pid_now = surroundings.pid
+        self._now_s = surroundings.now_s
+        self._randbits = surroundings.randbits
+        self._count = self._randbits(16)
         self._restart()
 
     def _restart(self) -> None:
-        self._pid = os.getpid()
-        salt = secrets.randbits(32)
+        self._pid = self._pid_now()
+        salt = self._randbits(32)
         host = pack_host(self._address, 0)
         self._prefix = unique_key(host, self._pid, salt, 0, 0)[:-12]
         self._start_month()
 
     def _start_month(self) -> None:
-        now = time.localtime()
+        now = time.localtime(self._now_s())
         # -1: let the C library find out whether summer time held at that midnight.
         self._month_started_s = time.mktime((now.tm_year, now.tm_mon, 1, 0, 0, 0, 0, 0, -1))
         self._month_ends_s = time.mktime((now.tm_year, now.tm_mon + 1, 1, 0, 0, 0, 0, 0, -1))
 
     def make(self) -> str:
         """The next id."""
-        if os.getpid() != self._pid:
+        if self._pid_now() != self._pid:
             self._restart()
-        now_s = time.time()
+        now_s = self._now_s()
         if not self._month_started_s <= now_s < self._month_ends_s:
             self._start_month()
         self._count = count = (self._count + 1) & 0xFFFF

@@ -1,10 +1,10 @@
 """Unique ids: the layout tools read, and no repeats."""
 
 import os
-import time
 
-import pytest
+from attrs import evolve
 
+from dledger_py.client.surroundings import HERE
 from dledger_py.client.unique_ids import UniqueIds
 
 
@@ -23,10 +23,11 @@ def test_ten_thousand_ids_differ() -> None:
     assert len({ids.make() for _ in range(10_000)}) == 10_000
 
 
-def test_a_forked_child_takes_a_prefix_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = UniqueIds("127.0.0.1")
+def test_a_forked_child_takes_a_prefix_of_its_own() -> None:
+    pid = 4710
+    ids = UniqueIds("127.0.0.1", evolve(HERE, pid=lambda: pid))
     before = ids.make()
-    monkeypatch.setattr(os, "getpid", lambda: 4711)
+    pid = 4711
 
     after = ids.make()
 
@@ -34,10 +35,9 @@ def test_a_forked_child_takes_a_prefix_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert after[12:20] != before[12:20]
 
 
-def test_the_time_counts_from_the_start_of_the_local_month(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ids = UniqueIds("127.0.0.1")
-    monkeypatch.setattr(time, "time", lambda: ids._month_started_s + 1.5)
+def test_the_time_counts_from_the_start_of_the_local_month() -> None:
+    now_s = HERE.now_s()
+    ids = UniqueIds("127.0.0.1", evolve(HERE, now_s=lambda: now_s))
+    now_s = ids._month_started_s + 1.5
 
     assert int(ids.make()[20:28], 16) == 1500
