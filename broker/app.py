@@ -20,9 +20,7 @@ below: what follows from applied entries (`_perform`), from a change of role (`_
 from the end of a turn (`_turn_end`).
 """
 
-import shutil
 import socket
-import time
 from collections.abc import Callable
 from typing import Any, Never
 
@@ -32,6 +30,7 @@ from attrs import define, evolve, field
 
 from broker.config import BrokerConfig
 from broker.formats import UNIT_TAGS_CODE
+from broker.ground import Ground
 from broker.machine import commands, put_messages
 from broker.machine.effects import DropQueues, GroupsChanged, IndexMessages, TopicsChanged
 from broker.machine.groups import standard_groups
@@ -118,27 +117,36 @@ class _IndexedReader:
 class Broker:
     """Wires one member together; `supervisor` runs it."""
 
-    def __init__(self, config: BrokerConfig, *, on_ready: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        *,
+        on_ready: Callable[[], None] | None = None,
+        ground: Ground | None = None,
+    ) -> None:
         """`on_ready` is called when the member answers clients; `addresses` are known then."""
         self.config = config
+        self._ground = ground = ground or Ground()
         self._on_ready = on_ready or _nothing
         self._ledger_ran = False
         self._led = False
         self._first_message: int | None = None  # its log position
         name, port = split_address(config.advertised, of=config.node)
-        host = address_of(name)
+        address = address_of(name)
         self.machine = Machine()
         self.queues = ConsumeQueues(QueueFiles(config.data_dir / "consumequeue"))
         self.ledger = Ledger(
             config.ledger_config(),
             RememberingBroker(self.machine, self.queues),
             perform=self._perform,
+            files=ground.files,
+            host=ground.host,
         )
         self.polls = LongPolls()
         self.table = ClientTable()
         self.rates = Rates()
-        self.batch = PutBatch(self.ledger, now_ms)
-        self.commits = OffsetCommits(self.ledger, now_ms, monotonic_ms)
+        self.batch = PutBatch(self.ledger, ground.now_ms)
+        self.commits = OffsetCommits(self.ledger, ground.now_ms, ground.monotonic_ms)
         self.proposals = Proposals(self.ledger, self.batch)
         self.leadership = Leadership(
             node=config.node,
@@ -147,11 +155,12 @@ class Broker:
             view=self._view,
             redispatch=self._redispatch,
             flush=self._flush,
+            dial=ground.surroundings.dial,
         )
-        self.cold_reads = ColdReads(self._flush)
+        self.cold_reads = ColdReads(self._flush, ground.host)
         self.disk = DiskWatch(
             floor_bytes=config.disk_floor_bytes,
-            free_bytes=lambda: shutil.disk_usage(config.data_dir).free,
+            free_bytes=lambda: ground.files.free_bytes(str(config.data_dir)),
             set_electable=self.ledger.set_electable,
         )
         self.registrar = Registrar(
@@ -163,16 +172,17 @@ class Broker:
             topics=self.machine.topics,
             view=self._view,
             period_s=config.register_period_s,
+            dial=ground.surroundings.dial,
         )
         self.clients = Clients(
             machine=self.machine,
             table=self.table,
             leadership=self.leadership,
             proposals=self.proposals,
-            now_ms=now_ms,
-            monotonic_ms=monotonic_ms,
+            now_ms=ground.now_ms,
+            monotonic_ms=ground.monotonic_ms,
         )
-        self.routes = self._rooms(host, port)
+        self.routes = self._rooms(address, port)
         self.server = self._new_server()
         self.ledger.on_role_change(self._role_changed)
         self.ledger.after_turn(self._flush)
@@ -207,21 +217,27 @@ class Broker:
         return self.ledger
 
     def _new_server(self) -> Server:
-        return Server(self.routes, self.config.listen_addresses(), on_turn_end=self._turn_end)
+        return Server(
+            self.routes,
+            self.config.listen_addresses(),
+            on_turn_end=self._turn_end,
+            host=self._ground.host,
+        )
 
-    def _rooms(self, host: str, port: int) -> Routes:
+    def _rooms(self, address: str, port: int) -> Routes:
         """Every room with exactly what it uses, and a refusal for what no room does."""
-        config, machine, leadership = self.config, self.machine, self.leadership
+        machine, leadership, ground = self.machine, self.leadership, self._ground
+        config, now_ms = self.config, ground.now_ms
         log_reader = _LogReader(self.ledger)
         reader = MessageReader(_IndexedReader(log_reader))
-        stored_times = StoredTimes(self.queues, reader)
+        stored_times = StoredTimes(self.queues, reader, ground.host)
         rooms = routes(
             (
                 Sending(
                     cluster_name=config.cluster_name,
                     broker_name=config.broker_name,
-                    store_host=pack_host(host, port),
-                    new_unique_id=UniqueIds(host).make,
+                    store_host=pack_host(address, port),
+                    new_unique_id=UniqueIds(address, ground.surroundings).make,
                     auto_create=config.auto_create_topics,
                     default_queues_max=config.default_topic_queues,
                     max_message_bytes=config.max_message_bytes,
@@ -245,9 +261,9 @@ class Broker:
                     leads=lambda: leadership.leads,
                     read_barrier=self.ledger.read_barrier_nowait,
                     rates=self.rates,
-                    monotonic_ms=monotonic_ms,
+                    monotonic_ms=ground.monotonic_ms,
                 ),
-                Lookups(log=log_reader, queues=self.queues),
+                Lookups(log=log_reader, queues=self.queues, host=ground.host),
                 Offsets(
                     machine=machine,
                     queues=self.queues,
@@ -285,20 +301,23 @@ class Broker:
                     stored_times=stored_times,
                     clients=self.table,
                     rates=self.rates,
-                    runtime=RuntimeTable(
-                        ledger=self.ledger,
-                        machine=machine,
-                        rates=self.rates,
-                        forwarded=lambda: leadership.statistics().forwarded,
-                        earliest_ms=lambda: self._earliest_ms(reader),
-                        started_ms=now_ms(),
-                    ).text,
+                    runtime=self._runtime_table(reader).text,
                     settings=config.as_text,
                     now_ms=now_ms,
                 ),
             )
         )
         return with_refusals(rooms)
+
+    def _runtime_table(self, reader: MessageReader) -> RuntimeTable:
+        return RuntimeTable(
+            ledger=self.ledger,
+            machine=self.machine,
+            rates=self.rates,
+            forwarded=lambda: self.leadership.statistics().forwarded,
+            earliest_ms=lambda: self._earliest_ms(reader),
+            started_ms=self._ground.now_ms(),
+        )
 
     # --- what ties them together -----------------------------------------------------------------
 
@@ -355,7 +374,7 @@ class Broker:
         groups = tuple(g for g in standard_groups() if g.name not in self.machine.groups)
         if missing or groups:
             self.proposals.forget(
-                commands.Initialise(stamped_ms=now_ms(), topics=missing, groups=groups)
+                commands.Initialise(stamped_ms=self._ground.now_ms(), topics=missing, groups=groups)
             )
 
     def _turn_end(self) -> None:
@@ -471,7 +490,7 @@ class _Clock:
         broker = self.broker
         while True:
             await trio.sleep(CLOCK_S)
-            broker.polls.expire(monotonic_ms())
+            broker.polls.expire(broker._ground.monotonic_ms())
             seconds = int(trio.current_time())
             if seconds != self._seconds:
                 self._seconds = seconds
@@ -504,16 +523,6 @@ def first_message(of: Log) -> int | None:
         if entry.kind == KIND_COMMAND and entry.payload[0] == put_messages.TAG:
             return entry.payload_position + decode_put_messages(entry.payload).records_at
     return None
-
-
-def now_ms() -> int:
-    """The wall clock, which is data here: stamped into entries, never compared across members."""
-    return time.time_ns() // 1_000_000
-
-
-def monotonic_ms() -> int:
-    """For deadlines of this process, which a corrected wall clock must not move."""
-    return time.monotonic_ns() // 1_000_000
 
 
 def address_of(host: str) -> str:

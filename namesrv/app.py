@@ -1,6 +1,5 @@
 """The whole name server on one page: the table, its rooms, a server, and the clock that expires."""
 
-import time
 from collections.abc import Callable
 
 import structlog
@@ -11,6 +10,7 @@ from dledger_py.actors import FailStop
 from dledger_py.remoting.rooms import routes
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.runtime import process
+from dledger_py.runtime.host import Host, RealHost
 from namesrv.config import NamesrvConfig
 from namesrv.kv_file import KvFile
 from namesrv.rooms import Entries, Operating, Registering, Routing, report_gone
@@ -19,30 +19,29 @@ from namesrv.routes import RouteTable
 log = structlog.get_logger()
 
 
-def monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
 @define(eq=False)
 class NameServer:
     """One name server. It has no state to lose: brokers register again within 30 s."""
 
     config: NamesrvConfig
-    clock: Callable[[], int] = monotonic_ms
+    clock: Callable[[], int] | None = None
+    """Monotonic, in ms; the host's, unless a test has another one."""
+    host: Host = field(factory=RealHost)
     table: RouteTable = field(init=False)
     server: Server = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        clock = self._now_ms
         file = KvFile(self.config.data_dir)
         self.table = RouteTable(self.config.policy)
         entries = Entries(file.load(), file.save)
         rooms = [
-            Registering(self.table, entries, self.clock),
-            Routing(self.table, entries, self.clock, self.clock()),
+            Registering(self.table, entries, clock),
+            Routing(self.table, entries, clock, clock()),
             entries,
             Operating(self.table),
         ]
-        self.server = Server(routes(rooms), [self.config.listen_address])
+        self.server = Server(routes(rooms), [self.config.listen_address], host=self.host)
 
     async def run(
         self, task_status: trio.TaskStatus[tuple[tuple[str, int], ...]] = trio.TASK_STATUS_IGNORED
@@ -56,10 +55,13 @@ class NameServer:
             nursery.start_soon(self._expire)
             task_status.started(addresses)
 
+    def _now_ms(self) -> int:
+        return self.clock() if self.clock else self.host.monotonic_ns() // 1_000_000
+
     async def _expire(self) -> None:
         while True:
             await trio.sleep(self.config.expiry_scan_ms / 1000)
-            report_gone(self.table.expire(now_ms=self.clock()), reason="expired")
+            report_gone(self.table.expire(now_ms=self._now_ms()), reason="expired")
 
 
 async def serve(config: NamesrvConfig) -> None:

@@ -4,12 +4,12 @@ The index is read on the loop, because one thread owns it. The time stands in th
 which mostly is in the page cache; where it is not, that one read is done by a worker thread.
 """
 
-import trio
 from attrs import define
 
 from broker.formats import UNIT_PLACE
 from broker.store.consume_queues import Boundary, ConsumeQueues
 from broker.store.message_reader import MessageReader
+from dledger_py.runtime.host import Host
 
 
 class _Cold(Exception):
@@ -26,6 +26,7 @@ class StoredTimes:
 
     queues: ConsumeQueues
     reader: MessageReader
+    host: Host
 
     async def of(self, topic: str, queue_id: int, offset: int) -> int | None:
         """When the message at this offset was stored, in ms; None if there is none."""
@@ -57,4 +58,4 @@ class StoredTimes:
         try:
             return self.reader.stored_ms(position, nowait=True)
         except BlockingIOError:
-            return await trio.to_thread.run_sync(self.reader.stored_ms, position)
+            return await self.host.run_in_thread(self.reader.stored_ms, position)

@@ -3,7 +3,6 @@
 Source: protocol page 02 (c); QueryMessageProcessor.java.
 """
 
-import trio
 from attrs import define
 
 from broker.store.consume_queues import ConsumeQueues
@@ -11,6 +10,7 @@ from broker.store.message_lookup import candidate_at, confirmed
 from broker.store.message_reader import LogReader
 from dledger_py.remoting.commands.queries import ViewMessage
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles
+from dledger_py.runtime.host import Host
 
 
 @define(eq=False, kw_only=True)
@@ -19,6 +19,7 @@ class Lookups:
 
     log: LogReader
     queues: ConsumeQueues
+    host: Host
 
     @handles(ViewMessage)
     async def view(self, request: ViewMessage, caller: Caller) -> Answer[None]:
@@ -26,7 +27,7 @@ class Lookups:
         try:
             found = candidate_at(self.log, request.offset, nowait=True)
         except BlockingIOError:
-            found = await trio.to_thread.run_sync(
+            found = await self.host.run_in_thread(
                 candidate_at, self.log, request.offset, abandon_on_cancel=True
             )
         record = confirmed(self.queues, request.offset, found) if found is not None else None

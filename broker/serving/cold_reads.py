@@ -12,6 +12,7 @@ from attrs import define, field
 
 from broker.errors import TooBusy
 from dledger_py.actors import Inbox
+from dledger_py.runtime.host import Host
 
 THREADS = 4  # as many reads as a disk gains from doing at once
 WAITING_MAX = 10_000  # beyond that consumers are told to come back
@@ -27,6 +28,7 @@ class ColdReads:
 
     flush: Callable[[], None]
     """Send what was answered: a read ends outside of the server's turns."""
+    host: Host
     _jobs: tuple[trio.MemorySendChannel[Job], trio.MemoryReceiveChannel[Job]] = field(
         factory=lambda: trio.open_memory_channel[Job](WAITING_MAX)
     )
@@ -53,5 +55,5 @@ class ColdReads:
     async def _work(self) -> None:
         async for read, found in self._jobs[1]:
             # A disk that hangs must not keep the process from ending.
-            found(await trio.to_thread.run_sync(read, abandon_on_cancel=True))
+            found(await self.host.run_in_thread(read, abandon_on_cancel=True))
             self.flush()

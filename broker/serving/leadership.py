@@ -22,6 +22,7 @@ from broker.errors import NoLeader, OutcomeUnknown, TooBusy
 from dledger_py.actors import Inbox
 from dledger_py.client.connection import Connection, open_connection
 from dledger_py.client.errors import ClientClosed, Indefinite, Unreachable
+from dledger_py.client.surroundings import Dial, dial
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.machine import RoleView
 from dledger_py.remoting.rooms import Answer, Caller, Later, Port, refusal
@@ -59,6 +60,7 @@ class Leadership:
     """Answer a request as if it had come just now; used when this member has become the leader."""
     flush: Callable[[], None]
     """Send what is answered: a forwarded request ends outside of the server's turns."""
+    dial: Dial = dial
     _changed: trio.Event = field(factory=trio.Event)
     _nursery: trio.Nursery | None = None
     _connections: dict[str, Connection] = field(factory=dict)
@@ -188,6 +190,6 @@ class Leadership:
 
     async def _keep_connection(self, member: str, task_status: trio.TaskStatus[Connection]) -> None:
         host, port = split_address(self.members[member], of=member)
-        async with open_connection(host, port) as connection:
+        async with open_connection(host, port, dial=self.dial) as connection:
             task_status.started(connection)
             await connection.wait_closed()

@@ -23,6 +23,7 @@ from broker.wire_records import topic_table_on_wire
 from dledger_py.actors import Inbox
 from dledger_py.client.connection import Connection, open_connection
 from dledger_py.client.errors import ClientError
+from dledger_py.client.surroundings import Dial, dial
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.machine import RoleView
 from dledger_py.remoting.commands.registrations import RegisterBody, crc_of, encode_registration
@@ -55,6 +56,7 @@ class Registrar:
     topics: Topics
     view: Callable[[], RoleView]
     period_s: float
+    dial: Dial = dial
     _changes: int = 0
     _changed: trio.Event = field(factory=trio.Event)
     _registered: dict[str, int] = field(factory=dict)  # name server → change it has heard of
@@ -91,7 +93,7 @@ class Registrar:
         host, port = split_address(name_server, of="namesrv")
         while True:
             try:
-                async with open_connection(host, port) as connection:
+                async with open_connection(host, port, dial=self.dial) as connection:
                     await self._keep_registered(name_server, connection)
             except ClientError as error:
                 if name_server not in self._silent:  # one line per outage, not five a second

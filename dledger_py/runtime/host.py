@@ -95,6 +95,8 @@ class Host(Protocol):
         """For deadlines and durations outside of the loop's own clock. Any thread."""
         ...
 
+    def monotonic_ns(self) -> int: ...
+
     async def run_in_thread(
         self,
         fn: Callable[[Unpack[Ts]], T],
@@ -142,6 +144,7 @@ class RealHost:
     # As they are, not wrapped: the hot path pays for an attribute and nothing else.
     now_ns = staticmethod(time.time_ns)
     monotonic_s = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
     run_in_thread = staticmethod(trio.to_thread.run_sync)
     wait_readable = staticmethod(trio.lowlevel.wait_readable)
     wait_writable = staticmethod(trio.lowlevel.wait_writable)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from typing import Protocol
 
 
@@ -83,6 +84,10 @@ class FileSystem(Protocol):
         """Names created and removed in it are durable on return."""
         ...
 
+    def free_bytes(self, directory: str) -> int:
+        """How much more can be written there. Raises OSError."""
+        ...
+
     def lock(self, path: str) -> Lock:
         """Take the lock file at `path` (created if missing). Raises DirectoryInUse at once."""
         ...
@@ -117,6 +122,9 @@ class RealFiles:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def free_bytes(self, directory: str) -> int:
+        return shutil.disk_usage(directory).free
 
     def lock(self, path: str) -> RealLock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

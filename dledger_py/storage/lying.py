@@ -24,6 +24,9 @@ from attrs import define, field
 from dledger_py.storage.files import DirectoryInUse
 from dledger_py.storage.formats import SECTOR_BYTES
 
+FREE_BYTES = 1 << 40
+"""What a disk without a `capacity_bytes` says of itself."""
+
 
 class PowerCut(BaseException):
     """The armed moment has come. Not an Exception: nothing may handle it but the test."""
@@ -153,6 +156,11 @@ class LyingFiles:
             del self._disk_names[f"{directory}/{name}"]
         for name in _in_directory(self._names, directory):
             self._disk_names[f"{directory}/{name}"] = self._names[f"{directory}/{name}"]
+
+    def free_bytes(self, directory: str) -> int:
+        if self.capacity_bytes is None:
+            return FREE_BYTES
+        return max(0, self.capacity_bytes - self._used_bytes())
 
     def lock(self, path: str) -> LyingLock:
         if path in self._locks:

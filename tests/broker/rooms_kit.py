@@ -49,6 +49,7 @@ from dledger_py.remoting.wire.codes import OUR_VERSION
 from dledger_py.remoting.wire.frame import Frame, Framer, encode_request
 from dledger_py.remoting.wire.message import pack_host
 from dledger_py.remoting.wire.schema import Request, decode, encode, reply_type
+from dledger_py.runtime.host import RealHost
 
 STORE_HOST = pack_host("10.0.0.1", 10911)
 CLUSTER, BROKER = "DefaultCluster", "broker-a"
@@ -203,7 +204,7 @@ class Desk:
         )
         proposals = Proposals(ledger, self.batch)
         reader = MessageReader(ledger)
-        times = StoredTimes(self.queues, reader)
+        times = StoredTimes(self.queues, reader, RealHost())
         shared = {"machine": machine, "leadership": gate, "now_ms": self._now}
         self.clients = Clients(
             table=self.table, proposals=proposals, monotonic_ms=self._ticks, **shared
