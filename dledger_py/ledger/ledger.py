@@ -34,6 +34,7 @@ from dledger_py.ledger.log_writer import WriterStatistics
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
 from dledger_py.ledger.parts import Assembly, Parts
 from dledger_py.ledger.peer_link import LinkStatistics, open_listener
+from dledger_py.ledger.reception import Reception
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.ledger.snapshotter import remember
 from dledger_py.raft import vocabulary as raft
@@ -85,10 +86,13 @@ class Ledger:
         files: FileSystem | None = None,
         listener: Socket | None = None,
         host: Host | None = None,
+        reception: Reception | None = None,
     ) -> None:
         """`perform` gets each command that had effects, on every member, in log order, before its
         proposer is answered. `listener` is a listening socket to use instead of opening one; the
-        ledger closes it. `files` and `host` are other ones in tests and simulations.
+        ledger closes it. With a `reception`, which members of other groups share, it has none.
+        `files` and `host` are other ones in tests and simulations. **Raises** ValueError if the
+        reception knows the group already.
         """
         self.config = config
         self._machine = machine
@@ -96,6 +100,9 @@ class Ledger:
         self._files = files or RealFiles()
         self._listener = listener
         self._host = host or RealHost()
+        self._reception = reception
+        if reception is not None:
+            reception.expect(config.group)
         self._role_callbacks: list[Callable[[RoleView], None]] = []
         self._settlements = Settlements(config.uncommitted_max_bytes)
         self._parts: Parts | None = None
@@ -282,7 +289,10 @@ class Ledger:
         recovered = await self._recover()
         listener = self._listener
         try:
-            listener = listener or self._listen()
+            if self._reception is None:
+                listener = listener or self._listen()
+            else:
+                listener = self._reception.listener
             memory = await remember(config, self._files, self._machine, recovered.log, self._host)
             self._parts = parts = self._assembly().build(recovered, listener, memory)
             self._opened.set()
@@ -291,7 +301,7 @@ class Ledger:
             raise FailStop(f"{self.config.node} cannot reach its peers: {error}") from error
         finally:
             self._settlements.abandon()
-            if listener is not None:
+            if listener is not None and self._reception is None:
                 listener.close()
             if self._parts is None or self._parts.writer.ended:
                 # Otherwise the disk hangs, and closing would hang on it too.
@@ -344,6 +354,7 @@ class Ledger:
             settlements=self._settlements,
             host=self._host,
             on_role=self._tell_role,
+            reception=self._reception,
         )
 
     def _tell_role(self, view: RoleView) -> None:

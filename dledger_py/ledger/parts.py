@@ -3,7 +3,7 @@
     log writer ← driver → applier        consensus: the driver asks, the writer and the applier do
         entry reader                     what peers need and memory has no more
         ticker                           the core's clock
-        listener, link to …              the other members
+        listener, link to …              the other members (a door, where groups share a listener)
         snapshotter                      if the machine can be written down
 
 What they are to each other is told by each of them; here is only who gets whom.
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Never
 
 import trio
 from attrs import define, frozen
 
-from dledger_py.actors import ActorDown, Child, FailStop, Supervisor
+from dledger_py.actors import Actor, ActorDown, Child, FailStop, Supervisor
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig, split_address
 from dledger_py.ledger.driver import Driver, Vital, vital
@@ -28,6 +28,7 @@ from dledger_py.ledger.log_writer import LogWriter
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView, StatePlace
 from dledger_py.ledger.peer_frames import Hello, encode_hello
 from dledger_py.ledger.peer_link import PeerLink, PeerListener, unwelcome
+from dledger_py.ledger.reception import Admit, Door, Reception
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.ledger.snapshotter import Memory, Snapshotter
 from dledger_py.ledger.ticker import Ticker
@@ -75,6 +76,7 @@ class Assembly:
     settlements: Settlements
     host: Host
     on_role: Callable[[RoleView], None]
+    reception: Reception | None
 
     def build(self, recovered: Recovered, listener: Socket, memory: Memory | None) -> Parts:
         """Make the parts, and the supervisor they will run under. Nothing runs yet. **Raises**
@@ -128,9 +130,7 @@ class Assembly:
         driver.connect(writer, applier)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
         ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
-        acceptor = PeerListener(
-            listener, lambda hello: unwelcome(config, hello) or driver, self.host
-        )
+        acceptor = self._acceptor(listener, lambda hello: unwelcome(config, hello) or driver)
         supervisor = Supervisor(
             f"ledger of {config.node}",
             (
@@ -174,6 +174,11 @@ class Assembly:
         except ValueError as error:
             story = f"log and hard state of {self.config.node} contradict each other: {error}"
             raise FailStop(story) from error
+
+    def _acceptor(self, listener: Socket, admit: Admit) -> Actor[Never]:
+        if self.reception is not None:
+            return Door(self.reception, self.config.group, admit)
+        return PeerListener(listener, admit, self.host)
 
     def _snapshotter(
         self, memory: Memory | None, applier: Applier, of: Log

@@ -48,9 +48,9 @@ along them, and their number stays below its limit of 1024."""
 HELLO_TIMEOUT_S = 5.0
 """A dialler says hello at once; one that does not in this time is no member."""
 
-ACCEPTED_LIMIT = 64
-"""Accepted connections at a time: groups have a handful of members, the rest is room for
-strangers."""
+STRANGERS_LIMIT = 64
+"""Accepted connections that have not said a good hello yet. Those that have are few: one for each
+member of a group."""
 
 SILENT_DROP_S = 5.0
 """Unacknowledged bytes older than this break a connection (TCP_USER_TIMEOUT). Otherwise, after a
@@ -254,6 +254,10 @@ class Receiver(Protocol):
         ...
 
 
+_Line = tuple[str, str]
+"""A group, and the member of it whose newest connection is read."""
+
+
 class PeerListener:
     """Actor: accepts the other members' connections and reads them."""
 
@@ -268,8 +272,8 @@ class PeerListener:
         self._admit = admit
         self._host = host
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
-        self._current: dict[str, trio.CancelScope] = {}
-        self._accepted = 0
+        self._current: dict[_Line, trio.CancelScope] = {}
+        self._strangers = 0
 
     async def run(self, inbox: Inbox[Never]) -> None:
         try:
@@ -281,6 +285,12 @@ class PeerListener:
         finally:
             # Closed only at the end of the whole ledger: a restarted listener needs it again.
             self._current.clear()
+
+    def dismiss(self, group: str) -> None:
+        """Close what was admitted for this group. Its receiver hears no more of it, not even that
+        it is lost."""
+        for line in [line for line in self._current if line[0] == group]:
+            self._current.pop(line).cancel()
 
     async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
@@ -294,54 +304,70 @@ class PeerListener:
                 log.warning("peer.accept_failed", reason=str(error))
                 await trio.sleep(0.1)
                 continue
-            if self._accepted >= ACCEPTED_LIMIT:
+            if self._strangers >= STRANGERS_LIMIT:
                 log.warning("peer.refused", remote=str(address), reason="too many connections")
                 sock.close()
                 continue
-            self._accepted += 1
+            self._strangers += 1
             nursery.start_soon(self._serve, sock, str(address))
 
     async def _serve(self, sock: Socket, remote: str) -> None:
         try:
             prepare(sock)
-            await self._read(sock, remote)
+            reader = FrameReader()
+            try:
+                frames = await self._wait_hello(sock, reader)
+            finally:
+                self._strangers -= 1
+            if frames:
+                await self._read(sock, remote, reader, frames)
         except FrameError as error:
             log.warning("peer.refused", remote=remote, reason=str(error))
         except OSError as error:
             log.debug("peer.broken", remote=remote, reason=str(error))
         finally:
-            self._accepted -= 1
             self._host.notify_closing(sock)
             sock.close()
 
-    async def _read(self, sock: Socket, remote: str) -> None:
-        reader = FrameReader()
+    async def _wait_hello(self, sock: Socket, reader: FrameReader) -> list[tuple[bytes, bytes]]:
+        """The first frames; none if the stranger left again."""
         frames: list[tuple[bytes, bytes]] = []
         with trio.move_on_after(HELLO_TIMEOUT_S):
             while not frames:
                 await self._host.wait_readable(sock)
                 if not self._receive(sock, reader, frames):
-                    return
+                    return []
         if not frames:
             raise FrameError(f"no hello within {HELLO_TIMEOUT_S:g} s")
+        return frames
+
+    async def _read(
+        self,
+        sock: Socket,
+        remote: str,
+        reader: FrameReader,
+        frames: list[tuple[bytes, bytes]],
+    ) -> None:
+        """Look at the hello, and then read this connection until it ends or is replaced."""
         hello = decode_hello(*frames.pop(0))
         receiver = self._admit(hello)
         if isinstance(receiver, str):
             raise FrameError(receiver)
         peer = hello.sender
+        line = (hello.group, peer)
         log.info("peer.accepted", peer=peer, remote=remote, incarnation=hello.incarnation)
         receiver.found(hello)
         error: Exception | None = None
         with trio.CancelScope() as scope:
-            if (older := self._current.get(peer)) is not None:
+            if (older := self._current.get(line)) is not None:
                 older.cancel()
-            self._current[peer] = scope
+            self._current[line] = scope
             try:
-                await self._read_frames(sock, reader, receiver, peer, frames)
+                await self._read_frames(sock, reader, receiver, peer, frames, scope)
             except (OSError, FrameError) as raised:
                 error = raised
-        if self._current.get(peer) is scope:
-            del self._current[peer]
+        if self._current.get(line) is scope:
+            del self._current[line]
             log.info("peer.lost", peer=peer, direction="from")
             receiver.lost(peer)
         if error is not None:
@@ -354,9 +380,12 @@ class PeerListener:
         receiver: Receiver,
         peer: str,
         frames: list[tuple[bytes, bytes]],
+        scope: trio.CancelScope,
     ) -> None:
         while True:
             if frames:
+                if scope.cancel_called:  # after this task was woken: it is too late for these
+                    return
                 receiver.receive(peer, frames)
                 frames.clear()
             # Always a visit to the scheduler, also when there is more: a flood starves nobody.
@@ -405,7 +434,7 @@ def open_listener(address: str, port: int, host: Host | None = None) -> Socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
-        sock.listen(ACCEPTED_LIMIT)
+        sock.listen(STRANGERS_LIMIT)
         sock.setblocking(False)
     except BaseException:
         sock.close()

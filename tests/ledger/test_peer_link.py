@@ -180,7 +180,7 @@ async def test_a_silent_stranger_is_shown_out_in_the_end(listener, monkeypatch):
 
 
 async def test_strangers_beyond_the_bound_are_closed_at_once(listener, monkeypatch):
-    monkeypatch.setattr("dledger_py.ledger.peer_link.ACCEPTED_LIMIT", 2)
+    monkeypatch.setattr("dledger_py.ledger.peer_link.STRANGERS_LIMIT", 2)
     inbox = Inbox()
     async with running(acceptor=PeerListener(listener, lambda hello: inbox, RealHost())):
         streams = [await trio.open_tcp_stream(*listener.getsockname()) for _ in range(3)]
