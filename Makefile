@@ -34,9 +34,11 @@ sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=… or H
 	$(BIN)/python -m chaos.sim --seed $(SEED) --profile all --members 3 5 \
 		$(if $(HOURS),--hours $(HOURS),--runs $(RUNS))
 
-KILLS ?= 10
-chaos: $(READY)  ## kill the leader of a real cluster under load: KILLS=… ALL=1
-	$(BIN)/python -m chaos --kills $(KILLS) $(if $(ALL),--all)
+SCENARIO ?= leader-kills
+TIMES ?= 10
+NODES ?= 3
+chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES=… (docs/chaos.md)
+	$(BIN)/python -m chaos $(SCENARIO) --times $(TIMES) --nodes $(NODES) $(if $(ALL),--all)
 
 bench: $(READY)  ## throughput and latency of a local cluster, both flush policies
 	$(BIN)/python -m bench

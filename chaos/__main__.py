@@ -1,62 +1,78 @@
-"""`python -m chaos [--kills N] [--all] [--flush sync|async]`: kill leaders, then judge.
+"""`python -m chaos [SCENARIO] [options]`: hurt a real cluster under load, then judge.
 
-`--snapshot-every BYTES` makes restarts begin at snapshots instead of at the log's beginning.
+Status 0 if every judge is content, 1 if not. Without a scenario, leaders are killed.
 """
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
 from chaos import leader_kills
+from chaos.judging import Verdict, report
+from chaos.load import Say
 from dledger_py.runtime import logs
+
+Run = Callable[[Path, Say], Awaitable[Verdict]]
 
 
 def main() -> int:
-    """Run the scenario and print the verdict; 0 if every judge is content."""
-    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--kills", type=int, default=10, help="how often to kill (default 10)")
-    parser.add_argument("--all", action="store_true", help="kill every node at once")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
-    parser.add_argument("--snapshot-every", type=int, default=0, metavar="BYTES")
-    parser.add_argument("--data", type=Path, help="keep the cluster's data here")
-    options = parser.parse_args()
+    """Run the scenario and print the verdict."""
+    options = _parser().parse_args(_with_default(sys.argv[1:]))
     logs.configure(level="warning")
+    scenario: Callable[[argparse.Namespace], tuple[str, Run]] = options.prepare
+    title, run = scenario(options)
+    with tempfile.TemporaryDirectory(prefix="dledger-chaos-") as scratch:
+        verdict = trio.run(run, options.data or Path(scratch), _say)
+    print(f"\n{title}\n{report(verdict)}")
+    return 0 if verdict.passed else 1
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _with_default(words: list[str]) -> list[str]:
+    named = bool(words) and not words[0].startswith("-")
+    return words if named or {"-h", "--help"} & set(words) else ["leader-kills", *words]
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--nodes", type=int, default=3, help="members of the group (default 3)")
+    common.add_argument("--times", type=int, default=10, help="how often to strike (default 10)")
+    common.add_argument("--data", type=Path, help="keep the cluster's data here")
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    scenarios = parser.add_subparsers(required=True, metavar="SCENARIO")
+
+    kills = scenarios.add_parser("leader-kills", parents=[common], help="SIGKILL the leader")
+    kills.add_argument("--all", action="store_true", help="kill every node at once")
+    kills.add_argument("--flush", choices=("sync", "async"), default="sync")
+    kills.add_argument(
+        "--snapshot-every",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help="restarts begin at snapshots this far apart, not at the log's beginning",
+    )
+    kills.set_defaults(prepare=_leader_kills)
+    return parser
+
+
+def _leader_kills(options: argparse.Namespace) -> tuple[str, Run]:
     plan = leader_kills.Plan(
-        kills=options.kills,
+        times=options.times,
         kill_all=options.all,
         nodes=options.nodes,
         flush=options.flush,
         snapshot_every_bytes=options.snapshot_every,
     )
-    with tempfile.TemporaryDirectory(prefix="dledger-chaos-") as scratch:
-        directory = options.data or Path(scratch)
-        verdict = trio.run(_run, directory, plan)
-    report(plan, verdict)
-    return 0 if verdict.passed else 1
-
-
-async def _run(directory: Path, plan: leader_kills.Plan) -> leader_kills.Verdict:
-    return await leader_kills.run(directory, plan, say=lambda text: print(text, flush=True))
-
-
-def report(plan: leader_kills.Plan, verdict: leader_kills.Verdict) -> None:
-    """The verdict for people."""
     whom = "all nodes" if plan.kill_all else "the leader"
-    print(f"\n{plan.nodes} nodes, flush {plan.flush}, {whom} killed {plan.kills} times")
-    for number, gap in enumerate(verdict.gaps, 1):
-        print(f"  kill {number:2}: {gap.node} led; longest write gap {gap.seconds * 1000:6.0f} ms")
-    print(f"  median gap {verdict.median_gap_s * 1000:.0f} ms")
-    print(
-        f"  {verdict.acknowledged} sends acknowledged, {verdict.received} deliveries,"
-        f" {verdict.duplicates} duplicates stored"
-    )
-    for finding in verdict.findings[:50]:
-        print(f"  FAILED {finding}")
-    print("passed: nothing lost, nothing rewound" if verdict.passed else "FAILED")
+    title = f"{plan.nodes} nodes, flush {plan.flush}, {whom} killed {plan.times} times"
+    return title, lambda directory, say: leader_kills.run(directory, plan, say=say)
 
 
 if __name__ == "__main__":

@@ -90,12 +90,12 @@ class Stored:
 
 
 @frozen(kw_only=True)
-class Killed:
-    """A member was killed."""
+class Fault:
+    """Something was done to these members, or ended; what follows is its doing until the next."""
 
     at_ns: int
-    node: str
-    leader: bool
+    what: str  # a participle: "killed", "cut off", "healed"
+    nodes: tuple[str, ...]
 
 
 Event = (
@@ -107,7 +107,7 @@ Event = (
     | OffsetCommitted
     | OffsetRead
     | Stored
-    | Killed
+    | Fault
 )
 Kind = TypeVar("Kind")
 

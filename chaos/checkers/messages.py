@@ -5,14 +5,15 @@ not judged: a client that did not hear the answer sends again, and the contract 
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 
 from attrs import frozen
 
 from chaos.checkers.history import (
     Acknowledged,
+    Fault,
     History,
-    Killed,
     OffsetCommitted,
     OffsetRead,
     Received,
@@ -131,28 +132,36 @@ def duplicates(history: History) -> int:
 
 @frozen(kw_only=True)
 class Gap:
-    """The longest pause of writes around one kill."""
+    """The longest pause of writes after one fault."""
 
-    node: str
+    what: str
+    nodes: tuple[str, ...]
     seconds: float
 
 
 def write_gaps(history: History) -> tuple[Gap, ...]:
-    """Per kill of a leader, the longest time between two acknowledged sends until the next kill."""
-    kills = [kill for kill in history.of(Killed) if kill.leader]
+    """Per fault, the longest time between two acknowledged sends until the next fault."""
+    faults = list(history.of(Fault))
     acks = sorted(event.at_ns for event in history.of(Acknowledged))
     found = []
-    for number, kill in enumerate(kills):
-        end = kills[number + 1].at_ns if number + 1 < len(kills) else None
-        before = [at for at in acks if at <= kill.at_ns][-1:]
-        after = [at for at in acks if at > kill.at_ns and (end is None or at <= end)]
-        window = before + after
-        if not after:
-            found.append(Gap(node=kill.node, seconds=float("inf")))
-            continue
-        longest = max((b - a for a, b in pairwise(window)), default=0)
-        found.append(Gap(node=kill.node, seconds=longest / 1e9))
+    for number, fault in enumerate(faults):
+        end = faults[number + 1].at_ns if number + 1 < len(faults) else None
+        before = [at for at in acks if at <= fault.at_ns][-1:]
+        after = [at for at in acks if at > fault.at_ns and (end is None or at <= end)]
+        longest = max((b - a for a, b in pairwise(before + after)), default=0)
+        seconds = longest / 1e9 if after else float("inf")
+        found.append(Gap(what=fault.what, nodes=fault.nodes, seconds=seconds))
     return tuple(found)
+
+
+def stalled(gaps: Sequence[Gap], *, at_most_s: float) -> tuple[str, ...]:
+    """No pause of writes is longer than this."""
+    return tuple(
+        f"no send was acknowledged for {gap.seconds:.3f} s after {', '.join(gap.nodes)} was"
+        f" {gap.what}; {at_most_s:g} s are allowed"
+        for gap in gaps
+        if gap.seconds > at_most_s
+    )
 
 
 CHECKERS = (lost, displaced, phantom, undelivered, reordered, holes, rewound)

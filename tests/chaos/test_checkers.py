@@ -5,8 +5,8 @@ import pytest
 from chaos.checkers.history import (
     Acknowledged,
     Event,
+    Fault,
     History,
-    Killed,
     OffsetCommitted,
     OffsetRead,
     Received,
@@ -25,6 +25,7 @@ from chaos.checkers.messages import (
     phantom,
     reordered,
     rewound,
+    stalled,
     undelivered,
     write_gaps,
 )
@@ -109,19 +110,35 @@ def test_duplicates_are_counted() -> None:
     assert 2 == duplicates(History([stored("a", 0), stored("a", 1), stored("a", 2)]))
 
 
-def test_a_gap_is_the_longest_pause_that_follows_a_leader_kill() -> None:
+def fault(at: int, *nodes: str) -> Fault:
+    return Fault(at_ns=at, what="killed", nodes=nodes)
+
+
+def test_a_gap_is_the_longest_pause_between_a_fault_and_the_next() -> None:
     events = [
         acked("a", 0, at=1 * SECOND),
-        Killed(at_ns=2 * SECOND, node="n1", leader=True),
+        fault(2 * SECOND, "n1"),
         acked("b", 1, at=4 * SECOND),
         acked("c", 2, at=5 * SECOND),
-        Killed(at_ns=6 * SECOND, node="n2", leader=False),
+        fault(6 * SECOND, "n1", "n2"),
+        acked("d", 3, at=7 * SECOND),
     ]
 
-    assert (Gap(node="n1", seconds=3.0),) == write_gaps(History(events))
+    assert (
+        Gap(what="killed", nodes=("n1",), seconds=3.0),
+        Gap(what="killed", nodes=("n1", "n2"), seconds=2.0),
+    ) == write_gaps(History(events))
 
 
-def test_a_kill_after_which_nothing_was_acknowledged_has_an_infinite_gap() -> None:
-    events = [acked("a", 0), Killed(at_ns=2, node="n1", leader=True)]
+def test_a_fault_after_which_nothing_was_acknowledged_has_an_infinite_gap() -> None:
+    events = [acked("a", 0), fault(2, "n1")]
 
-    assert (Gap(node="n1", seconds=float("inf")),) == write_gaps(History(events))
+    assert (Gap(what="killed", nodes=("n1",), seconds=float("inf")),) == write_gaps(History(events))
+
+
+def test_a_pause_of_writes_may_be_so_long_and_no_longer() -> None:
+    gaps = [Gap(what="healed", nodes=("n1",), seconds=seconds) for seconds in (1.9, 2.0, 2.1)]
+
+    (finding,) = stalled(gaps, at_most_s=2.0)
+
+    assert "2.100 s after n1 was healed" in finding

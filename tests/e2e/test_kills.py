@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from chaos import leader_kills
+from chaos.load import SENDS_AT_LEAST
 
 pytestmark = pytest.mark.e2e
 
@@ -12,9 +13,9 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize(
     "plan",
     [
-        leader_kills.Plan(kills=2),
-        leader_kills.Plan(kills=1, kill_all=True),
-        leader_kills.Plan(kills=1, flush="async"),
+        leader_kills.Plan(times=2),
+        leader_kills.Plan(times=1, kill_all=True),
+        leader_kills.Plan(times=1, flush="async"),
     ],
     ids=["leader", "everybody", "leader, flush async"],
 )
@@ -24,5 +25,5 @@ async def test_nothing_acknowledged_is_lost_and_no_offset_rewound(
     verdict = await leader_kills.run(tmp_path, plan, say=print)
 
     assert () == verdict.findings
-    assert plan.kills == len(verdict.gaps)
-    assert verdict.acknowledged > leader_kills.SENDS_BETWEEN_KILLS * plan.kills
+    assert plan.times == len(verdict.gaps)
+    assert verdict.acknowledged > SENDS_AT_LEAST * plan.times
