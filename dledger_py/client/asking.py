@@ -24,7 +24,6 @@ from dledger_py.client.queues import Queue
 from dledger_py.client.retry import Verdict
 from dledger_py.client.route_tables import BrokerGroup
 from dledger_py.client.routes import Routes
-from dledger_py.remoting.wire.codes import ResponseCode
 from dledger_py.remoting.wire.schema import Request
 
 
@@ -57,7 +56,7 @@ class Asker:
         except ClientClosed:
             raise
         except ResponseError as error:
-            if error.code == ResponseCode.SERVICE_NOT_AVAILABLE:
+            if retry.member_failed(error.code):
                 await self._turn_away(queue.topic, group, address)
             raise
         except ClientError:

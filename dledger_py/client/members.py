@@ -1,50 +1,68 @@
 """Which member of a broker group to talk to.
 
 The leader, as the route says.  After a failure the next member: followers forward writes and
-serve reads, and one of them is the next leader.  The choice is forgotten when the route of the
-group changes, or after `STAY_S`, so that a forwarded hop does not last for ever.
+serve reads, and one of them is the next leader.  A member that failed is passed over until the
+route names another leader, or for `AVOID_S`, so that a forwarded hop does not last for ever.  A
+route without a leader makes nobody forget: the member that was just deposed is often its first.
 """
 
-from collections.abc import Mapping
-
 import anyio
-from attrs import frozen
+from attrs import define, field
 
 from dledger_py.client.route_tables import BrokerGroup
 
-STAY_S = 10.0
-"""How long another member is preferred: longer than an election, shorter than a refresh."""
+AVOID_S = 10.0
+"""How long a member that failed is passed over: longer than an election, shorter than a refresh."""
 
 
-@frozen
-class _Detour:
-    address: str
-    members: Mapping[int, str]
-    until: float
+@define
+class _Avoided:
+    """Who failed in one group, the oldest failure first, and who led then."""
+
+    leader: str | None
+    until: dict[str, float] = field(factory=dict)
 
 
 class Members:
     """The preferred address of each broker group."""
 
     def __init__(self) -> None:
-        self._detours: dict[str, _Detour] = {}
+        self._avoided: dict[str, _Avoided] = {}
 
     def address(self, group: BrokerGroup) -> str:
         """Where to send the next request for *group*."""
-        if self._detours:
-            detour = self._detours.get(group.name)
-            if detour is not None:
-                if detour.members == group.members and anyio.current_time() < detour.until:
-                    return detour.address
-                del self._detours[group.name]
+        if self._avoided:
+            avoided = self._avoided_now(group)
+            if avoided is not None:
+                return self._best(group, avoided)
         return group.leader or group.addresses[0]
 
     def failed(self, group: BrokerGroup, address: str) -> None:
         """*address* did not serve; prefer the member after it."""
         if self.address(group) != address:
             return  # somebody else has moved on already
+        avoided = self._avoided.setdefault(group.name, _Avoided(group.leader))
+        avoided.until.pop(address, None)
+        avoided.until[address] = anyio.current_time() + AVOID_S
+
+    def _avoided_now(self, group: BrokerGroup) -> _Avoided | None:
+        """Who is passed over; forgets what time or a new leader has settled."""
+        avoided = self._avoided.get(group.name)
+        if avoided is None:
+            return None
+        now = anyio.current_time()
+        for address in [each for each, until in avoided.until.items() if until <= now]:
+            del avoided.until[address]
+        elected = group.leader is not None and group.leader != avoided.leader
+        if elected or not avoided.until:
+            del self._avoided[group.name]
+            return None
+        avoided.leader = group.leader
+        return avoided
+
+    def _best(self, group: BrokerGroup, avoided: _Avoided) -> str:
         ring = group.addresses
-        at = ring.index(address) if address in ring else -1
-        self._detours[group.name] = _Detour(
-            ring[(at + 1) % len(ring)], group.members, anyio.current_time() + STAY_S
-        )
+        for address in ring:
+            if address not in avoided.until:
+                return address
+        return next((each for each in avoided.until if each in ring), ring[0])

@@ -217,7 +217,7 @@ class Producer:
         if verdict is Verdict.GIVE_UP or (verdict is Verdict.TRY_ELSEWHERE and bound):
             raise attempts.ended(sealed, retryable=False)
         attempts.avoid = queue.broker
-        if frame.code == ResponseCode.SERVICE_NOT_AVAILABLE:
+        if retry.member_failed(frame.code):
             self._members.failed(route.groups[queue.broker], address)
 
     async def _connect(self, address: str, budget_s: float) -> Connection:

@@ -66,6 +66,15 @@ def judge_send(code: int) -> Verdict:
     return _SEND_VERDICTS.get(code, Verdict.GIVE_UP)
 
 
+_MEMBER_FAILED = frozenset({1, 14})
+
+
+def member_failed(code: int) -> bool:
+    """Whether *code* says that another member of the same group may do better: the one that
+    answered lost its leadership under way, or knows no leader."""
+    return code in _MEMBER_FAILED
+
+
 _READ_TRY_AGAIN = frozenset({1, 2, 14, 17, 24, 25, 215, 1500})
 
 

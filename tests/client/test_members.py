@@ -4,7 +4,7 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
-from dledger_py.client.members import STAY_S, Members
+from dledger_py.client.members import AVOID_S, Members
 from dledger_py.client.route_tables import BrokerGroup
 
 GROUP = BrokerGroup("broker-a", {0: "h:0", 2: "h:2", 3: "h:3"})
@@ -36,17 +36,38 @@ async def test_those_who_failed_together_move_on_together() -> None:
     assert members.address(GROUP) == "h:2"
 
 
-async def test_a_new_route_of_the_group_ends_the_detour() -> None:
+async def test_a_new_leader_is_asked_whoever_failed_before() -> None:
     members = Members()
     members.failed(GROUP, "h:0")
+    members.failed(GROUP, "h:2")
 
-    assert members.address(BrokerGroup("broker-a", {0: "h:3", 1: "h:0", 2: "h:2"})) == "h:3"
+    assert members.address(BrokerGroup("broker-a", {0: "h:2", 1: "h:0", 3: "h:3"})) == "h:2"
+
+
+async def test_a_deposed_leader_is_passed_over_while_nobody_leads() -> None:
+    """Its broker id is the lowest now, so it is the first of the members."""
+    members = Members()
+    leaderless = BrokerGroup("broker-a", {1: "h:0", 2: "h:2", 3: "h:3"})
+    members.failed(GROUP, "h:0")
+
+    assert members.address(leaderless) == "h:2"
+    members.failed(leaderless, "h:2")
+    assert members.address(leaderless) == "h:3"
+
+
+async def test_a_leader_that_is_elected_again_is_asked_again() -> None:
+    members = Members()
+    leaderless = BrokerGroup("broker-a", {1: "h:0", 2: "h:2", 3: "h:3"})
+    members.failed(GROUP, "h:0")
+    asked = [members.address(group) for group in (GROUP, leaderless, GROUP)]
+
+    assert asked == ["h:2", "h:2", "h:0"]
 
 
 async def test_the_leader_is_tried_again_after_a_while(autojump_clock: MockClock) -> None:
     members = Members()
     members.failed(GROUP, "h:0")
-    await anyio.sleep(STAY_S - 0.1)
+    await anyio.sleep(AVOID_S - 0.1)
     assert members.address(GROUP) == "h:2"
 
     await anyio.sleep(0.2)

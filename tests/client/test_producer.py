@@ -113,6 +113,20 @@ async def test_a_member_takes_over_while_the_route_still_names_a_dead_leader() -
 
 
 @on_both_loops
+async def test_another_member_is_asked_when_leadership_was_lost_under_way() -> None:
+    names, store = FakeNameServer(), Store()
+    deposed, other = FakeBroker(), FakeBroker(store)
+    async with running(names, deposed, other):
+        names.route("t", deposed, other)
+        deposed.handlers[SEND] = lambda peer, frame: encode_response(frame, 1, remark="it changed")
+        async with connect(names.address) as mq:
+            receipt = await mq.send("t", b"body")
+
+    assert len(deposed.requests_of(SEND)) == 1
+    assert store.unique_ids == [receipt.message_id]
+
+
+@on_both_loops
 async def test_silence_ends_as_may_have_been_stored() -> None:
     async with connected() as (cluster, mq):
         cluster.broker.handlers[SEND] = lambda peer, frame: None

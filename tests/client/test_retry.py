@@ -38,6 +38,10 @@ def test_a_read_is_judged_by_its_code(code: int, verdict: Verdict) -> None:
     assert retry.judge_read(code) is verdict
 
 
+def test_another_member_is_asked_after_some_codes_only() -> None:
+    assert [code for code in range(2000) if retry.member_failed(code)] == [1, 14]
+
+
 @pytest.mark.parametrize(
     "failures, shortest_s, longest_s",
     [(1, 0.01, 0.02), (2, 0.02, 0.04), (3, 0.04, 0.08), (5, 0.1, 0.2), (1000, 0.1, 0.2)],
