@@ -8,10 +8,13 @@ then is it refused, with the code that makes every client try again.
 Laws: a forwarded frame says so, and is never forwarded again. A request is sent a second time only
 if the first leader certainly did nothing with it: nothing was written to it, or it answered
 SERVICE_NOT_AVAILABLE, which our members say of definite refusals only. Where that is not certain,
-the client is told.
+the client is told; and it is told soon: a leader that was deposed has little time left to answer,
+since one that is frozen or cut off never will.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
 from typing import Any, Final, Never
 
 import trio
@@ -35,6 +38,7 @@ BORN_HOST: Final = "__bornHost"  # host:port of the client that sent it there
 IN_HAND_MAX: Final = 10_000  # forwarded or waiting requests
 IN_HAND_BYTES_MAX: Final = 256 * 1024 * 1024  # as the server allows incomplete frames altogether
 ANSWER_TIMEOUT_S: Final = 3.0  # what clients themselves allow a send
+LAST_WORD_S: Final = 0.05  # time for the answers of a deposed leader: it settles all it has at once
 DIAL_S: Final = 0.5  # time for a connection to the leader, if waiting for one allows no more
 REDIAL_S: Final = 0.05  # pause after a leader that could not be reached or was none
 
@@ -65,6 +69,7 @@ class Leadership:
     _nursery: trio.Nursery | None = None
     _connections: dict[str, Connection] = field(factory=dict)
     _dialling: dict[str, trio.Lock] = field(factory=dict)
+    _asked: dict[trio.CancelScope, str] = field(factory=dict)  # questions to members that led
     _in_hand: int = 0
     _in_hand_bytes: int = 0
     _forwarded: int = 0
@@ -100,6 +105,12 @@ class Leadership:
         """The role or the leader is another: whoever waits looks again."""
         self._changed.set()
         self._changed = trio.Event()
+        leader = self.view().leader
+        for asking, member in self._asked.items():
+            if member == leader:
+                asking.deadline = inf
+            else:
+                asking.deadline = min(asking.deadline, trio.current_time() + LAST_WORD_S)
 
     def statistics(self) -> LeadershipStatistics:
         return LeadershipStatistics(
@@ -158,18 +169,25 @@ class Leadership:
         if connection is None or connection.closed:
             connection = None
             try:
-                with trio.move_on_at(max(deadline, trio.current_time() + DIAL_S)):
+                with (
+                    self._while_leading(leader),
+                    trio.move_on_at(max(deadline, trio.current_time() + DIAL_S)),
+                ):
                     connection = await self._connection(leader)
             except Unreachable:
                 pass
         if connection is None or connection.closed:
             return None
         self._forwarded += 1
+        reply = None
         try:
-            reply = await connection.call_frame(
-                replace(caller.frame, fields=fields, flag=0), timeout_s=ANSWER_TIMEOUT_S
-            )
+            with self._while_leading(leader):
+                reply = await connection.call_frame(
+                    replace(caller.frame, fields=fields, flag=0), timeout_s=ANSWER_TIMEOUT_S
+                )
         except (Indefinite, ClientClosed):  # closed on our side: it may have been written before
+            pass
+        if reply is None:
             return refusal(OutcomeUnknown())
         return Answer(
             body=reply.body,
@@ -177,6 +195,16 @@ class Leadership:
             remark=reply.remark,
             rendered=render_fields(reply.fields),
         )
+
+    @contextmanager
+    def _while_leading(self, member: str) -> Iterator[None]:
+        """Give the block up `LAST_WORD_S` after this member has ceased to lead."""
+        with trio.CancelScope() as asking:
+            self._asked[asking] = member
+            try:
+                yield
+            finally:
+                del self._asked[asking]
 
     async def _connection(self, member: str) -> Connection:
         """The connection to a member; one is dialled if need be. Raises: Unreachable."""

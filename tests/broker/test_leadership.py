@@ -168,6 +168,77 @@ async def test_silence_of_the_leader_is_an_unknown_outcome(monkeypatch) -> None:
     assert (1, 1) == (answer.code, len(leader.requests))
 
 
+async def test_a_deposed_leader_that_falls_silent_is_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 10 * PATIENCE_S)
+    async with server() as leader, server() as next_leader:
+        leader.handlers[FORWARD] = lambda peer, frame: None
+        next_leader.handlers[FORWARD] = answering(0)
+        async with gate(leader, next_leader) as made:
+            made.relay()
+            await leader.wait_for(lambda: leader.requests)
+            made.become("follower", "n2")
+            await made.wait_idle()
+            answer = made.client.answers[-1]
+
+    assert 1 == answer.code
+    assert [] == next_leader.requests
+
+
+async def test_the_last_word_of_a_deposed_leader_is_handed_back(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LAST_WORD_S", PATIENCE_S)
+    async with server() as leader, server() as next_leader:
+        leader.handlers[FORWARD] = lambda peer, frame: None
+        async with gate(leader, next_leader) as made:
+            made.relay()
+            await leader.wait_for(lambda: leader.requests)
+            made.become("follower", "n2")
+            (request,) = leader.requests
+            await leader.peers[0].send(encode_response(request, 0, remark="it was committed"))
+            await made.wait_idle()
+            answer = made.client.answers[-1]
+
+    assert (0, "it was committed") == (answer.code, answer.remark)
+
+
+async def test_a_leader_that_was_only_lost_sight_of_keeps_its_time(monkeypatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 4 * module.LAST_WORD_S)
+    async with server() as leader:
+        leader.handlers[FORWARD] = lambda peer, frame: None
+        async with gate(leader) as made:
+            made.relay()
+            await leader.wait_for(lambda: leader.requests)
+            made.become("follower", None)
+            made.become("follower", "n1")
+            start = trio.current_time()
+            await made.wait_idle()
+            waited = trio.current_time() - start
+
+    assert waited > 2 * module.LAST_WORD_S
+
+
+async def test_dialling_a_deposed_leader_ends_soon_and_the_next_one_is_asked(monkeypatch) -> None:
+    open_connection = module.open_connection
+
+    @asynccontextmanager
+    async def black_hole(host, port, **how):
+        if port == 9:
+            await trio.sleep_forever()
+        async with open_connection(host, port, **how) as connection:
+            yield connection
+
+    monkeypatch.setattr(module, "open_connection", black_hole)
+    async with server() as next_leader:
+        next_leader.handlers[FORWARD] = answering(0)
+        async with gate(addresses=("127.0.0.1:9", next_leader.address)) as made:
+            made.relay()
+            await trio.testing.wait_all_tasks_blocked()
+            made.become("follower", "n2")
+            await made.wait_idle()
+            answer = made.client.answers[-1]
+
+    assert 0 == answer.code
+
+
 async def test_a_member_that_becomes_the_leader_answers_by_itself() -> None:
     async with gate() as made:
         made.become("candidate", None)
