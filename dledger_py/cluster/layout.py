@@ -11,7 +11,7 @@ starts the same member by hand.
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attrs import frozen
@@ -50,6 +50,15 @@ class MemberPlace:
         return f"{self.host}:{self.peer_port}"
 
 
+Dialled = Callable[[str, str, str], str]
+"""`(dialler, owner, address)` to the address at which one member reaches what another has there."""
+
+
+def directly(dialler: str, owner: str, address: str) -> str:
+    """Members reach each other where they listen, with nothing in between."""
+    return address
+
+
 @frozen(kw_only=True)
 class Layout:
     """One cluster, decided: names, places, files."""
@@ -61,6 +70,7 @@ class Layout:
     cluster_name: str
     broker_name: str
     flush: str
+    dialled: Dialled = directly
 
     @property
     def namesrv_address(self) -> str:
@@ -105,10 +115,21 @@ class Layout:
                 "data_dir": str(self.data_path(member.node)),
                 "namesrv": [self.namesrv_address],
                 "flush": self.flush,
-                "members": {each.node: each.address for each in self.members},
-                "ledger": {"peers": {each.node: each.peer_address for each in self.members}},
+                "members": self._seen_by(member, lambda each: each.address),
+                "ledger": {"peers": self._seen_by(member, lambda each: each.peer_address)},
             }
         )
+
+    def _seen_by(
+        self, member: MemberPlace, address_of: Callable[[MemberPlace], str]
+    ) -> dict[str, str]:
+        """Its own address as it is, for there it listens; those of the others as it dials them."""
+        return {
+            each.node: address_of(each)
+            if each is member
+            else self.dialled(member.node, each.node, address_of(each))
+            for each in self.members
+        }
 
 
 def node_names(count: int) -> tuple[str, ...]:

@@ -30,8 +30,10 @@ from dledger_py.cluster.layout import (
     BROKER_BASE_PORT,
     NAMESRV,
     NAMESRV_PORT,
+    Dialled,
     Layout,
     MemberPlace,
+    directly,
     node_names,
     reachable_host,
     reserve_fixed,
@@ -106,6 +108,8 @@ class LocalCluster:
         factory=lambda: {"namesrv": "namesrv", "broker": "broker"}, kw_only=True
     )
     """What is run as `python -m`; tests run stand-ins."""
+    dialled: Dialled = field(default=directly, kw_only=True)
+    """Where members find each other: somebody who wants to be in between gives other addresses."""
     on_exit: Callable[[str, int | None], None] = field(
         default=lambda name, code: None, kw_only=True
     )
@@ -285,6 +289,7 @@ class LocalCluster:
                 cluster_name=self.cluster_name,
                 broker_name=self.broker_name,
                 flush=self.flush,
+                dialled=self.dialled,
             )
         finally:
             reservations.close()

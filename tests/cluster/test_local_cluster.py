@@ -94,6 +94,19 @@ async def test_the_configuration_names_every_member(tmp_path: Path) -> None:
     }
 
 
+async def test_somebody_may_stand_between_the_members(tmp_path: Path) -> None:
+    def dialled(dialler: str, owner: str, address: str) -> str:
+        return f"{dialler}-to-{owner}:{address.rpartition(':')[2]}"
+
+    with trio.fail_after(60):
+        async with cluster(tmp_path, nodes=2, dialled=dialled).running() as running:
+            written = tomllib.loads((tmp_path / "n1.toml").read_text())
+
+    n0, n1 = running.layout.members
+    assert written["members"] == {"n0": f"n1-to-n0:{n0.port}", "n1": n1.address}
+    assert written["ledger"]["peers"] == {"n0": f"n1-to-n0:{n0.peer_port}", "n1": n1.peer_address}
+
+
 async def test_an_error_in_the_block_leaves_it_as_it_is_and_stops_everything(
     tmp_path: Path,
 ) -> None:
