@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from chaos import leader_kills
+from chaos import cut_off, leader_kills
 from chaos.judging import Verdict, report
 from chaos.load import Say
 from dledger_py.runtime import logs
@@ -59,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         help="restarts begin at snapshots this far apart, not at the log's beginning",
     )
     kills.set_defaults(prepare=_leader_kills)
+
+    cut = scenarios.add_parser(
+        "cut-off", parents=[common], help="let the leader and its peers not hear each other"
+    )
+    cut.add_argument("--one-way", action="store_true", help="cut one direction, in turns")
+    cut.set_defaults(prepare=_cut_off)
     return parser
 
 
@@ -73,6 +79,13 @@ def _leader_kills(options: argparse.Namespace) -> tuple[str, Run]:
     whom = "all nodes" if plan.kill_all else "the leader"
     title = f"{plan.nodes} nodes, flush {plan.flush}, {whom} killed {plan.times} times"
     return title, lambda directory, say: leader_kills.run(directory, plan, say=say)
+
+
+def _cut_off(options: argparse.Namespace) -> tuple[str, Run]:
+    plan = cut_off.Plan(times=options.times, nodes=options.nodes, one_way=options.one_way)
+    how = "one way" if plan.one_way else "both ways"
+    title = f"{plan.nodes} nodes, the leader cut off from its peers {plan.times} times, {how}"
+    return title, lambda directory, say: cut_off.run(directory, plan, say=say)
 
 
 if __name__ == "__main__":

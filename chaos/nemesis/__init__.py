@@ -1,0 +1,1 @@
+"""What is done to real processes from outside of them: to their network, to their disks."""
