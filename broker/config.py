@@ -39,6 +39,10 @@ class LedgerSettings:
         256 * 1024 * 1024,
         doc="growth of the log after which the state is written down: what a start applies at most",
     )
+    fetch_max_bytes_per_s: int = setting(
+        32 * 1024 * 1024,
+        doc="how fast this member hands its log to members that repair or replace theirs, bytes/s",
+    )
 
 
 @frozen(kw_only=True)
@@ -161,6 +165,7 @@ class BrokerConfig:
             election_timeout_ms=self.ledger.election_timeout_ms,
             segment_size_bytes=self.ledger.segment_size_bytes,
             snapshot_every_bytes=self.ledger.snapshot_every_bytes,
+            fetch_max_bytes_per_s=self.ledger.fetch_max_bytes_per_s,
         )
 
     @property

@@ -8,6 +8,9 @@ from attrs import frozen
 
 from dledger_py.storage.formats import PAYLOAD_MAX_BYTES
 
+FETCH_MIN_BYTES_PER_S = 64 << 10
+"""Two pieces at this rate take eight seconds; an asker waits thirty."""
+
 
 @frozen(kw_only=True)
 class LedgerConfig:
@@ -79,6 +82,11 @@ class LedgerConfig:
     counted: the core notices and probes. Twice the window, which keeps it from being reached in
     health."""
 
+    fetch_max_bytes_per_s: int = 32 << 20
+    """How fast log and snapshots are handed to members that repair or install theirs, all of them
+    together: a quarter of what a gigabit link carries, a few per cent of the loop (RocketMQ: 100 MB
+    a second to a replica)."""
+
     listen: str | None = None
     """Where to listen for peers, if not at this member's address in `peers`: behind a NAT, say."""
 
@@ -106,6 +114,11 @@ class LedgerConfig:
             )
         if self.flush not in ("sync", "async"):
             raise ValueError(f"flush {self.flush!r}: only 'sync' and 'async' exist")
+        if self.fetch_max_bytes_per_s < FETCH_MIN_BYTES_PER_S:
+            raise ValueError(
+                f"fetch_max_bytes_per_s {self.fetch_max_bytes_per_s}: at least"
+                f" {FETCH_MIN_BYTES_PER_S}, or members that wait for an answer give up"
+            )
         for name, address in self.peers.items():
             split_address(address, of=name)
 

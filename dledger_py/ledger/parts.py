@@ -11,7 +11,7 @@ What they are to each other is told by each of them; here is only who gets whom.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Never
 
@@ -23,11 +23,12 @@ from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig, split_address
 from dledger_py.ledger.driver import Driver, Vital, vital
 from dledger_py.ledger.entry_reader import EntryReader
+from dledger_py.ledger.fetch_server import FetchServer, Holdings, Pace, Reached
 from dledger_py.ledger.log_tail import LogTail
 from dledger_py.ledger.log_writer import LogWriter
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView, StatePlace
-from dledger_py.ledger.peer_frames import Hello, encode_hello
-from dledger_py.ledger.peer_link import PeerLink, PeerListener, unwelcome
+from dledger_py.ledger.peer_frames import LANE_FETCH, LANE_RAFT, Hello, encode_hello
+from dledger_py.ledger.peer_link import Answering, PeerLink, PeerListener, Receiver, unwelcome
 from dledger_py.ledger.reception import Admit, Door, Reception
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.ledger.snapshotter import Memory, Snapshotter
@@ -35,6 +36,7 @@ from dledger_py.ledger.ticker import Ticker
 from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import LogView
+from dledger_py.raft.membership import Configuration, encode
 from dledger_py.raft.raft import Raft
 from dledger_py.runtime.host import Host, Socket
 from dledger_py.storage import Log, Recovered
@@ -130,7 +132,11 @@ class Assembly:
         driver.connect(writer, applier)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
         ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
-        acceptor = self._acceptor(listener, lambda hello: unwelcome(config, hello) or driver)
+        lanes: dict[str, Receiver | Answering] = {
+            LANE_RAFT: driver,
+            LANE_FETCH: self._fetch_lane(recovered, memory, applier),
+        }
+        acceptor = self._acceptor(listener, partial(_admit, config, lanes))
         supervisor = Supervisor(
             f"ledger of {config.node}",
             (
@@ -189,6 +195,22 @@ class Assembly:
         actor = Snapshotter(memory, applier, of, every_bytes=every_bytes, host=self.host)
         return (vital("snapshotter", actor),)
 
+    def _fetch_lane(
+        self, recovered: Recovered, memory: Memory | None, applier: Applier
+    ) -> Answering:
+        holdings = Holdings(
+            log=recovered.log,
+            snapshots=memory.snapshots if memory is not None else None,
+            applied=lambda: Reached(
+                index=applier.applied_index,
+                term=applier.applied_term,
+                position=applier.applied_position,
+            ),
+            configuration_before=partial(_configuration_before, recovered, self.config),
+        )
+        pace = Pace(self.config.fetch_max_bytes_per_s)
+        return Answering(FetchServer(holdings, pace, self.host).serve)
+
     def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
         config = self.config
         hello = Hello(
@@ -208,6 +230,25 @@ class Assembly:
             on_lost=on_lost,
             host=self.host,
         )
+
+
+def _admit(
+    config: LedgerConfig, lanes: Mapping[str, Receiver | Answering], hello: Hello
+) -> Receiver | Answering | str:
+    reason = unwelcome(config, hello)
+    return reason or lanes.get(hello.lane) or f"{hello.sender!r} wants lane {hello.lane!r}"
+
+
+def _configuration_before(
+    recovered: Recovered, config: LedgerConfig, index: int
+) -> tuple[int, bytes]:
+    """The configuration in force behind the entry where the log starts."""
+    known = [each for each in recovered.configurations if each[0] <= index]
+    return known[-1] if known else (0, encode(_bootstrap(config)))
+
+
+def _bootstrap(config: LedgerConfig) -> Configuration:
+    return Configuration(voters=tuple(raft.NodeId(name) for name in sorted(config.peers)))
 
 
 def _raft_config(config: LedgerConfig) -> RaftConfig:

@@ -21,6 +21,7 @@ when they are sealed into it), and what the messages mean (raft).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
@@ -67,6 +68,9 @@ INTEGER_LIMIT = 1 << 63
 
 LANE_RAFT = "raft"
 """The lane of a connection that carries Raft messages, from the dialler to the listener."""
+
+LANE_FETCH = "fetch"
+"""The lane of a connection on which the dialler asks and the listener answers (fetch_frames)."""
 
 _LENGTHS = Struct(">II")
 assert _LENGTHS.size == 8
@@ -128,22 +132,21 @@ _HELLO_TYPES = tuple(
 
 
 def encode_hello(hello: Hello) -> bytes:
-    header = cbor2.dumps([_HELLO_TAG, *astuple(hello)])
-    return _LENGTHS.pack(4 + len(header), len(header)) + header
+    return encode_array([_HELLO_TAG, *astuple(hello)])
 
 
 def decode_hello(header: bytes, body: bytes) -> Hello:
     """**Raises** FrameError if this is anything but a hello; its version may still be a foreign
     one, and then the rest of it is not looked at."""
-    values = _decode_array(header)
-    if body or len(values) < 2 or values[0] != _HELLO_TAG or not _are_integers(values[1:2]):
+    values = decode_array(header)
+    if body or len(values) < 2 or values[0] != _HELLO_TAG or not are_integers(values[1:2]):
         raise FrameError(
             f"a hello was expected, not {values!r:.80} with {len(body)} bytes behind it"
         )
     if values[1] != PROTOCOL_VERSION:
         raise FrameError(f"peer protocol {values[1]}, ours is {PROTOCOL_VERSION}")
     fitting = [
-        type(value) is kind and (kind is str or _are_integers((value,)))
+        type(value) is kind and (kind is str or are_integers((value,)))
         for value, kind in zip(values[1:], _HELLO_TYPES, strict=False)
     ]
     if len(values) != 1 + len(_HELLO_TYPES) or not all(fitting):
@@ -166,6 +169,11 @@ def encode_head(message: Message, body_length: int = 0) -> bytes:
     else:
         kind = type(message)
         values = [_TAGS[kind], *(getattr(message, name) for name in _PLAIN_FIELDS[kind])]
+    return encode_array(values, body_length)
+
+
+def encode_array(values: Sequence[int | str], body_length: int = 0) -> bytes:
+    """Lengths and header of a frame, everything but its body."""
     header: bytes = cbor2.dumps(values)
     return _LENGTHS.pack(4 + len(header) + body_length, len(header)) + header
 
@@ -175,8 +183,8 @@ def decode_message(header: bytes, body: bytes) -> Message:
 
     An `Append`'s entries have payloads that are views into `body`. **Raises** FrameError.
     """
-    values = _decode_array(header)
-    if not values or not _are_integers(values):
+    values = decode_array(header)
+    if not values or not are_integers(values):
         raise FrameError(f"a message is a tag and integers, not {values!r:.80}")
     tag = values[0]
     if tag == _APPEND_TAG:
@@ -235,11 +243,12 @@ class FrameReader:
     """Cuts a stream of bytes, in whatever pieces it comes, into (header, body) pairs.
 
     Holds at most one unfinished frame, and of it only what has arrived. The first frame, from
-    whoever it may be, is held to `HELLO_LIMIT_BYTES`; those after it to `limit_bytes`.
+    whoever it may be, is held to `HELLO_LIMIT_BYTES`; those after it to `limit_bytes`. Who dialled
+    gets no hello: there is no such `first` frame then.
     """
 
-    def __init__(self, limit_bytes: int = FRAME_LIMIT_BYTES) -> None:
-        self._limit_bytes = HELLO_LIMIT_BYTES
+    def __init__(self, limit_bytes: int = FRAME_LIMIT_BYTES, *, first: bool = True) -> None:
+        self._limit_bytes = HELLO_LIMIT_BYTES if first else limit_bytes
         self._later_limit_bytes = limit_bytes
         self._unfinished = bytearray()
 
@@ -298,7 +307,8 @@ class FrameReader:
         return total, header_length
 
 
-def _decode_array(header: bytes) -> list[Any]:
+def decode_array(header: bytes) -> list[Any]:
+    """The values in a frame's header. **Raises** FrameError if it is not one canonical array."""
     # Any: bytes become values here; every caller checks the types of what it uses.
     try:
         values = cbor2.loads(header, max_depth=1, allow_indefinite=False)
@@ -310,5 +320,6 @@ def _decode_array(header: bytes) -> list[Any]:
     return values
 
 
-def _are_integers(values: tuple[Any, ...] | list[Any]) -> bool:
+def are_integers(values: tuple[Any, ...] | list[Any]) -> bool:
+    """Whether these are numbers that a member may have written."""
     return all(type(value) is int and 0 <= value < INTEGER_LIMIT for value in values)

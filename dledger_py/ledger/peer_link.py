@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Never, Protocol
 
 import structlog
@@ -31,6 +31,7 @@ from attrs import frozen
 
 from dledger_py.actors import Inbox
 from dledger_py.ledger.config import LedgerConfig
+from dledger_py.ledger.conversation import Conversation
 from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
 from dledger_py.runtime.host import Host, RealHost, Socket
@@ -254,6 +255,14 @@ class Receiver(Protocol):
         ...
 
 
+@frozen
+class Answering:
+    """Who answers on a connection, where the frames behind its hello are questions."""
+
+    serve: Callable[[Hello, Conversation], Awaitable[None]]
+    """Returns at the end of the conversation. **Raises** FrameError, OSError."""
+
+
 _Line = tuple[str, str]
 """A group, and the member of it whose newest connection is read."""
 
@@ -264,7 +273,7 @@ class PeerListener:
     def __init__(
         self,
         listener: Socket,
-        admit: Callable[[Hello], Receiver | str],
+        admit: Callable[[Hello], Receiver | Answering | str],
         host: Host,
     ) -> None:
         """`admit` says who takes the frames behind a hello, or the reason to refuse it."""
@@ -273,6 +282,7 @@ class PeerListener:
         self._host = host
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._current: dict[_Line, trio.CancelScope] = {}
+        self._conversations: dict[trio.CancelScope, str] = {}  # and their groups
         self._strangers = 0
 
     async def run(self, inbox: Inbox[Never]) -> None:
@@ -291,6 +301,9 @@ class PeerListener:
         it is lost."""
         for line in [line for line in self._current if line[0] == group]:
             self._current.pop(line).cancel()
+        for scope, of_group in self._conversations.items():
+            if of_group == group:
+                scope.cancel()
 
     async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
@@ -353,6 +366,14 @@ class PeerListener:
         receiver = self._admit(hello)
         if isinstance(receiver, str):
             raise FrameError(receiver)
+        if isinstance(receiver, Answering):
+            with trio.CancelScope() as scope:
+                self._conversations[scope] = hello.group
+                try:
+                    await receiver.serve(hello, Conversation(sock, self._host, reader, frames))
+                finally:
+                    del self._conversations[scope]
+            return
         peer = hello.sender
         line = (hello.group, peer)
         log.info("peer.accepted", peer=peer, remote=remote, incarnation=hello.incarnation)

@@ -26,10 +26,10 @@ from attrs import define, field
 
 from dledger_py.actors import Inbox
 from dledger_py.ledger.peer_frames import Hello
-from dledger_py.ledger.peer_link import PeerListener, Receiver
+from dledger_py.ledger.peer_link import Answering, PeerListener, Receiver
 from dledger_py.runtime.host import Host, Socket
 
-Admit = Callable[[Hello], Receiver | str]
+Admit = Callable[[Hello], Receiver | Answering | str]
 """Who takes the frames behind a hello, or the reason to refuse it."""
 
 
@@ -70,7 +70,7 @@ class Reception:
             nursery.cancel_scope.cancel()
         await self._acceptor.run(inbox)
 
-    def _admit(self, hello: Hello) -> Receiver | str:
+    def _admit(self, hello: Hello) -> Receiver | Answering | str:
         admit = self._open.get(hello.group)
         if admit is None:
             here = ", ".join(sorted(self._open)) or "none"

@@ -10,8 +10,8 @@ Laws, and the crash points they answer:
   caller decides whether an older one will do; it may, as long as the log still reaches back to it.
 - A failed write or sync raises and leaves the object refusing: the process must end.
 
-Blocking; any one thread at a time. Elsewhere: the header's bytes (`snapshot_format`), what the body
-means (the machine), when a snapshot is taken (the ledger).
+Blocking; any one thread at a time, except where told otherwise. Elsewhere: the header's bytes
+(`snapshot_format`), what the body means (the machine), when a snapshot is taken (the ledger).
 """
 
 from __future__ import annotations
@@ -54,6 +54,20 @@ class StoredSnapshot:
 
     place: SnapshotPlace
     body: bytes
+
+
+@frozen(kw_only=True)
+class SnapshotSummary:
+    """A finished snapshot without its body."""
+
+    place: SnapshotPlace
+    body_bytes: int
+    body_crc: int
+
+
+NO_SNAPSHOT: Final = SnapshotSummary(
+    place=SnapshotPlace(index=0, term=0, position=0, crc=0), body_bytes=0, body_crc=0
+)
 
 
 @define(eq=False)
@@ -114,10 +128,49 @@ class Snapshots:
             raise Corrupt(path, HEADER_BLOCK_BYTES + len(body), reason)
         if crc32c(body) != header.body_crc:
             raise Corrupt(path, HEADER_BLOCK_BYTES, "crc of the body does not match")
-        place = SnapshotPlace(
-            index=header.index, term=header.term, position=header.position, crc=header.entry_crc
+        return StoredSnapshot(place=_place(header), body=body)
+
+    def newest(self) -> SnapshotSummary:
+        """What the newest finished snapshot's header says, or `NO_SNAPSHOT`. Any thread.
+
+        Raises: Corrupt, LookupError if it made room for a newer one meanwhile.
+        """
+        index = self.newest_index
+        if not index:
+            return NO_SNAPSHOT
+        header, _piece = self._look_into(index, 0, 0)
+        return SnapshotSummary(
+            place=_place(header), body_bytes=header.body_bytes, body_crc=header.body_crc
         )
-        return StoredSnapshot(place=place, body=body)
+
+    def read_piece(self, index: int, offset: int, max_bytes: int) -> bytes:
+        """Bytes of a finished snapshot's body, unchecked; at least one. Any thread.
+
+        Raises: Corrupt, LookupError if there is no such snapshot any more, or no such byte.
+        """
+        header, piece = self._look_into(index, offset, max_bytes)
+        if not piece:
+            raise LookupError(f"snapshot {index}: byte {offset} of {header.body_bytes}")
+        return piece
+
+    def _look_into(self, index: int, offset: int, max_bytes: int) -> tuple[SnapshotHeader, bytes]:
+        path = self._path(index)
+        try:
+            if index not in self._indices:
+                raise FileNotFoundError(path)
+            file = self._files.open(path)
+        except FileNotFoundError as error:
+            raise LookupError(f"no snapshot at index {index} any more") from error
+        try:
+            header = decode_header(file.pread(HEADER_BLOCK_BYTES, 0), path)
+            assert header is not None, "it was finished once"
+            size = min(max_bytes, header.body_bytes - offset)
+            if offset < 0 or size <= 0:
+                return header, b""
+            piece = file.pread(size, HEADER_BLOCK_BYTES + offset)
+        finally:
+            file.close()
+        return header, piece
 
     def _write_file(self, file: File, place: SnapshotPlace, chunks: Iterable[bytes]) -> None:
         length = crc = 0
@@ -147,6 +200,12 @@ class Snapshots:
 
     def _path(self, index: int) -> str:
         return f"{self._directory}/{snapshot_name(index)}"
+
+
+def _place(header: SnapshotHeader) -> SnapshotPlace:
+    return SnapshotPlace(
+        index=header.index, term=header.term, position=header.position, crc=header.entry_crc
+    )
 
 
 def open_snapshots(files: FileSystem, directory: str, identity: Identity) -> Snapshots:

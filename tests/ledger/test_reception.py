@@ -13,7 +13,7 @@ import trio.testing
 from dledger_py.actors import Child, Supervisor
 from dledger_py.ledger import Ledger, LedgerConfig
 from dledger_py.ledger.peer_frames import Hello, encode_hello
-from dledger_py.ledger.peer_link import open_listener
+from dledger_py.ledger.peer_link import Answering, open_listener
 from dledger_py.ledger.reception import Door, Reception
 from dledger_py.runtime.host import RealHost
 from tests.ledger.conftest import PATIENCE_S, Recorder
@@ -71,6 +71,29 @@ async def test_frames_reach_the_group_that_their_hello_names(reception, inboxes)
             await stream.aclose()
 
     assert {"a": [(b"a", b"")], "b": [(b"b", b"")]} == {g: i.frames for g, i in inboxes.items()}
+
+
+async def test_a_door_that_closes_ends_the_conversations_behind_it(reception):
+    async def echo(hello, conversation):
+        while await conversation.receive() is not None:
+            await conversation.send(hello.group.encode())
+
+    for group in "ab":
+        reception.expect(group)
+    doors = [Door(reception, group, lambda hello: Answering(echo)) for group in "ab"]
+    async with (
+        running(reception, *doors),
+        await dial(reception) as of_a,
+        await dial(reception) as of_b,
+    ):
+        for group, stream in {"a": of_a, "b": of_b}.items():
+            await stream.send_all(hello(group) + FRAME)
+            assert group.encode() == await stream.receive_some(1)
+        reception.close("a")
+        await of_b.send_all(FRAME)
+
+        assert b"" == await of_a.receive_some(1)
+        assert b"b" == await of_b.receive_some(1)
 
 
 async def test_a_group_that_is_not_here_is_refused(reception, inboxes):

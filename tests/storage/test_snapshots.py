@@ -151,3 +151,28 @@ def test_after_a_failed_write_nothing_more_is_written(operation: str) -> None:
     with pytest.raises(LogFailed):
         write(snapshots, 6)
     assert 0 == snapshots.newest_index
+
+
+def test_a_finished_snapshot_is_read_piece_by_piece():
+    snapshots = opened(LyingFiles())
+    assert 0 == snapshots.newest().place.index
+    write(snapshots, 7)
+    whole = body(7)
+    pieces = [snapshots.read_piece(7, at, 1000) for at in range(0, len(whole), 1000)]
+
+    assert place(7) == snapshots.newest().place
+    assert len(whole) == snapshots.newest().body_bytes
+    assert whole == b"".join(pieces)
+    for index, offset in ((8, 0), (7, len(whole)), (7, len(whole) + 5), (7, -1)):
+        with pytest.raises(LookupError):
+            snapshots.read_piece(index, offset, 10)
+
+
+def test_a_piece_of_a_snapshot_that_made_room_is_looked_up_in_vain():
+    snapshots = opened(LyingFiles())
+    for index in range(1, KEPT + 2):
+        write(snapshots, index)
+
+    assert body(2)[:5] == snapshots.read_piece(2, 0, 5)
+    with pytest.raises(LookupError, match="no snapshot at index 1"):
+        snapshots.read_piece(1, 0, 5)
