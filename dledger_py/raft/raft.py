@@ -32,8 +32,9 @@ from dledger_py.raft.membership import Configuration
 from dledger_py.raft.progress import Progress
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
 from dledger_py.raft.rules import RULES, STALE, Impossible
+from dledger_py.raft.timer import ElectionTimer
 from dledger_py.raft.vocabulary import (
-    Append,
+    REQUESTS,
     Busy,
     ChangeMembers,
     Commit,
@@ -67,7 +68,6 @@ from dledger_py.raft.vocabulary import (
     Settle,
     Term,
     Tick,
-    TimeoutNow,
     TransferLeadership,
     Transferring,
     WriteId,
@@ -78,13 +78,6 @@ ALWAYS: Round = 1 << 62
 """The round this node itself has answered: it needs no message to know what it thinks."""
 
 
-REQUESTS = (Append, PreVote, RequestVote, RequestVoteNow, TimeoutNow)
-"""Messages that are heard from strangers too."""
-
-TURN_TICKS = 4
-"""Between two members' turns to ask for a vote: several round trips and a write to a busy disk."""
-
-
 class Raft:
     """One member's consensus. Built from what was recovered; starts as a follower without a
     leader.
@@ -93,13 +86,10 @@ class Raft:
     __slots__ = (
         "_announced",
         "_effects",
-        "_elapsed",
         "_electable",
         "_handlers",
         "_promises",
-        "_random",
         "_role_news",
-        "_timeout",
         "_told",
         "_writes",
         "change",
@@ -114,6 +104,7 @@ class Raft:
         "peers",
         "role",
         "term",
+        "timer",
         "transfer",
         "vote",
     )
@@ -149,9 +140,7 @@ class Raft:
         self.transfer: transfer.Transfer | None = None
         self.change: changes.Pending | None = None
         self.now = 0
-        self._elapsed = 0
-        self._timeout = 0
-        self._random = random
+        self.timer = ElectionTimer(config, random)
         self._electable = electable
         self._writes = Writes(log.last_index)
         self._promises = Promises()
@@ -172,7 +161,7 @@ class Raft:
             TransferLeadership: partial(transfer.start, self),
             ChangeMembers: partial(changes.begin, self),
         }
-        self._timeout = self._short_timeout()
+        self.timer.take_turn(self._turn())
         self._announce()
 
     def step(self, event: Event) -> list[Effect]:
@@ -201,10 +190,11 @@ class Raft:
         if type(role) is Leader:
             self._lead_on(role)
             return
-        self._elapsed += 1
-        if self._elapsed >= self._timeout:
+        timer = self.timer
+        timer.elapsed += 1
+        if timer.elapsed >= timer.timeout:
             self._seek_election()
-        elif self._elapsed % self.config.heartbeat_ticks == 0:
+        elif timer.elapsed % self.config.heartbeat_ticks == 0:
             self._ask_again(role)
 
     def _on_received(self, event: Received) -> None:
@@ -279,8 +269,7 @@ class Raft:
         elif self.leader == peer:
             self.leader = None
             self._role_news = True
-            self._elapsed = 0
-            self._timeout = self._short_timeout(without=peer)
+            self.timer.take_turn(self._turn(without=peer))
 
     def _on_entries_read(self, event: EntriesRead) -> None:
         role = self.role
@@ -382,7 +371,7 @@ class Raft:
         """
         if self.leader is None or self.leader == asker:
             return False
-        return self.leader == self.node or self._elapsed < self.config.election_timeout_ticks
+        return self.leader == self.node or self.timer.elapsed < self.config.election_timeout_ticks
 
     def vote_for(self, candidate: NodeId) -> None:
         """Cast this term's vote, once; only a vote that is given restarts the timer."""
@@ -391,11 +380,11 @@ class Raft:
             self._persist(None, ())
         if type(self.role) is not Follower:
             self._become(Follower(), None)
-        self._restart_timer()
+        self.timer.restart()
 
     def _seek_election(self) -> None:
         """The election timeout has passed: ask around before disturbing anybody (thesis §9.6)."""
-        self._restart_timer()
+        self.timer.restart()
         if not self.may_lead():
             self._become(Follower(), None)
             return
@@ -421,7 +410,7 @@ class Raft:
         self.vote = self.node
         role = Candidate(vote_write=self._persist(None, ()), called=called)
         self._become(role, None)
-        self._restart_timer()
+        self.timer.restart()
         self._ask_again(role)
 
     def _ask_again(self, role: Role) -> None:
@@ -441,14 +430,6 @@ class Raft:
         for member in self.members:
             if member != self.node and member not in role.granted:
                 self.promise(member, message)
-
-    def retry_soon(self) -> None:
-        """Do not sit out a split vote: all candidates would wait a whole timeout for nobody.
-
-        Asking early does no harm, since a campaign needs a majority of pre-votes first.
-        """
-        spread = max(self.config.heartbeat_ticks, self.config.election_timeout_ticks // 4)
-        self._timeout = min(self._timeout, self._elapsed + 1 + self._random(spread))
 
     def _count_own_vote(self, role: Candidate) -> None:
         if self.node not in role.granted and self._writes.durable_write >= role.vote_write:
@@ -502,7 +483,7 @@ class Raft:
     def step_down(self) -> None:
         """Give leadership up within the term."""
         self._become(Follower(), None)
-        self._restart_timer()
+        self.timer.restart()
 
     # ------------------------------------------------------------------------------ terms and roles
 
@@ -512,10 +493,10 @@ class Raft:
             if self.leader is not None:
                 raise Impossible(f"term {self.term} is led by {self.leader} and by {leader}")
             self._become(Follower(), leader)
-            self._restart_timer()
+            self.timer.restart()
             if self.transfer is not None:
                 transfer.leader_known(self, self.transfer, leader)
-        self._elapsed = 0
+        self.timer.elapsed = 0
 
     def _adopt(self, term: Term) -> None:
         """§5.1: a newer term. The election timer runs on, or a node that only raises terms could
@@ -526,7 +507,7 @@ class Raft:
         self._persist(None, ())
         self._become(Follower(), None)
         if led:
-            self._restart_timer()
+            self.timer.restart()
 
     def _enter(self, term: Term) -> None:
         assert term > self.term
@@ -549,23 +530,10 @@ class Raft:
             if self.change is not None:
                 changes.leadership_ended(self, self.change)
 
-    def _restart_timer(self) -> None:
-        """§5.2: between one and two election timeouts, at random, so that votes seldom split."""
-        self._elapsed = 0
-        timeout = self.config.election_timeout_ticks
-        self._timeout = timeout + self._random(timeout)
-
-    def _short_timeout(self, without: NodeId | None = None) -> int:
-        """Ticks until this node asks around when it knows, and need not guess from silence, that
-        nobody leads: at its start, and when its leader's connection broke.
-
-        The remaining members take turns in their order, `TURN_TICKS` apart, so that one of them has
-        been elected before the next would ask; chance breaks what order cannot (a clock ahead).
-        Asking is a pre-vote: it disturbs nobody who does hear a leader.
-        """
+    def _turn(self, without: NodeId | None = None) -> int:
+        """This node's place among the members that could lead now."""
         left = [member for member in self.members if member != without]
-        turn = left.index(self.node) if self.node in left else len(left)
-        return 1 + turn * TURN_TICKS + self._random(2)
+        return left.index(self.node) if self.node in left else len(left)
 
     # ----------------------------------------------------------------------------------- statistics
 

@@ -103,7 +103,7 @@ def count_vote(raft: "Raft", sender: NodeId, message: VoteGranted) -> None:
 
 def retry_soon(raft: "Raft", sender: NodeId, message: VoteRefused) -> None:
     """§5.2: the vote may be split; ask again after a short, random time."""
-    raft.retry_soon()
+    raft.timer.retry_soon()
 
 
 def campaign_now(raft: "Raft", sender: NodeId, message: TimeoutNow) -> None:

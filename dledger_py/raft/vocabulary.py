@@ -213,6 +213,10 @@ MESSAGES: tuple[type[Message], ...] = (
     TimeoutNow,
 )
 
+REQUESTS: tuple[type[Message], ...] = (Append, PreVote, RequestVote, RequestVoteNow, TimeoutNow)
+"""Messages that are heard from strangers too: their log may tell of a membership that ours does not
+know yet (thesis §4.2.3)."""
+
 
 # ----------------------------------------------------------------------------------------- events
 

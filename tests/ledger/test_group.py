@@ -122,7 +122,7 @@ async def test_a_dead_leader_is_noticed_by_its_connections_not_by_a_timeout(open
         await group.start()
         first = group.members["n0"]
         await group.wait_connected()
-        first.ledger.parts.core._timeout = 1  # campaign at the next tick
+        first.ledger.parts.core.timer.timeout = 1  # campaign at the next tick
         leader = await group.wait_leader()
         await commit_all(leader, commands(3))
         await group.stop(leader.name)
