@@ -110,6 +110,7 @@ class Driver:
             raft.Settle: self._settle,
             raft.RoleChanged: self._role_changed,
             raft.ReadEntries: self._read,
+            raft.FellBehind: self._fell_behind,
         }
 
     def connect(self, writer: LogWriter, applier: Applier) -> None:
@@ -396,6 +397,16 @@ class Driver:
         if not self._read_entries(effect):
             # Unreadable for now: the core asks again with a later heartbeat.
             self.post(raft.EntriesRead(peer=effect.peer, first=effect.first, entries=()))
+
+    def _fell_behind(self, effect: raft.FellBehind) -> None:
+        """Nobody fetches a copy of the leader's log yet: an operator has to."""
+        log.warning(
+            "raft.fell_behind",
+            node=self._node,
+            leader=effect.leader,
+            last_index=self._log.last_index,
+            leader_first_index=effect.first_index,
+        )
 
     # ---- what the applier reports
 

@@ -41,6 +41,7 @@ from dledger_py.raft.vocabulary import (
     RequestVote,
     RequestVoteNow,
     TimeoutNow,
+    TooFarBehind,
     VoteGranted,
     VoteRefused,
 )
@@ -89,6 +90,7 @@ _TAGS: dict[type[Message], int] = {
     AppendRefused: 9,
     RequestVoteNow: 10,
     TimeoutNow: 11,
+    TooFarBehind: 12,
 }
 _APPEND_TAG = _TAGS[Append]
 _PLAIN = {

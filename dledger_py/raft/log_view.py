@@ -8,7 +8,9 @@ Laws:
 - The tail holds the newest entries. It is bounded in bytes, except that entries which are not yet
   durable always stay, because no disk could give them back.
 - The latest configuration in the log is the one in force (§6), from its append until it is cut.
-- The log is cut only by `cut`, whose caller has checked that nothing committed is lost.
+- The log is cut only by `cut`, whose caller has checked that nothing committed is lost, and loses
+  its beginning only by `drop_before`, whose caller has checked that all of it is committed. What
+  a log no longer holds is therefore the same on every member.
 
 Deliberately elsewhere: what is durable (writes.py) and what is committed (raft.py).
 """
@@ -86,8 +88,16 @@ class LogView:
         self._use_latest()
 
     def begin_with(self, configuration: Configuration) -> None:
-        """Say what is in force where the log has no configuration; ignored if it was told so."""
+        """Say what is in force where the log has no configuration; ignored if it was told so.
+
+        **Raises** ValueError if entries were dropped: one of them may have been a configuration.
+        """
         if not self._configurations or self._configurations[0][0] >= self.first_index:
+            if self.first_index > 1:
+                raise ValueError(
+                    f"the log starts at {self.first_index}: the configuration in force before it"
+                    " must be told"
+                )
             self._configurations.insert(0, (self.first_index - 1, configuration))
             self._use_latest()
 
@@ -127,17 +137,25 @@ class LogView:
         """Whether this log has an entry of `term` at `index` (§5.3, the consistency check)."""
         return self.first_index - 1 <= index <= self.last_index and self.term_at(index) == term
 
+    def agrees(self, index: Index, term: Term) -> bool:
+        """Whether this log is that of a leader of our term up to `index`, where the leader's entry
+        is of `term`. What was dropped was committed, so the leader has the same.
+        """
+        return index < self.first_index - 1 or self.matches(index, term)
+
     def last_not_above(self, index: Index, term: Term) -> Index:
-        """Return the greatest index, at most `index`, whose term is at most `term`; never below
-        `first_index - 1`.
+        """Return the greatest index, at most `index`, whose term is at most `term`: `index` itself
+        if it lies before this log, and `first_index - 1` if it would have to.
         """
         index = min(index, self.last_index)
         place = bisect_right(self._run_starts, index) - 1
         if place < 0:
-            return self.first_index - 1
+            return index
         if self._run_terms[place] <= term:
             return index
-        while place > 0 and self._run_terms[place] > term:
+        while self._run_terms[place] > term:
+            if place == 0:
+                return self.first_index - 1
             index = self._run_starts[place] - 1
             place -= 1
         return index
@@ -181,6 +199,25 @@ class LogView:
         self.last_term = self._run_terms[-1]
         self.last_index = first - 1
         self.tail_first = self.last_index - len(self._tail) + 1
+
+    def drop_before(self, first_index: Index) -> None:
+        """Forget the entries before `first_index`, which may be one behind the last. Of the
+        configurations among them the last stays known.
+        """
+        if first_index <= self.first_index:
+            return
+        assert first_index <= self.last_index + 1, (
+            f"drop before {first_index}: the log is {self.first_index}..{self.last_index}"
+        )
+        place = bisect_right(self._run_starts, first_index - 1) - 1
+        del self._run_starts[:place], self._run_terms[:place]
+        self._run_starts[0] = first_index - 1
+        self.first_index = first_index
+        gone = first_index - self.tail_first
+        if gone > 0:
+            self.tail_bytes -= sum(size_of(entry) for entry in self._tail[:gone])
+            del self._tail[:gone]
+            self.tail_first = first_index
 
     def entries(self, first: Index, entries_max: int, bytes_max: int) -> tuple[Entry, ...]:
         """Return entries from `first` on, which must be in the tail: at least one, then as many

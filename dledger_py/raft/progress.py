@@ -7,6 +7,8 @@ manner it is served.
                 refusal, until one is accepted
     CatchingUp  like streaming, but the next entry is no longer in memory and has to be read
                 from disk first
+    TooFarBehind  the next entry is gone: the follower is told so with every heartbeat, until it
+                has it by other means (far_behind.py)
 
 Deliberately elsewhere: the sending itself (replication.py).
 """
@@ -25,6 +27,11 @@ class Manner(StrEnum):
     STREAMING = "streaming"
     PROBING = "probing"
     CATCHING_UP = "catching-up"
+    TOO_FAR_BEHIND = "too-far-behind"
+
+
+SERVED = (Manner.STREAMING, Manner.CATCHING_UP)
+"""Gets entries without being asked first."""
 
 
 @define(eq=False)
@@ -77,7 +84,7 @@ class Progress:
                 self.window = min(2 * self.window, self.window_max)
         if self.next <= match:
             self.next = match + 1
-        if self.manner is Manner.PROBING and match >= self.next - 1:
+        if self.manner not in SERVED and match >= self.next - 1:
             self.manner = Manner.STREAMING
 
     def probe_from(self, next_index: Index, round: Round) -> None:

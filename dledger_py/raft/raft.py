@@ -18,7 +18,8 @@ order.
 
 Deliberately elsewhere: what each role does with each message (rules.py), feeding followers
 (replication.py), read barriers (reads.py), durability (writes.py), handing leadership over
-(transfer.py), changing the membership (changes.py). Not there yet: snapshots.
+(transfer.py), changing the membership (changes.py), followers that need what was dropped
+(far_behind.py).
 """
 
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from dledger_py.raft.vocabulary import (
     Busy,
     ChangeMembers,
     Commit,
+    Dropped,
     Effect,
     ElectableChanged,
     EntriesRead,
@@ -92,6 +94,7 @@ class Raft:
         "_role_news",
         "_told",
         "_writes",
+        "behind_in_term",
         "change",
         "commit",
         "config",
@@ -132,19 +135,21 @@ class Raft:
         self.log = log
         self.term: Term = hard.term
         self.vote: NodeId | None = hard.vote
-        self.commit: Index = hard.commit
+        # What was dropped was committed, even if nobody noted it.
+        self.commit: Index = max(hard.commit, log.first_index - 1)
         log.begin_with(Configuration(voters=config.members))
         self._use_configuration()
         self.role: Role = Follower()
         self.leader: NodeId | None = None
         self.transfer: transfer.Transfer | None = None
         self.change: changes.Pending | None = None
+        self.behind_in_term: Term = 0
         self.now = 0
         self.timer = ElectionTimer(config, random)
         self._electable = electable
         self._writes = Writes(log.last_index)
         self._promises = Promises()
-        self._announced: Index = 0
+        self._announced: Index = log.first_index - 1
         self._role_news = False
         self._told = RoleChanged(role=RoleName.FOLLOWER, term=hard.term, leader=None)
         self._effects: list[Effect] = []
@@ -157,6 +162,7 @@ class Raft:
             ReadBarrier: self._on_read_barrier,
             PeerUnreachable: self._on_peer_unreachable,
             EntriesRead: self._on_entries_read,
+            Dropped: self._on_dropped,
             ElectableChanged: self._on_electable_changed,
             TransferLeadership: partial(transfer.start, self),
             ChangeMembers: partial(changes.begin, self),
@@ -263,7 +269,8 @@ class Raft:
         role = self.role
         if type(role) is Leader:
             if peer in role.followers:
-                role.followers[peer].probe_from(role.match[peer] + 1, role.round)
+                start = max(role.match[peer] + 1, self.log.first_index)
+                role.followers[peer].probe_from(start, role.round)
             if self.transfer is not None and self.transfer.to == peer:
                 transfer.fail(self, f"the connection to {peer} broke")
         elif self.leader == peer:
@@ -275,6 +282,11 @@ class Raft:
         role = self.role
         if type(role) is Leader:
             replication.send_read(self, role, event)
+
+    def _on_dropped(self, event: Dropped) -> None:
+        if event.first_index - 1 > self._announced:
+            raise Impossible(f"{event}: entries are applied up to {self._announced}")
+        self.log.drop_before(event.first_index)
 
     def _on_electable_changed(self, event: ElectableChanged) -> None:
         self._electable = event.electable

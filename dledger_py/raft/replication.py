@@ -12,7 +12,8 @@ Deliberately elsewhere: what answers mean for the commit index (rules.py, raft.p
 
 from typing import TYPE_CHECKING
 
-from dledger_py.raft.progress import Manner, Progress
+from dledger_py.raft import far_behind
+from dledger_py.raft.progress import SERVED, Manner, Progress
 from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import (
     Append,
@@ -21,6 +22,7 @@ from dledger_py.raft.vocabulary import (
     Index,
     ReadEntries,
     Send,
+    TooFarBehind,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +74,9 @@ def send_read(raft: "Raft", leader: Leader, event: EntriesRead) -> None:
     # mean equal entries: this refuses a read that began before we were deposed, overwritten and
     # elected again.
     last = entries[-1]
-    if event.first == progress.next and raft.log.matches(last.index, last.term):
+    log = raft.log
+    wanted = event.first == progress.next >= log.first_index
+    if wanted and log.matches(last.index, last.term):
         send_entries(raft, leader, progress, entries)
     send_more(raft, leader, progress)
 
@@ -87,7 +91,7 @@ def send_heartbeats(raft: "Raft", leader: Leader) -> None:
             send_empty(raft, leader, progress)
             if progress.manner is Manner.CATCHING_UP:
                 send_more(raft, leader, progress)
-        elif progress.commit_sent < raft.commit and progress.manner is not Manner.PROBING:
+        elif progress.commit_sent < raft.commit and progress.manner in SERVED:
             send_empty(raft, leader, progress)
 
 
@@ -101,13 +105,16 @@ def send_empty(raft: "Raft", leader: Leader, progress: Progress) -> None:
     """Send a heartbeat. It claims all that was sent so far, so a refusal also shows that
     something was lost.
     """
+    if far_behind.lacks_dropped(raft, progress):
+        send(raft, progress, far_behind.notice(raft, leader))
+        return
     send(raft, progress, new_append(raft, leader, progress.next - 1, ()))
 
 
 def has_room(raft: "Raft", progress: Progress) -> bool:
     """Whether the window allows another append with entries."""
     return (
-        progress.manner is not Manner.PROBING
+        progress.manner in SERVED
         and not progress.reading
         and len(progress.in_flight) < progress.window
         and progress.in_flight_bytes < raft.config.window_bytes
@@ -116,8 +123,8 @@ def has_room(raft: "Raft", progress: Progress) -> bool:
 
 def read_from_disk(raft: "Raft", progress: Progress) -> None:
     """Ask for entries that are no longer in memory."""
-    if progress.next < raft.log.first_index:
-        return  # Compacted away: only a snapshot could help, and there are none yet.
+    if far_behind.lacks_dropped(raft, progress):
+        return
     progress.manner = Manner.CATCHING_UP
     progress.reading = progress.next
     raft.say(
@@ -149,8 +156,9 @@ def new_append(
     )
 
 
-def send(raft: "Raft", progress: Progress, append: Append) -> None:
+def send(raft: "Raft", progress: Progress, message: Append | TooFarBehind) -> None:
     """Appends are said, not promised: a leader replicates while its own disk is still busy."""
     progress.sent_at = raft.now
-    progress.commit_sent = append.commit
-    raft.say(Send(to=progress.peer, message=append))
+    if type(message) is Append:
+        progress.commit_sent = message.commit
+    raft.say(Send(to=progress.peer, message=message))

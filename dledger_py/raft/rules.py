@@ -14,7 +14,7 @@ Laws:
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dledger_py.raft import reads, replication, transfer
+from dledger_py.raft import far_behind, reads, replication, transfer
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
 from dledger_py.raft.vocabulary import (
     Append,
@@ -29,7 +29,10 @@ from dledger_py.raft.vocabulary import (
     PreVoteRefused,
     RequestVote,
     RequestVoteNow,
+    Round,
+    Term,
     TimeoutNow,
+    TooFarBehind,
     VoteGranted,
     VoteRefused,
 )
@@ -120,8 +123,8 @@ def accept(raft: "Raft", sender: NodeId, message: Append) -> None:
     what is verified, acknowledge.
     """
     raft.follow(sender)
-    if not raft.log.matches(message.prev_index, message.prev_term):
-        refuse_append(raft, sender, message)
+    if not raft.log.agrees(message.prev_index, message.prev_term):
+        refuse_at(raft, sender, message.prev_index, message.prev_term, message.round)
         return
     entries = message.entries
     if entries and message.prev_index != raft.log.last_index:
@@ -132,7 +135,23 @@ def accept(raft: "Raft", sender: NodeId, message: Append) -> None:
     # another log.
     verified = message.prev_index + len(message.entries)
     raft.commit_up_to(min(message.commit, verified))
-    raft.promise(sender, AppendAccepted(term=raft.term, match=verified, round=message.round))
+    # What is committed here the leader has as well (§5.4.3); it need not send it again.
+    match = max(verified, raft.commit)
+    raft.promise(sender, AppendAccepted(term=raft.term, match=match, round=message.round))
+
+
+def heed(raft: "Raft", sender: NodeId, message: TooFarBehind) -> None:
+    """A heartbeat of a leader that cannot serve us (far_behind.py), unless we have got as far as
+    its log starts by now.
+    """
+    raft.follow(sender)
+    before = message.first_index - 1
+    if raft.log.agrees(before, message.previous_term):
+        raft.commit_up_to(before)
+        raft.promise(sender, AppendAccepted(term=raft.term, match=raft.commit, round=message.round))
+    else:
+        far_behind.fell_behind(raft, sender, message.first_index)
+        refuse_at(raft, sender, before, message.previous_term, message.round)
 
 
 def without_known(raft: "Raft", entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -144,29 +163,29 @@ def without_known(raft: "Raft", entries: tuple[Entry, ...]) -> tuple[Entry, ...]
     for place, entry in enumerate(entries):
         if entry.index > log.last_index:
             return entries[place:]
-        if log.term_at(entry.index) != entry.term:
+        if entry.index >= log.first_index and log.term_at(entry.index) != entry.term:
             return entries[place:]
     return ()
 
 
-def refuse_append(raft: "Raft", sender: NodeId, message: Append) -> None:
-    """§5.3: say how far the logs could agree at best, so that the leader goes back by whole
-    terms.
+def refuse_at(raft: "Raft", sender: NodeId, index: Index, term: Term, round: Round) -> None:
+    """§5.3: no entry of `term` at `index`; say how far the logs could agree at best, so that the
+    leader goes back by whole terms.
     """
-    hint = raft.log.last_not_above(message.prev_index, message.prev_term)
+    hint = raft.log.last_not_above(index, term)
     raft.promise(
         sender,
         AppendRefused(
             term=raft.term,
-            prev_index=message.prev_index,
+            prev_index=index,
             hint_index=hint,
             hint_term=raft.log.term_at(hint),
-            round=message.round,
+            round=round,
         ),
     )
 
 
-def refuse_old_append(raft: "Raft", sender: NodeId, message: Append) -> None:
+def refuse_old_append(raft: "Raft", sender: NodeId, message: Append | TooFarBehind) -> None:
     """§5.1: the sender's term is over. It may lead ours by the time it hears, so nothing of the
     old append is repeated: its rounds were counted in the old term, and would confirm readers of
     the new one.
@@ -214,12 +233,13 @@ def back_off(raft: "Raft", sender: NodeId, message: AppendRefused) -> None:
     if fresh:
         hint = raft.log.last_not_above(message.hint_index, message.hint_term)
         progress.probe_from(max(match, min(hint, message.prev_index - 1)) + 1, leader.round)
-        replication.send_empty(raft, leader, progress)
+        if not far_behind.lacks_dropped(raft, progress):  # or it is told with the next heartbeat
+            replication.send_empty(raft, leader, progress)
     if leader.reads:
         reads.settle_confirmed(raft, leader)
 
 
-def note_answer(raft: "Raft", leader: Leader, sender: NodeId, round: Index) -> None:
+def note_answer(raft: "Raft", leader: Leader, sender: NodeId, round: Round) -> None:
     """Any answer of this term shows that the follower still follows (thesis §6.2, §6.4)."""
     leader.heard[sender] = raft.now
     if round > leader.answered[sender]:
@@ -249,6 +269,7 @@ RULES: dict[tuple[type[Role], type[Message]], Rule] = {
     (Follower, Append): accept,
     (Follower, AppendAccepted): ignore,  # this node led the term and has stepped down
     (Follower, AppendRefused): ignore,
+    (Follower, TooFarBehind): heed,
     (Follower, TimeoutNow): campaign_now,
     (PreCandidate, PreVote): consider_pre_vote,
     (PreCandidate, PreVoteGranted): count_pre_vote,
@@ -260,6 +281,7 @@ RULES: dict[tuple[type[Role], type[Message]], Rule] = {
     (PreCandidate, Append): accept,  # the leader is alive after all
     (PreCandidate, AppendAccepted): ignore,
     (PreCandidate, AppendRefused): ignore,
+    (PreCandidate, TooFarBehind): heed,
     (PreCandidate, TimeoutNow): campaign_now,
     (Candidate, PreVote): consider_pre_vote,
     (Candidate, PreVoteGranted): ignore,
@@ -271,6 +293,7 @@ RULES: dict[tuple[type[Role], type[Message]], Rule] = {
     (Candidate, Append): accept,  # somebody else won
     (Candidate, AppendAccepted): impossible,
     (Candidate, AppendRefused): ignore,  # to an append of an older term, which this node led
+    (Candidate, TooFarBehind): heed,  # somebody else won
     (Candidate, TimeoutNow): ignore,  # follows that leader first; it is told again
     (Leader, PreVote): refuse_pre_vote,
     (Leader, PreVoteGranted): ignore,
@@ -282,6 +305,7 @@ RULES: dict[tuple[type[Role], type[Message]], Rule] = {
     (Leader, Append): impossible,
     (Leader, AppendAccepted): count_match,
     (Leader, AppendRefused): back_off,
+    (Leader, TooFarBehind): impossible,
     (Leader, TimeoutNow): impossible,
 }
 
@@ -292,6 +316,7 @@ STALE: dict[type[Message], Rule] = {
     RequestVote: refuse_vote,
     RequestVoteNow: refuse_vote,
     Append: refuse_old_append,
+    TooFarBehind: refuse_old_append,
     TimeoutNow: ignore,  # the election it wanted has been held
     PreVoteGranted: ignore,
     PreVoteRefused: ignore,

@@ -177,6 +177,20 @@ class AppendRefused:
 
 
 @frozen(kw_only=True)
+class TooFarBehind:
+    """What the receiver lacks next is no longer in the leader's log, which starts at
+    `first_index`, behind an entry of `previous_term`. It is the leader's heartbeat for such a
+    follower, and asks whether the follower has got there by other means: answered like an append
+    without entries.
+    """
+
+    term: Term
+    first_index: Index
+    previous_term: Term
+    round: Round
+
+
+@frozen(kw_only=True)
 class TimeoutNow:
     """The leader of `term` wants the receiver, which has its whole log, to campaign at once
     (thesis §3.10).
@@ -196,6 +210,7 @@ Message: TypeAlias = (
     | Append
     | AppendAccepted
     | AppendRefused
+    | TooFarBehind
     | TimeoutNow
 )
 
@@ -210,10 +225,18 @@ MESSAGES: tuple[type[Message], ...] = (
     Append,
     AppendAccepted,
     AppendRefused,
+    TooFarBehind,
     TimeoutNow,
 )
 
-REQUESTS: tuple[type[Message], ...] = (Append, PreVote, RequestVote, RequestVoteNow, TimeoutNow)
+REQUESTS: tuple[type[Message], ...] = (
+    Append,
+    TooFarBehind,
+    PreVote,
+    RequestVote,
+    RequestVoteNow,
+    TimeoutNow,
+)
 """Messages that are heard from strangers too: their log may tell of a membership that ours does not
 know yet (thesis §4.2.3)."""
 
@@ -286,6 +309,15 @@ class EntriesRead:
     peer: NodeId
     first: Index
     entries: tuple[Entry, ...]
+
+
+@frozen(kw_only=True)
+class Dropped:
+    """The entries before `first_index` are gone from the disk: all of them committed, announced
+    by `Commit`, and applied to a state that is durable. They are not asked for any more.
+    """
+
+    first_index: Index
 
 
 @frozen(kw_only=True)
@@ -374,6 +406,7 @@ Event: TypeAlias = (
     | ReadBarrier
     | PeerUnreachable
     | EntriesRead
+    | Dropped
     | ElectableChanged
     | TransferLeadership
     | ChangeMembers
@@ -540,7 +573,19 @@ class ReadEntries:
     max_bytes: int
 
 
-Effect: TypeAlias = Persist | Send | Commit | Proposed | Settle | RoleChanged | ReadEntries
+@frozen(kw_only=True)
+class FellBehind:
+    """`leader` no longer has what this member lacks next; its log starts at `first_index`. Only a
+    copy of a log can help (far_behind.py). Told once per term.
+    """
+
+    leader: NodeId
+    first_index: Index
+
+
+Effect: TypeAlias = (
+    Persist | Send | Commit | Proposed | Settle | RoleChanged | ReadEntries | FellBehind
+)
 
 
 # --------------------------------------------------------------------------- start and statistics
@@ -549,7 +594,7 @@ Effect: TypeAlias = Persist | Send | Commit | Proposed | Settle | RoleChanged | 
 @frozen(kw_only=True)
 class HardState:
     """What must survive a restart (§5.1, figure 2). `commit` is a hint: it may lag behind, never
-    lead.
+    lead. A durable state of the machine is such a hint as well: everything in it was committed.
     """
 
     term: Term = 0
@@ -559,7 +604,9 @@ class HardState:
 
 @frozen(kw_only=True)
 class PeerStatistics:
-    """One follower as the leader sees it; `state` is one of probing, streaming, catching-up."""
+    """One follower as the leader sees it; `state` is one of probing, streaming, catching-up,
+    too-far-behind.
+    """
 
     peer: NodeId
     state: str

@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from dledger_py.raft.config import RaftConfig
+from dledger_py.raft.far_behind import hard_state_with, may_replace
 from dledger_py.raft.log_view import LogView
 from dledger_py.raft.membership import Configuration, decode
 from dledger_py.raft.raft import Raft
@@ -17,6 +18,7 @@ from dledger_py.raft.vocabulary import (
     Append,
     Change,
     ChangeMembers,
+    Dropped,
     Effect,
     ElectableChanged,
     EntriesRead,
@@ -52,6 +54,55 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@attrs.frozen
+class Disk:
+    """What one member has durably. The log starts behind entry `before`, which is of `term_before`
+    and was committed.
+    """
+
+    hard: HardState = attrs.field(factory=HardState)
+    entries: tuple[Entry, ...] = ()
+    before: int = 0
+    term_before: int = 0
+    configuration: tuple[int, Configuration] | None = None
+    """In force before the log starts, and its index."""
+
+    def log_view(self, *, in_memory: bool) -> LogView:
+        runs: list[tuple[int, int]] = []
+        for entry in self.entries:
+            if not runs or runs[-1][1] != entry.term:
+                runs.append((entry.index, entry.term))
+        told = [self.configuration] if self.before and self.configuration else []
+        return LogView(
+            first_index=self.before + 1,
+            last_index=self.before + len(self.entries),
+            terms=runs,
+            previous_term=self.term_before,
+            tail=self.entries if in_memory else (),
+            configurations=told
+            + [
+                (entry.index, decode(entry.payload))
+                for entry in self.entries
+                if entry.kind == Kind.CONFIG
+            ],
+        )
+
+    def dropped(self, before: int) -> "Disk":
+        """Without the entries up to `before`."""
+        gone = self.entries[: before - self.before]
+        configuration = self.configuration
+        for entry in gone:
+            if entry.kind == Kind.CONFIG:
+                configuration = (entry.index, decode(entry.payload))
+        return attrs.evolve(
+            self,
+            entries=self.entries[len(gone) :],
+            before=before,
+            term_before=gone[-1].term,
+            configuration=configuration,
+        )
+
+
 class Stage:
     """Cores, a network and disks on which nothing moves by itself. Each method is a command."""
 
@@ -59,7 +110,7 @@ class Stage:
         self.cores: dict[str, Raft] = {}
         self.wires: list[tuple[str, str, Message]] = []
         self.written: dict[str, list[Persist]] = {}
-        self.disks: dict[str, tuple[HardState, tuple[Entry, ...]]] = {}
+        self.disks: dict[str, Disk] = {}
         self.reads: dict[str, list[ReadEntries]] = {}
         self.cut_off: dict[str, None] = {}
         self.founders: tuple[NodeId, ...] = ()
@@ -83,13 +134,16 @@ class Stage:
         for dropped in [name for name in self.cores if name not in names]:
             del self.cores[dropped], self.disks[dropped], self.written[dropped]
         for name in names:
-            self.disks[name] = (HardState(), ())
+            self.disks[name] = self._empty_disk()
         for name in names:
             self.restart(name)
 
+    def _empty_disk(self) -> Disk:
+        return Disk(configuration=(0, Configuration(voters=self.founders)))
+
     def joiner(self, name: str) -> None:
         """A node that is no member yet."""
-        self.disks[name] = (HardState(), ())
+        self.disks[name] = self._empty_disk()
         self.restart(name)
 
     def log(self, name: str, *spots: str, term: str = "0", commit: str = "0") -> None:
@@ -97,16 +151,11 @@ class Stage:
         entries = entries_at(*spots)
         last = entries[-1].term if entries else 0
         hard = HardState(term=max(int(term), last), vote=None, commit=int(commit))
-        self.disks[name] = (hard, entries)
+        self.disks[name] = attrs.evolve(self._empty_disk(), hard=hard, entries=entries)
         self.restart(name)
 
     def restart(self, name: str) -> None:
         """Start from the disk; what was not synced is gone."""
-        hard, entries = self.disks[name]
-        runs: list[tuple[int, int]] = []
-        for entry in entries:
-            if not runs or runs[-1][1] != entry.term:
-                runs.append((entry.index, entry.term))
         in_memory = self._settings.get("tail_bytes_max") != 0
         self.written[name] = []
         self.reads[name] = []
@@ -117,17 +166,8 @@ class Stage:
                 joining=name not in self.founders,
                 **self._settings,
             ),
-            log=LogView(
-                last_index=len(entries),
-                terms=runs,
-                tail=entries if in_memory else (),
-                configurations=[
-                    (entry.index, decode(entry.payload))
-                    for entry in entries
-                    if entry.kind == Kind.CONFIG
-                ],
-            ),
-            hard=hard,
+            log=self.disks[name].log_view(in_memory=in_memory),
+            hard=self.disks[name].hard,
             random=lambda n: 0,
         )
 
@@ -178,10 +218,12 @@ class Stage:
             due = [persist for persist in self.written[name] if persist.write <= last]
             self.written[name] = self.written[name][len(due) :]
             for persist in due:
-                _, entries = self.disks[name]
+                disk = self.disks[name]
+                entries = disk.entries
                 if persist.first is not None:
-                    entries = entries[: persist.first - 1] + persist.entries
-                self.disks[name] = (HardState(term=persist.term, vote=persist.vote), entries)
+                    entries = entries[: persist.first - 1 - disk.before] + persist.entries
+                hard = HardState(term=persist.term, vote=persist.vote)
+                self.disks[name] = attrs.evolve(disk, hard=hard, entries=entries)
             if due:
                 self.step(name, Persisted(write=due[-1].write))
 
@@ -189,8 +231,33 @@ class Stage:
         """Answer what a leader wants to read from its disk."""
         wanted, self.reads[name] = self.reads[name], []
         for each in wanted:
-            entries = self.disks[name][1][each.first - 1 : each.first + 1]
+            disk = self.disks[name]
+            at = each.first - 1 - disk.before
+            entries = disk.entries[at : at + 2] if at >= 0 else ()
             self.step(name, EntriesRead(peer=each.peer, first=each.first, entries=entries))
+
+    def drop_before(self, name: str, first: str) -> None:
+        """A member's disk drops what it has applied, up to `first`."""
+        self.disks[name] = self.disks[name].dropped(int(first) - 1)
+        self.step(name, Dropped(first_index=int(first)))
+
+    def copy(self, source: str, name: str) -> None:
+        """Stop a member and start it with a copy of what another knows to be committed, if its own
+        log may be replaced by that.
+        """
+        given = self.disks[source]
+        commit = self.cores[source].commit
+        entries = given.entries[: commit - given.before]
+        own = self.disks[name]
+        if not may_replace(
+            own.log_view(in_memory=False), given.before + 1, given.term_before, commit
+        ):
+            self.lines.append(f"{name} keeps its log")
+            return
+        last_term = entries[-1].term if entries else given.term_before
+        hard = hard_state_with(own.hard, commit, last_term)
+        self.disks[name] = attrs.evolve(given, hard=hard, entries=entries)
+        self.restart(name)
 
     def deliver(self, *names: str) -> None:
         """Deliver what is on the wires now, to those named or to all; what it causes waits."""

@@ -12,6 +12,7 @@ from dledger_py.raft.roles import PreCandidate
 from dledger_py.raft.rules import Impossible
 from dledger_py.raft.vocabulary import (
     MESSAGES,
+    REQUESTS,
     Append,
     AppendAccepted,
     AppendRefused,
@@ -35,11 +36,11 @@ from dledger_py.raft.vocabulary import (
     ReadEntries,
     Received,
     RequestVote,
-    RequestVoteNow,
     RoleName,
     Send,
     Settle,
     Tick,
+    TimeoutNow,
     VoteGranted,
     VoteRefused,
 )
@@ -111,7 +112,7 @@ def test_messages_of_an_older_term_change_nothing(kind: Any, role: str, led: Bui
 
     assert before == raft.statistics()
     answers = said(effects)
-    assert len(effects) == len(answers) == (kind in (PreVote, RequestVote, RequestVoteNow, Append))
+    assert len(effects) == len(answers) == (kind in REQUESTS and kind is not TimeoutNow)
     assert all(answer.term == raft.term for answer in answers)
 
 
@@ -322,7 +323,9 @@ def test_every_follower_of_figure_7_is_brought_to_the_leaders_log(
     stage.settle()
     stage.play("tick n1 2")
     stage.settle()
-    logs = [[(each.index, each.term) for each in stage.disks[member][1]] for member in ("n1", "n2")]
+    logs = [
+        [(each.index, each.term) for each in stage.disks[member].entries] for member in ("n1", "n2")
+    ]
 
     assert logs[0] == logs[1]
     assert (11, 8) == logs[0][-1]
