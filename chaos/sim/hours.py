@@ -27,6 +27,8 @@ class Totals:
     reads: int = 0
     transfers: int = 0
     changes: int = 0
+    drops: int = 0
+    installs: int = 0
     faults: dict[str, int] = field(factory=dict)
     trace: int = 0
 
@@ -40,6 +42,8 @@ class Totals:
         self.reads += result.reads
         self.transfers += result.transfers
         self.changes += result.changes
+        self.drops += result.drops
+        self.installs += result.installs
         self.trace = result.trace
         for kind, times in result.faults:
             self.faults[kind] = self.faults.get(kind, 0) + times
@@ -53,7 +57,8 @@ class Totals:
             f" in {took:.1f} s ({self.simulated_s / took:.0f} times real time,"
             f" {self.simulated_s / took / 60:.2f} hours per minute)\n"
             f"  {self.events} events, {self.elections} elections, {self.committed} entries,"
-            f" {self.reads} reads, {self.transfers} transfers, {self.changes} changes\n"
+            f" {self.reads} reads, {self.transfers} transfers, {self.changes} changes,"
+            f" {self.drops} drops, {self.installs} copies\n"
             f"  faults: {faults or 'none'}\n"
             f"  last trace {self.trace:08x}"
         )

@@ -13,13 +13,15 @@ trusts the core only for what it says of itself: role, term, commit index, match
     I11 promises are durable            I12 commits are of the own term
     I13 matches are true and durable    I14 applied in order, once
     I15 one change of membership at a time, by majorities of the latest configuration in the log
-    I17 bounded messages                I18 reads are fresh
+    I16 nothing needed is dropped       I17 bounded messages
+    I18 reads are fresh
     I19-I22 liveness, in world.py       I23 transfers do not stick, also there
 """
 
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from chaos.sim.disk import Copy
 from dledger_py.raft.membership import Configuration, decode
 from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import (
@@ -39,6 +41,7 @@ from dledger_py.raft.vocabulary import (
     RequestVoteNow,
     Send,
     Term,
+    TooFarBehind,
     VoteGranted,
 )
 
@@ -81,6 +84,25 @@ class Checker:
         """A member has restarted from its disk."""
         promised = self._promised[node.name]
         self._require(node.core.term >= promised, "I3", node, f"promised term {promised}")
+        state = node.disk.state
+        covered = state.index >= node.disk.first_index - 1
+        self._require(covered, "I16", node, f"{state} does not reach the log")
+        self._require(state.state == self.states[state.index], "I14", node, f"starts with {state}")
+
+    def check_drop(self, node: "Node", first_index: Index) -> None:
+        """A member drops what lies before `first_index`."""
+        committed = first_index - 1 <= min(node.commit, node.disk.last_index)
+        self._require(committed, "I16", node, f"drops what is before {first_index}")
+        self._require(first_index - 1 <= node.applied, "I16", node, "drops what is not applied")
+
+    def check_install(self, node: "Node", copy: Copy) -> None:
+        """A member's log gives way to a copy of another's."""
+        terms = [*copy.past, *(entry.term for entry in copy.entries)]
+        known = [entry.term for entry in self.committed[: copy.last_index]]
+        self._require(terms == known, "I16", node, f"gets a copy up to {copy.last_index}")
+        for entry in self.committed[copy.last_index :]:
+            held = node.disk.has(entry.index, entry.term)
+            self._require(not held, "I16", node, f"loses {entry}, which is committed")
 
     def check_persist(self, node: "Node", persist: Persist) -> None:
         """A member asks for a write; called before the book of its log is changed."""
@@ -116,14 +138,14 @@ class Checker:
             durable = match <= len(node.log) and (
                 match == 0 or disk.has(match, node.log[match - 1].term)
             )
-            self._require(durable, "I11", node, f"{message}: {len(disk.log)} entries are durable")
+            self._require(durable, "I11", node, f"{message}: {disk.last_index} is durable")
         elif type(message) in (VoteGranted, RequestVote, RequestVoteNow):
             vote = send.to if type(message) is VoteGranted else node.name
             known = self._votes.setdefault((node.name, term), vote)
             self._require(known == vote, "I2", node, f"votes for {known} and {vote} in {term}")
             durable = disk.term > term or disk.vote == vote
             self._require(durable, "I11", node, f"{message}: vote for {disk.vote} is durable")
-        elif type(message) is Append:
+        elif type(message) in (Append, TooFarBehind):
             # Within one step a leader may send, and learn that it is no member any more.
             led = self._leaders.get(term) == (node.name, node.incarnation)
             leaving = led and node.name not in node.configurations[-1][1].voters

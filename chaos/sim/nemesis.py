@@ -32,6 +32,7 @@ class Nemesis:
         self._plan(world.knobs.unreachable / 10, self._false_alarm)
         self._plan(world.knobs.transfer_rate, self._hand_over)
         self._plan(world.knobs.change_rate, self._change_members)
+        self._plan(world.knobs.retention_rate, self._retain)
 
     def _plan(self, rate: float, strike: Callable[[], None]) -> None:
         if rate:
@@ -49,6 +50,7 @@ class Nemesis:
     def _crash(self, node: Node) -> None:
         world = self._world
         if node.up and world.now < world.knobs.faulty_us:
+            world.count("crashes")
             world.crash(node)
             down = int(world.knobs.down_us * self._random.uniform(0.1, 2))
             world.at(down, world.restart, node)
@@ -145,6 +147,12 @@ class Nemesis:
         elif chance < 0.95:
             change = Remove(node=voter)
         self._world.change_members(node, change)
+
+    def _retain(self) -> None:
+        """A leader finds its log too long."""
+        node = self._mostly_a_leader()
+        if node.up:
+            self._world.retention.decide(node)
 
     def _mostly_a_leader(self) -> Node:
         nodes = list(self._world.nodes.values())

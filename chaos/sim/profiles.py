@@ -7,8 +7,11 @@ much of what the aimed ones find within minutes.
 *cut* flaps links and leaves leaders alive: the cut-off one does not know of its successor yet, and
 candidates are stranded in terms nobody else has heard of.
 *change* is one of the others, while leadership is handed over and members come and go.
+*retain* is one of the others, *change* included, while logs lose their beginning, members are away
+for long, and get copies of the others' logs.
 """
 
+from collections.abc import Callable
 from random import Random
 
 from attrs import evolve, frozen
@@ -18,7 +21,7 @@ ELECTION_TIMEOUT_TICKS = 10
 HEARTBEAT_TICKS = 2
 ELECTION_TIMEOUT_US = TICK_US * ELECTION_TIMEOUT_TICKS
 
-PROFILES = ("swarm", "hell", "cut", "change")
+PROFILES = ("swarm", "hell", "cut", "change", "retain")
 
 
 @frozen(kw_only=True)
@@ -77,11 +80,13 @@ class Knobs:
     spares: int = 0
     """Nodes that are no members at first."""
 
+    retention_rate: float = 0.0
+    """How often somebody decides that logs may begin later."""
+
 
 def draw(profile: str, random: Random, seconds: float) -> Knobs:
     """Draw the knobs of a run of `profile`."""
-    drawn = {"swarm": _swarm, "hell": _hell, "cut": _cut, "change": _change}[profile]
-    return drawn(random, round(seconds * 1_000_000))
+    return _DRAWN[profile](random, round(seconds * 1_000_000))
 
 
 def _swarm(random: Random, faulty_us: int) -> Knobs:
@@ -194,12 +199,34 @@ def _change(random: Random, faulty_us: int) -> Knobs:
     )
 
 
+def _retain(random: Random, faulty_us: int) -> Knobs:
+    around = random.choice((_swarm, _hell, _cut, _change, _change))(random, faulty_us)
+    return evolve(
+        around,
+        retention_rate=random.choice((0.3, 1.0, 3.0)),
+        down_us=random.choice((300_000, 2_000_000, 6_000_000)),
+        partition_us=random.choice((500_000, 2_000_000, 5_000_000)),
+        crash_rate=max(around.crash_rate, random.choice((0.0, 0.2))),
+        partition_rate=max(around.partition_rate, 0.2),
+    )
+
+
+_DRAWN: dict[str, Callable[[Random, int], Knobs]] = {
+    "swarm": _swarm,
+    "hell": _hell,
+    "cut": _cut,
+    "change": _change,
+    "retain": _retain,
+}
+
+
 def healed(knobs: Knobs) -> Knobs:
     """The same world once nothing goes wrong any more."""
     return evolve(
         knobs,
         transfer_rate=0.0,
         change_rate=0.0,
+        retention_rate=0.0,
         loss=0.0,
         repeat=0.0,
         delay_us=500,

@@ -24,6 +24,8 @@ class Result:
     reads: int
     transfers: int
     changes: int
+    drops: int
+    installs: int
     faults: tuple[tuple[str, int], ...]
     """How often each kind struck."""
 
@@ -55,6 +57,8 @@ def run(seed: int, profile: str, members: int, seconds: float) -> Result:
         reads=world.reads_passed,
         transfers=world.transfers_done,
         changes=world.changes_done,
+        drops=world.retention.drops,
+        installs=world.retention.installs,
         faults=tuple(world.faults.items()),
         violation=violation,
         story=story,

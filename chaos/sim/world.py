@@ -29,8 +29,8 @@ from chaos.sim.profiles import (
     draw,
     healed,
 )
+from chaos.sim.retention import Retention
 from dledger_py.raft.config import RaftConfig
-from dledger_py.raft.log_view import LogView
 from dledger_py.raft.membership import Configuration, decode
 from dledger_py.raft.raft import Raft
 from dledger_py.raft.roles import Leader
@@ -45,6 +45,7 @@ from dledger_py.raft.vocabulary import (
     EntriesRead,
     Entry,
     Event,
+    FellBehind,
     HardState,
     Index,
     Kind,
@@ -94,7 +95,7 @@ class Node:
     def __init__(self, world: "World", name: NodeId) -> None:
         self.world = world
         self.name = name
-        self.disk = SimDisk()
+        self.disk = SimDisk(world.founders)
         self.up = False
         self.incarnation = 0
         self.electable = True
@@ -108,25 +109,21 @@ class Node:
         disk = self.disk
         self.up = True
         self.incarnation += 1
-        self.log: list[Entry] = list(disk.log)
-        runs: list[tuple[Index, Term]] = []
-        for entry in disk.log:
-            if not runs or runs[-1][1] != entry.term:
-                runs.append((entry.index, entry.term))
+        # The book of its log is whole: what went before it is what was committed there.
+        dropped = world.checker.committed[: disk.first_index - 1]
+        self.log: list[Entry] = [*dropped, *disk.log]
         self.configurations = [(0, Configuration(voters=world.founders))]
         self.note_configurations(self.log)
         self.core = Raft(
             config=world.config(self.name),
-            log=LogView(
-                last_index=len(disk.log), terms=runs, configurations=self.configurations[1:]
-            ),
-            hard=HardState(term=disk.term, vote=disk.vote, commit=disk.commit),
+            log=disk.log_view(),
+            hard=HardState(term=disk.term, vote=disk.vote, commit=disk.committed),
             random=Random(f"{world.seed}/{self.name}/{self.incarnation}").randrange,
             electable=self.electable,
         )
-        self.commit = disk.commit
-        self.applied = 0
-        self.state = 0
+        self.commit = self.core.commit
+        self.applied = disk.state.index
+        self.state = disk.state.state
         self.led: Leader | None = None
         self.matches: dict[NodeId, Index] = {}
         self.waiting: dict[Index, tuple[int, Term]] = {}
@@ -179,6 +176,7 @@ class World:
         # Any: the arguments of whatever is to be called.
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self.checker = Checker(self.names)
+        self.retention = Retention(self)
         self.nodes = {name: Node(self, name) for name in self.names}
         for node in self.nodes.values():
             self._start_ticking(node)
@@ -279,10 +277,12 @@ class World:
                 if self.on_elected is not None:
                     self.on_elected(node)
             case ReadEntries(first=first):
-                if first > len(node.disk.log):
-                    raise Violation(f"{node.name} wants to read {first}, which is not durable")
+                if not node.disk.first_index <= first <= node.disk.last_index:
+                    raise Violation(f"{node.name} wants to read {first}, which is not on its disk")
                 delay = self.random.randrange(2 * self.knobs.sync_us)
                 self.at(delay, self._read, node, node.incarnation, effect)
+            case FellBehind():
+                self.at(0, self.retention.fell_behind, node, node.incarnation, effect)
             case _:
                 pass
 
@@ -449,7 +449,6 @@ class World:
 
     def crash(self, node: Node) -> None:
         """The member is gone, and with it what its disk had not synced."""
-        self.count("crashes")
         node.up = False
         node.disk.crash(self.random)
 

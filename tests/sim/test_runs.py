@@ -10,14 +10,20 @@ from chaos.sim.run import run
 
 RUNS = tuple(
     (profile, members, round(scale * count), seconds)
-    for profile, scale in (("swarm", 1.0), ("hell", 1.0), ("cut", 0.5), ("change", 1.0))
+    for profile, scale in (
+        ("swarm", 1.0),
+        ("hell", 1.0),
+        ("cut", 0.5),
+        ("change", 1.0),
+        ("retain", 0.5),
+    )
     for members, count, seconds in ((3, 70, 12.0), (5, 35, 8.0))
 )
 
 
 @pytest.mark.parametrize("profile,members,count,seconds", RUNS)
 def test_every_invariant_holds(profile: str, members: int, count: int, seconds: float) -> None:
-    acknowledged = elections = reads = transfers = changes = 0
+    acknowledged = elections = reads = transfers = changes = drops = copies = 0
     for seed in range(count):
         result = run(seed, profile, members, seconds)
 
@@ -30,6 +36,8 @@ def test_every_invariant_holds(profile: str, members: int, count: int, seconds: 
         reads += result.reads
         transfers += result.transfers
         changes += result.changes
+        drops += result.drops
+        copies += result.installs
     # A world in which nothing happens holds every invariant.
     assert acknowledged > 20 * count
     assert elections > count
@@ -37,6 +45,9 @@ def test_every_invariant_holds(profile: str, members: int, count: int, seconds: 
     if profile == "change":
         assert transfers > count // 4
         assert changes > 3 * count
+    if profile == "retain":
+        assert drops > 10 * count
+        assert copies > count
 
 
 def test_a_cluster_of_one_holds_too() -> None:
