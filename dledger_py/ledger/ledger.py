@@ -38,6 +38,7 @@ from dledger_py.ledger.reception import Reception
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.ledger.snapshotter import remember
 from dledger_py.raft import vocabulary as raft
+from dledger_py.raft.statistics import RaftStatistics
 from dledger_py.runtime.host import Host, RealHost, Socket
 from dledger_py.storage import (
     Corrupt,
@@ -68,7 +69,7 @@ class LedgerStatistics:
     tail_entries: int
     tail_bytes: int
     loop_stalls: int
-    raft: raft.RaftStatistics
+    raft: RaftStatistics
     log: LogStatistics
     writer: WriterStatistics
     links: tuple[LinkStatistics, ...]

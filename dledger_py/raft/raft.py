@@ -33,6 +33,7 @@ from dledger_py.raft.membership import Configuration
 from dledger_py.raft.progress import Progress
 from dledger_py.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
 from dledger_py.raft.rules import RULES, STALE, Impossible
+from dledger_py.raft.statistics import RaftStatistics
 from dledger_py.raft.timer import ElectionTimer
 from dledger_py.raft.vocabulary import (
     REQUESTS,
@@ -58,7 +59,6 @@ from dledger_py.raft.vocabulary import (
     PreVote,
     Propose,
     Proposed,
-    RaftStatistics,
     ReadBarrier,
     Received,
     RequestVote,

@@ -6,10 +6,10 @@ from typing import TypeAlias
 from attrs import define, field
 
 from dledger_py.raft.progress import Progress
+from dledger_py.raft.statistics import PeerStatistics
 from dledger_py.raft.vocabulary import (
     Index,
     NodeId,
-    PeerStatistics,
     RoleName,
     Round,
     Ticket,

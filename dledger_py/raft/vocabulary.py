@@ -17,7 +17,7 @@ on disk (storage.formats).
 """
 
 from enum import IntEnum, StrEnum
-from typing import NewType, TypeAlias
+from typing import NewType, TypeAlias, get_args
 
 from attrs import frozen
 
@@ -214,20 +214,7 @@ Message: TypeAlias = (
     | TimeoutNow
 )
 
-MESSAGES: tuple[type[Message], ...] = (
-    PreVote,
-    PreVoteGranted,
-    PreVoteRefused,
-    RequestVote,
-    RequestVoteNow,
-    VoteGranted,
-    VoteRefused,
-    Append,
-    AppendAccepted,
-    AppendRefused,
-    TooFarBehind,
-    TimeoutNow,
-)
+MESSAGES: tuple[type[Message], ...] = get_args(Message)
 
 REQUESTS: tuple[type[Message], ...] = (
     Append,
@@ -588,7 +575,7 @@ Effect: TypeAlias = (
 )
 
 
-# --------------------------------------------------------------------------- start and statistics
+# ------------------------------------------------------------------------------------------ start
 
 
 @frozen(kw_only=True)
@@ -600,44 +587,3 @@ class HardState:
     term: Term = 0
     vote: NodeId | None = None
     commit: Index = 0
-
-
-@frozen(kw_only=True)
-class PeerStatistics:
-    """One follower as the leader sees it; `state` is one of probing, streaming, catching-up,
-    too-far-behind.
-    """
-
-    peer: NodeId
-    state: str
-    match: Index
-    next: Index
-    in_flight_messages: int
-    in_flight_bytes: int
-    ticks_since_contact: int
-
-
-@frozen(kw_only=True)
-class RaftStatistics:
-    """A snapshot for metrics and `dledger admin`; `peers` is empty unless this node leads."""
-
-    node: NodeId
-    role: RoleName
-    term: Term
-    leader: NodeId | None
-    electable: bool
-    first_index: Index
-    last_index: Index
-    durable_index: Index
-    commit_index: Index
-    announced_index: Index
-    tail_bytes: int
-    uncommitted_bytes: int
-    writes_in_flight: int
-    promises_waiting: int
-    reads_waiting: int
-    transferring_to: NodeId | None
-    voters: tuple[NodeId, ...]
-    voters_old: tuple[NodeId, ...]
-    learners: tuple[NodeId, ...]
-    peers: tuple[PeerStatistics, ...]
