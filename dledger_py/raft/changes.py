@@ -37,10 +37,8 @@ from dledger_py.raft.vocabulary import (
     NotLeader,
     Promote,
     Replace,
-    Send,
     Settle,
     Ticket,
-    TimeoutNow,
     Transferring,
 )
 
@@ -154,16 +152,7 @@ def go_on(raft: "Raft", leader: Leader) -> None:
         index = raft.log.configuration_index
         raft.say(Settle(ticket=ticket, outcome=MembersChanged(index=index)))
     if raft.node not in configuration.voters:
-        _take_leave(raft, leader)
-
-
-def _take_leave(raft: "Raft", leader: Leader) -> None:
-    """Thesis §4.2.2, with a hint that spares the others an election timeout."""
-    voters = raft.configuration.voters
-    foremost = max(voters, key=lambda voter: leader.match[voter])
-    if leader.match[foremost] == raft.log.last_index:
-        raft.say(Send(to=foremost, message=TimeoutNow(term=raft.term)))
-    raft.step_down()
+        raft.step_down()  # thesis §4.2.2
 
 
 def leadership_ended(raft: "Raft", pending: Pending) -> None:

@@ -493,7 +493,10 @@ class Raft:
         replication.send_heartbeats(self, leader)
 
     def step_down(self) -> None:
-        """Give leadership up within the term."""
+        """Give leadership, or the candidacy for it, up within the term."""
+        role = self.role
+        if type(role) is Leader:
+            transfer.call_foremost(self, role)
         self._become(Follower(), None)
         self.timer.restart()
 

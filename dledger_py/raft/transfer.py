@@ -81,6 +81,19 @@ def urge(raft: "Raft", leader: Leader, transfer: Transfer) -> None:
         raft.say(Send(to=transfer.to, message=TimeoutNow(term=raft.term)))
 
 
+def call_foremost(raft: "Raft", leader: Leader) -> None:
+    """Have another voter campaign at once: the leader falls silent, whatever made it, and should
+    not cost the others an election timeout.
+
+    A hint, sent once. Who hears no answers may well be heard; a target that is dead, or does not
+    have the best log after all, leaves the others to their timeouts.
+    """
+    others = [member for member in raft.members if member != raft.node]
+    if others:
+        foremost = max(others, key=lambda member: leader.match[member])
+        raft.say(Send(to=foremost, message=TimeoutNow(term=raft.term)))
+
+
 def watch(raft: "Raft", transfer: Transfer) -> None:
     """A tick while a transfer is under way."""
     role = raft.role
