@@ -35,10 +35,10 @@ sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=… or H
 		$(if $(HOURS),--hours $(HOURS),--runs $(RUNS))
 
 SCENARIO ?= leader-kills
-TIMES ?= 10
-NODES ?= 3
+CHAOS = $(if $(TIMES),--times $(TIMES)) $(if $(NODES),--nodes $(NODES)) \
+	$(if $(ALL),--all) $(if $(ONE_WAY),--one-way)
 chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES=… (docs/chaos.md)
-	$(BIN)/python -m chaos $(SCENARIO) --times $(TIMES) --nodes $(NODES) $(if $(ALL),--all)
+	$(BIN)/python -m chaos $(SCENARIO) $(CHAOS)
 
 bench: $(READY)  ## throughput and latency of a local cluster, both flush policies
 	$(BIN)/python -m bench

@@ -13,7 +13,14 @@ GAP_MAX_S = 10
 """Far above what is right: this machine has others to do. The long run judges the time."""
 
 
-@pytest.mark.parametrize("plan", [cut_off.Plan(times=1, gap_max_s=GAP_MAX_S)], ids=["both ways"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        cut_off.Plan(times=1, gap_max_s=GAP_MAX_S),
+        cut_off.Plan(times=2, gap_max_s=GAP_MAX_S, one_way=True),
+    ],
+    ids=["both ways", "one way"],
+)
 async def test_a_leader_that_is_cut_off_is_replaced_and_nothing_is_lost(
     plan: cut_off.Plan, tmp_path: Path
 ) -> None:
