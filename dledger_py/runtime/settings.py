@@ -193,8 +193,10 @@ class _Merge(Generic[T]):
         try:
             self.values[key] = _CONVERTER.structure(value, wanted)
         except Exception as error:  # cattrs and its hooks raise many kinds
+            reasons = ", ".join(_reasons(error)) if _is_tables(wanted) else ""
             raise SettingsError(
                 f"{source}: {'.'.join(key)} = {value!r}: expected {_describe(wanted)}"
+                + (f" ({reasons})" if reasons else "")
             ) from error
         self.origins[key] = source
 
@@ -256,6 +258,15 @@ def _value_of_text(text: str, kind: Any, source: str) -> Any:
     return value
 
 
+def _is_tables(kind: Any) -> bool:
+    return get_origin(kind) is tuple and _is_settings(get_args(kind)[0])
+
+
+def _reasons(error: Exception) -> list[str]:
+    """What cattrs found wrong in a list of tables, each with its place."""
+    return [str(reason) for reason in cattrs.transform_error(error, path="")]
+
+
 def _describe(kind: Any) -> str:
     names = {
         str: "text",
@@ -270,6 +281,9 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return "one of " + ", ".join(repr(choice.value) for choice in kind)
+    if _is_tables(kind):
+        known = ", ".join(attribute.name for attribute in attrs.fields(get_args(kind)[0]))
+        return f"tables with {known}"
     if get_origin(kind) is tuple:
         return f"a list, each {_describe(get_args(kind)[0])}"
     if get_origin(kind) is dict:
@@ -334,6 +348,8 @@ def _to_toml(value: Any) -> str:
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
         case tuple() | list():
             return f"[{', '.join(_to_toml(item) for item in value)}]"
+        case _ if attrs.has(type(value)):
+            return _to_toml(attrs.asdict(value, recurse=False))
         case dict():
             entries = (f"{_to_toml(key)} = {_to_toml(item)}" for key, item in value.items())
             return f"{{{', '.join(entries)}}}"

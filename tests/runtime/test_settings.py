@@ -39,6 +39,12 @@ class Ledger:
 
 
 @frozen(kw_only=True)
+class Shed:
+    colour: Colour = setting(Colour.RED, doc="of one shed")
+    doors: dict[str, int] = setting(Factory(dict), doc="name -> width")
+
+
+@frozen(kw_only=True)
 class Config:
     name: str = setting("broker-a", doc="name of the group", reloadable=True)
     vip: bool = setting(True, doc="listen on port - 2 too")
@@ -49,6 +55,7 @@ class Config:
     flush: Literal["sync", "async"] = setting("sync", doc="when to answer")
     colour: Colour = setting(Colour.RED, doc="of the shed")
     limit: int | None = setting(None, doc="a limit, or none")
+    sheds: tuple[Shed, ...] = setting((), doc="all of them")
     ledger: Ledger = Factory(Ledger)
 
 
@@ -188,6 +195,30 @@ def test_only_reloadable_settings_may_change() -> None:
         reload(config, ["name=new", "vip=false"])
 
 
+def test_a_list_of_tables_comes_from_a_file_or_a_line(toml: Any) -> None:
+    expected = (Shed(doors={"front": 2}), Shed(colour=Colour.BLUE))
+    path = toml('[[sheds]]\ndoors = { front = 2 }\n[[sheds]]\ncolour = "blue"')
+    line = 'sheds=[{doors = {front = 2}}, {colour = "blue"}]'
+
+    assert expected == load(Config, path).sheds == load(Config, overrides=[line]).sheds
+
+
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        (
+            "sheds=[{color = 1}]",
+            r"tables with colour, doors \(extra fields found \(color\) @ \[0\]",
+        ),
+        ("sheds=[{}, {doors = {a = 'b'}}]", r"@ \[1\].doors\['a'\]"),
+        ("sheds=3", "expected tables with colour, doors"),
+    ],
+)
+def test_what_is_wrong_in_a_list_of_tables_is_named_with_its_place(line, complaint) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        load(Config, overrides=[line])
+
+
 def test_the_printed_settings_say_what_and_whence(toml: Any) -> None:
     path = toml("[ledger]\nheartbeat_ms = 10")
 
@@ -206,7 +237,10 @@ def test_the_printed_settings_say_what_and_whence(toml: Any) -> None:
     ratio=st.floats(allow_nan=False),
 )
 def test_what_is_printed_is_read_back(name: str, members: dict[str, str], ratio: float) -> None:
-    config = Config(name=name, members=members, ratio=ratio, colour=Colour.BLUE, limit=4)
+    sheds = (Shed(colour=Colour.BLUE, doors={name: 3}), Shed())
+    config = Config(
+        name=name, members=members, ratio=ratio, colour=Colour.BLUE, limit=4, sheds=sheds
+    )
     printed = print_config(Loaded(config=config, origins={}))
 
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8", newline="") as file:
