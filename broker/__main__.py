@@ -3,14 +3,16 @@
 import sys
 from collections.abc import Sequence
 
-from broker.app import serve
 from broker.config import BrokerConfig
+from broker.node import serve
 from dledger_py.runtime.program import run_server
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one member of a broker group until SIGTERM or SIGINT; the exit code."""
-    return run_server("broker", "One member of a broker group.", BrokerConfig, serve, arguments)
+    """Run a member of a broker group, or of several, until SIGTERM or SIGINT; the exit code."""
+    return run_server(
+        "broker", "A member of a broker group, or of several.", BrokerConfig, serve, arguments
+    )
 
 
 if __name__ == "__main__":

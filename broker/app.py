@@ -1,4 +1,5 @@
-"""One member of a broker group: the only file that knows everyone.
+"""One member of a broker group: the only file that knows everyone. (What a process has of them is
+in `node`.)
 
 The tree, in the order of dependency; a crash restarts what was started after it, and whatever
 endangers a promise (a failed write, a damaged log, a command nobody understands) ends the process:
@@ -54,6 +55,7 @@ from broker.runtime_table import RuntimeTable
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
 from broker.serving.disk_watch import DiskWatch
+from broker.serving.farewell import Farewell
 from broker.serving.leadership import Leadership
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
@@ -67,21 +69,19 @@ from broker.store.queue_files import QueueFiles
 from dledger_py.actors import Child, FailStop, Inbox, Strategy, Supervisor, TreeNode
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.ledger.config import split_address
-from dledger_py.ledger.errors import LedgerError
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.ledger.machine import Applied, Committed, RoleView
+from dledger_py.ledger.reception import Reception
 from dledger_py.remoting.rooms import Port, Routes, routes
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.remoting.wire.frame import Frame
 from dledger_py.remoting.wire.message import pack_host
-from dledger_py.runtime import process
 from dledger_py.storage import Corrupt, Log
 from dledger_py.storage.formats import KIND_COMMAND
 
 log = structlog.get_logger()
 
 CLOCK_S = 0.025  # how late a gathered offset or a held pull may be; 40 wake-ups a second
-FAREWELL_S = 1.5  # for handing leadership over at a stop; without it there is an election
 FIRST_MESSAGE_WITHIN_BYTES = 64 * 1024  # a group's first entries make its topics
 CLIENTS_CHECK_S = 10  # RocketMQ's; silence is allowed for twelve times as long
 
@@ -123,8 +123,10 @@ class Broker:
         *,
         on_ready: Callable[[], None] | None = None,
         ground: Ground | None = None,
+        reception: Reception | None = None,
     ) -> None:
-        """`on_ready` is called when the member answers clients; `addresses` are known then."""
+        """`on_ready` is called when the member answers clients; `addresses` are known then. A
+        `reception` is what members of several groups share to listen for their peers."""
         self.config = config
         self._ground = ground = ground or Ground()
         self._on_ready = on_ready or _nothing
@@ -141,6 +143,7 @@ class Broker:
             perform=self._perform,
             files=ground.files,
             host=ground.host,
+            reception=reception,
         )
         self.polls = LongPolls()
         self.table = ClientTable()
@@ -195,7 +198,7 @@ class Broker:
                 Child("clock", lambda: _Clock(self)),
                 Child("server", lambda: _Listening(self)),
                 Child("registrar", lambda: self.registrar),
-                Child("farewell", lambda: _Farewell(self.ledger)),
+                Child("farewell", lambda: Farewell((self.ledger,))),
             ),
             Strategy.REST_FOR_ONE,
         )
@@ -207,6 +210,13 @@ class Broker:
         """
         try:
             await self.supervisor.serve(task_status=task_status)
+        finally:
+            self.queues.close()
+
+    async def live(self, inbox: Inbox[Never]) -> None:
+        """The same, as an actor of a process that has several: until its inbox is closed."""
+        try:
+            await self.supervisor.run(inbox)
         finally:
             self.queues.close()
 
@@ -342,6 +352,7 @@ class Broker:
     def _role_changed(self, view: RoleView) -> None:
         log.info(
             "broker.role_changed",
+            group=self.config.broker_name,
             role=view.role,
             term=view.term,
             leader=view.leader,
@@ -452,27 +463,6 @@ class _Listening:
 
 
 @define(eq=False)
-class _Farewell:
-    """Started last, hence stopped first: a leader that is told to stop hands leadership over while
-    everything else still works, so that nobody has to notice its end."""
-
-    ledger: Ledger
-
-    async def run(self, inbox: Inbox[Never]) -> None:
-        inbox.ready()
-        await inbox.wait_closed()
-        successor = self.ledger.best_successor()
-        if successor is None:
-            return
-        with trio.move_on_after(FAREWELL_S):
-            try:
-                await self.ledger.transfer_leadership(successor)
-                log.info("broker.handed_over", successor=successor)
-            except LedgerError as error:
-                log.info("broker.not_handed_over", successor=successor, reason=str(error))
-
-
-@define(eq=False)
 class _Clock:
     """What happens by the clock, and is soft state: nothing here decides anything replicated."""
 
@@ -499,20 +489,6 @@ class _Clock:
                 if seconds % CLIENTS_CHECK_S == 0:
                     broker.clients.expire()
             broker._flush()
-
-
-async def serve(config: BrokerConfig) -> None:
-    """Run one member until cancelled, which is a polite stop. Raises: FailStop."""
-
-    def ready() -> None:
-        addresses = [f"{host}:{port}" for host, port in broker.server.addresses]
-        process.freeze_heap()
-        process.announce_ready(node=config.node, addresses=addresses)
-        log.info("broker.started", node=config.node, addresses=addresses, flush=config.flush)
-
-    config.data_dir.mkdir(parents=True, exist_ok=True)
-    broker = Broker(config, on_ready=ready)
-    await broker.run()
 
 
 def first_message(of: Log) -> int | None:

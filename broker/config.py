@@ -1,4 +1,4 @@
-"""What one member of a broker group is told at its start.
+"""What one member of a broker group, or of several, is told at its start.
 
 `dledger broker --config broker.toml` reads it; `dledger broker --print-config` shows the merged
 result with where each value came from. Components get the part they need, never the whole.
@@ -7,7 +7,7 @@ result with where each value came from. Components get the part they need, never
 from pathlib import Path
 from typing import Final
 
-from attrs import Factory, frozen
+from attrs import Factory, evolve, frozen
 
 from broker.machine.topics import QUEUES_MAX
 from dledger_py.ledger.config import LedgerConfig, split_address
@@ -46,8 +46,17 @@ class LedgerSettings:
 
 
 @frozen(kw_only=True)
+class GroupSettings:
+    """One of several groups that this process may have a member of."""
+
+    broker_name: str = setting("", doc="name of the group")
+    listen: str = setting("", doc="host:port for clients; its entry in members if left out")
+    members: dict[str, str] = setting(Factory(dict), doc="node -> host:port that clients reach")
+
+
+@frozen(kw_only=True)
 class BrokerConfig:
-    """One member of a broker group."""
+    """One process: a member of a broker group, or of each of `groups`."""
 
     cluster_name: str = setting("DefaultCluster", doc="name of the cluster, as clients see it")
     cluster_id: str = setting(
@@ -64,6 +73,11 @@ class BrokerConfig:
     )
     members: dict[str, str] = setting(
         Factory(dict), doc="node -> host:port that clients reach, this node's own included"
+    )
+    groups: tuple[GroupSettings, ...] = setting(
+        (),
+        doc="several groups in one process: each has a broker_name, members, a folder of that name"
+        " in data_dir and the settings above in common; ledger.peers serve them all",
     )
     flush: str = setting(
         "sync",
@@ -94,22 +108,14 @@ class BrokerConfig:
             raise ValueError(f"flush = {self.flush!r}: it is 'sync' or 'async'")
         if not (self.node[:1].isalpha() and self.node[1:].isdigit()):
             raise ValueError(f"node = {self.node!r}: it is a letter and a number, such as 'n0'")
-        for name, table in (("members", self.members), ("ledger.peers", self.ledger.peers)):
-            if table and self.node not in table:
-                raise ValueError(f"{name} does not list this node, {self.node!r}")
-        if self.members and self.ledger.peers and set(self.members) != set(self.ledger.peers):
-            raise ValueError("members and ledger.peers must list the same nodes")
-        if len(self.ledger.peers) > 1 and not self.members:
-            raise ValueError("members is empty: it must say where clients reach each of the peers")
-        if self.advertised.rpartition(":")[0].strip("[]") in ANY_ADDRESS:
-            raise ValueError(
-                f"listen = {self.listen!r} tells clients no address they can dial:"
-                f" members must name one for {self.node!r}"
-            )
+        if self.ledger.peers and self.node not in self.ledger.peers:
+            raise ValueError(f"ledger.peers does not list this node, {self.node!r}")
+        if self.groups:
+            self._check_groups()
+        else:
+            self._check_members()
         for name_server in self.namesrv:
             split_address(name_server, of="namesrv")
-        for node, address in self.members.items():
-            split_address(address, of=node)
         for name, value, largest in (
             ("default_topic_queues", self.default_topic_queues, QUEUES_MAX),
             ("max_message_bytes", self.max_message_bytes, MESSAGE_BYTES_LIMIT),
@@ -120,6 +126,69 @@ class BrokerConfig:
         for name in ("forward_wait_ms", "join_wait_ms", "disk_floor_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: 0 or more")
+
+    def _check_members(self) -> None:
+        if self.members and self.node not in self.members:
+            raise ValueError(f"members does not list this node, {self.node!r}")
+        if self.members and self.ledger.peers and set(self.members) != set(self.ledger.peers):
+            raise ValueError("members and ledger.peers must list the same nodes")
+        if len(self.ledger.peers) > 1 and not self.members:
+            raise ValueError("members is empty: it must say where clients reach each of the peers")
+        if self.advertised.rpartition(":")[0].strip("[]") in ANY_ADDRESS:
+            raise ValueError(
+                f"listen = {self.listen!r} tells clients no address they can dial:"
+                f" members must name one for {self.node!r}"
+            )
+        for node, address in self.members.items():
+            split_address(address, of=node)
+
+    def _check_groups(self) -> None:
+        if self.members:
+            raise ValueError("members: with groups, each has its own")
+        names = set()
+        for group in self.groups:
+            name = group.broker_name
+            if not name or name in {".", ".."} or "/" in name:
+                raise ValueError(f"groups: broker_name = {name!r}: it must name a folder")
+            if name in names:
+                raise ValueError(f"groups: two are named {name!r}")
+            names.add(name)
+            for node in group.members:
+                if node not in self.ledger.peers:
+                    raise ValueError(f"group {name!r}: ledger.peers does not list {node!r}")
+        if not self.by_group():
+            raise ValueError(f"groups: none has this node, {self.node!r}, among its members")
+        taken: dict[tuple[str, int], str] = {}
+        for config in self.by_group():
+            for address in config.listen_addresses():
+                other = taken.setdefault(address, config.broker_name)
+                if other != config.broker_name:
+                    raise ValueError(
+                        f"groups {other!r} and {config.broker_name!r} both want port {address[1]};"
+                        " each has its own and, with vip, the one two below it"
+                    )
+
+    def by_group(self) -> tuple["BrokerConfig", ...]:
+        """The settings of each group that has this node among its members; without `groups`, just
+        these."""
+        if not self.groups:
+            return (self,)
+        return tuple(self._of(group) for group in self.groups if self.node in group.members)
+
+    def _of(self, group: GroupSettings) -> "BrokerConfig":
+        peers = self.ledger.peers
+        try:
+            return evolve(
+                self,
+                groups=(),
+                broker_name=group.broker_name,
+                listen=group.listen or group.members[self.node],
+                members=group.members,
+                data_dir=self.data_dir / group.broker_name,
+                ledger=evolve(self.ledger, peers={node: peers[node] for node in group.members}),
+            )
+        except ValueError as error:
+            raise ValueError(f"group {group.broker_name!r}: {error}") from error
 
     @property
     def advertised(self) -> str:

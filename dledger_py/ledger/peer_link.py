@@ -376,6 +376,7 @@ class PeerListener:
             return
         peer = hello.sender
         line = (hello.group, peer)
+        structlog.contextvars.bind_contextvars(group=hello.group)  # this task has just this one
         log.info("peer.accepted", peer=peer, remote=remote, incarnation=hello.incarnation)
         receiver.found(hello)
         error: Exception | None = None

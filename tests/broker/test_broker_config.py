@@ -1,8 +1,11 @@
 """Settings that cannot work are refused at the start, by name."""
 
+from pathlib import Path
+
 import pytest
 
-from broker.config import BrokerConfig, LedgerSettings
+from broker.config import BrokerConfig, GroupSettings, LedgerSettings
+from dledger_py.runtime.settings import SettingsError, load
 
 PEERS = {"n0": "127.0.0.1:1", "n1": "127.0.0.1:2"}
 MEMBERS = {"n0": "127.0.0.1:3", "n1": "127.0.0.1:4"}
@@ -49,3 +52,99 @@ def test_ids_are_numbers_plus_one() -> None:
     )
 
     assert 2 == config.broker_id
+
+
+# --- several groups ------------------------------------------------------------------------------
+
+
+def group(name: str = "broker-a", *, first_port: int = 10911, **settings) -> GroupSettings:
+    members = {f"n{number}": f"127.0.0.1:{first_port + 10 * number}" for number in range(2)}
+    return GroupSettings(**{"broker_name": name, "members": members, **settings})
+
+
+def two_groups(*groups: GroupSettings, **settings) -> BrokerConfig:
+    groups = groups or (group(), group("broker-b", first_port=11011))
+    return BrokerConfig(ledger=LedgerSettings(peers=PEERS), groups=groups, **settings)
+
+
+def test_each_group_has_its_own_place_and_the_rest_in_common() -> None:
+    config = two_groups(
+        group(),
+        group("broker-b", first_port=11011, listen="0.0.0.0:11011"),
+        data_dir=Path("data"),
+        flush="async",
+    )
+    first, second = config.by_group()
+
+    assert ("broker-a", "broker-b") == (first.broker_name, second.broker_name)
+    assert (Path("data/broker-a"), Path("data/broker-b")) == (first.data_dir, second.data_dir)
+    assert ("127.0.0.1:10911", "0.0.0.0:11011") == (first.listen, second.listen)
+    assert ("async", "async") == (first.flush, second.flush)
+    assert PEERS == first.ledger.peers == second.ledger.peers
+    assert ((), ()) == (first.groups, second.groups)
+
+
+def test_without_groups_there_is_one_just_as_configured() -> None:
+    config = BrokerConfig()
+
+    assert (config,) == config.by_group()
+
+
+def test_a_group_of_other_nodes_is_left_to_them() -> None:
+    elsewhere = group("broker-b", members={"n1": "127.0.0.1:11021"})
+    (only,) = two_groups(group(), elsewhere).by_group()
+    (_, alone) = two_groups(group(), elsewhere, node="n1").by_group()
+
+    assert "broker-a" == only.broker_name
+    assert {"n1": PEERS["n1"]} == alone.ledger.peers
+
+
+@pytest.mark.parametrize(
+    "groups, complaint",
+    [
+        ([group(), group()], "two are named 'broker-a'"),
+        ([group("")], "it must name a folder"),
+        ([group("..")], "it must name a folder"),
+        ([group("a/b")], "it must name a folder"),
+        ([group(members={})], "none has this node"),
+        ([group(members={"n1": "127.0.0.1:1"})], "none has this node"),
+        ([group(members={"n0": "127.0.0.1:1", "n5": "127.0.0.1:2"})], "does not list 'n5'"),
+        ([group(), group("broker-b", first_port=10911)], "both want port 10911"),
+        ([group(), group("broker-b", first_port=10913)], "both want port 10911"),
+        ([group(members={"n0": "a:1", "n1": "b"})], "group 'broker-a': address 'b' of 'n1'"),
+    ],
+)
+def test_groups_that_cannot_work_together_are_refused(groups, complaint) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        two_groups(*groups)
+
+
+def test_what_each_group_has_of_its_own_cannot_be_said_for_all() -> None:
+    with pytest.raises(ValueError, match="each has its own"):
+        two_groups(members=MEMBERS)
+
+
+def test_groups_are_tables_of_the_file(tmp_path) -> None:
+    path = tmp_path / "n0.toml"
+    path.write_text(
+        """
+        [ledger.peers]
+        n0 = "127.0.0.1:1"
+
+        [[groups]]
+        broker_name = "broker-a"
+        members = { n0 = "127.0.0.1:10911" }
+
+        [[groups]]
+        broker_name = "broker-b"
+        members = { n0 = "127.0.0.1:11011" }
+        """
+    )
+    names = [each.broker_name for each in load(BrokerConfig, path).by_group()]
+    path.write_text(path.read_text().replace("broker_name", "name"))
+    with pytest.raises(SettingsError) as refusal:
+        load(BrokerConfig, path)
+
+    assert ["broker-a", "broker-b"] == names
+    assert f"{path}: groups" in str(refusal.value)
+    assert "extra fields found (name) @ [0]" in str(refusal.value)
