@@ -11,6 +11,7 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ clock         deadlines of held pulls, silent clients, gathered offsets, rates
     ├─ server        the listeners, once the log is replayed
     ├─ registrar     tells the name servers
+    ├─ preferred     gives leadership to the member that should have it, if that is another one
     └─ farewell      hands leadership over before a planned stop
 
 Only the ledger is never restarted: its machine has applied the log and cannot do so again. However
@@ -59,6 +60,7 @@ from broker.serving.farewell import Farewell
 from broker.serving.leadership import Leadership
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
+from broker.serving.preferred_leader import PreferredLeader
 from broker.serving.proposals import Proposals
 from broker.serving.put_batch import PutBatch
 from broker.serving.rates import Rates
@@ -187,6 +189,7 @@ class Broker:
         )
         self.routes = self._rooms(address, port)
         self.server = self._new_server()
+        self.preferred = self._preferred_leader()
         self.ledger.on_role_change(self._role_changed)
         self.ledger.after_turn(self._flush)
         self.supervisor = Supervisor(
@@ -198,6 +201,7 @@ class Broker:
                 Child("clock", lambda: _Clock(self)),
                 Child("server", lambda: _Listening(self)),
                 Child("registrar", lambda: self.registrar),
+                *self._preferring(),
                 Child("farewell", lambda: Farewell((self.ledger,))),
             ),
             Strategy.REST_FOR_ONE,
@@ -233,6 +237,24 @@ class Broker:
             on_turn_end=self._turn_end,
             host=self._ground.host,
         )
+
+    def _preferred_leader(self) -> PreferredLeader | None:
+        """Who watches that the preferred member leads; the preferred one itself need not."""
+        config = self.config
+        if config.preferred_leader in ("", config.node):
+            return None
+        return PreferredLeader(
+            group=config.broker_name,
+            preferred=config.preferred_leader,
+            view=self._view,
+            statistics=self.ledger.statistics,
+            transfer=self.ledger.transfer_leadership,
+            silence_ticks_max=config.ledger.election_timeout_ms // config.ledger.tick_ms // 2,
+        )
+
+    def _preferring(self) -> tuple[Child[Never], ...]:
+        preferred = self.preferred
+        return () if preferred is None else (Child("preferred leader", lambda: preferred),)
 
     def _rooms(self, address: str, port: int) -> Routes:
         """Every room with exactly what it uses, and a refusal for what no room does."""
@@ -360,6 +382,8 @@ class Broker:
         )
         self.leadership.role_changed()
         self.registrar.changed()
+        if self.preferred is not None:
+            self.preferred.role_changed()
         leads = self.leadership.leads
         if leads != self._led:
             self._led = leads

@@ -52,6 +52,7 @@ class GroupSettings:
     broker_name: str = setting("", doc="name of the group")
     listen: str = setting("", doc="host:port for clients; its entry in members if left out")
     members: dict[str, str] = setting(Factory(dict), doc="node -> host:port that clients reach")
+    preferred_leader: str = setting("", doc="node that leads while it is healthy; any if left out")
 
 
 @frozen(kw_only=True)
@@ -73,6 +74,9 @@ class BrokerConfig:
     )
     members: dict[str, str] = setting(
         Factory(dict), doc="node -> host:port that clients reach, this node's own included"
+    )
+    preferred_leader: str = setting(
+        "", doc="node that leads while it is healthy; whoever is elected, if left out"
     )
     groups: tuple[GroupSettings, ...] = setting(
         (),
@@ -141,10 +145,14 @@ class BrokerConfig:
             )
         for node, address in self.members.items():
             split_address(address, of=node)
+        if self.preferred_leader and self.preferred_leader not in {self.node, *self.members}:
+            raise ValueError(
+                f"preferred_leader = {self.preferred_leader!r}: it is not among the members"
+            )
 
     def _check_groups(self) -> None:
-        if self.members:
-            raise ValueError("members: with groups, each has its own")
+        if self.members or self.preferred_leader:
+            raise ValueError("members and preferred_leader: with groups, each has its own")
         names = set()
         for group in self.groups:
             name = group.broker_name
@@ -184,6 +192,7 @@ class BrokerConfig:
                 broker_name=group.broker_name,
                 listen=group.listen or group.members[self.node],
                 members=group.members,
+                preferred_leader=group.preferred_leader,
                 data_dir=self.data_dir / group.broker_name,
                 ledger=evolve(self.ledger, peers={node: peers[node] for node in group.members}),
             )
@@ -217,6 +226,7 @@ class BrokerConfig:
             "enableDLegerCommitLog": "true",
             "dLegerGroup": self.broker_name,
             "dLegerSelfId": self.node,
+            "preferredLeaderId": self.preferred_leader,
         }
 
     def ledger_config(self) -> LedgerConfig:

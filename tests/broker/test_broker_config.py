@@ -28,6 +28,7 @@ MEMBERS = {"n0": "127.0.0.1:3", "n1": "127.0.0.1:4"}
         ({"register_period_s": 0}, "register_period_s"),
         ({"forward_wait_ms": -1}, "forward_wait_ms"),
         ({"join_wait_ms": -1}, "join_wait_ms"),
+        ({"preferred_leader": "n7"}, "preferred_leader"),
     ],
 )
 def test_what_cannot_work_is_refused(settings, complaint) -> None:
@@ -69,7 +70,7 @@ def two_groups(*groups: GroupSettings, **settings) -> BrokerConfig:
 
 def test_each_group_has_its_own_place_and_the_rest_in_common() -> None:
     config = two_groups(
-        group(),
+        group(preferred_leader="n1"),
         group("broker-b", first_port=11011, listen="0.0.0.0:11011"),
         data_dir=Path("data"),
         flush="async",
@@ -79,6 +80,7 @@ def test_each_group_has_its_own_place_and_the_rest_in_common() -> None:
     assert ("broker-a", "broker-b") == (first.broker_name, second.broker_name)
     assert (Path("data/broker-a"), Path("data/broker-b")) == (first.data_dir, second.data_dir)
     assert ("127.0.0.1:10911", "0.0.0.0:11011") == (first.listen, second.listen)
+    assert ("n1", "") == (first.preferred_leader, second.preferred_leader)
     assert ("async", "async") == (first.flush, second.flush)
     assert PEERS == first.ledger.peers == second.ledger.peers
     assert ((), ()) == (first.groups, second.groups)
@@ -109,6 +111,7 @@ def test_a_group_of_other_nodes_is_left_to_them() -> None:
         ([group(members={})], "none has this node"),
         ([group(members={"n1": "127.0.0.1:1"})], "none has this node"),
         ([group(members={"n0": "127.0.0.1:1", "n5": "127.0.0.1:2"})], "does not list 'n5'"),
+        ([group(preferred_leader="n5")], "group 'broker-a': preferred_leader = 'n5'"),
         ([group(), group("broker-b", first_port=10911)], "both want port 10911"),
         ([group(), group("broker-b", first_port=10913)], "both want port 10911"),
         ([group(members={"n0": "a:1", "n1": "b"})], "group 'broker-a': address 'b' of 'n1'"),
@@ -119,9 +122,10 @@ def test_groups_that_cannot_work_together_are_refused(groups, complaint) -> None
         two_groups(*groups)
 
 
-def test_what_each_group_has_of_its_own_cannot_be_said_for_all() -> None:
+@pytest.mark.parametrize("settings", [{"members": MEMBERS}, {"preferred_leader": "n0"}])
+def test_what_each_group_has_of_its_own_cannot_be_said_for_all(settings) -> None:
     with pytest.raises(ValueError, match="each has its own"):
-        two_groups(members=MEMBERS)
+        two_groups(**settings)
 
 
 def test_groups_are_tables_of_the_file(tmp_path) -> None:

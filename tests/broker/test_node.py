@@ -62,7 +62,7 @@ class Cluster:
     def _addresses(self) -> dict[str, str]:
         return {node: f"127.0.0.1:{self.ports.take_any()}" for node in NODES}
 
-    def make(self, node: str) -> Node:
+    def make(self, node: str, preferred: dict[str, str] | None = None) -> Node:
         config = BrokerConfig(
             node=node,
             data_dir=self.folder / node,
@@ -71,7 +71,12 @@ class Cluster:
             flush="async",
             ledger=LedgerSettings(peers=self.peers, election_timeout_ms=400, heartbeat_ms=40),
             groups=tuple(
-                GroupSettings(broker_name=group, members=self.members[group]) for group in GROUPS
+                GroupSettings(
+                    broker_name=group,
+                    members=self.members[group],
+                    preferred_leader=(preferred or {}).get(group, ""),
+                )
+                for group in GROUPS
             ),
         )
         for each in config.by_group():
@@ -82,9 +87,9 @@ class Cluster:
             broker.ledger.after_turn(self.tell)
         return made
 
-    def start(self, *nodes: str) -> None:
+    def start(self, *nodes: str, preferred: dict[str, str] | None = None) -> None:
         for node in nodes or NODES:
-            self.processes[node] = Process(self.make(node))
+            self.processes[node] = Process(self.make(node, preferred))
             self.nursery.start_soon(self.processes[node].run)
 
     def tell(self, ready: str | None = None) -> None:
@@ -154,6 +159,25 @@ async def test_each_group_has_a_log_of_its_own_and_all_share_a_port_for_peers(tm
     assert 3 == len(names)
     assert ["reception", "broker-a", "broker-b", "farewell"] == tree
     assert all((tmp_path / node / group / "LOCK").exists() for node in NODES for group in GROUPS)
+
+
+async def test_leaderships_are_spread_as_the_groups_prefer_and_handed_over_at_a_stop(
+    tmp_path,
+) -> None:
+    preferred = {"broker-a": "n0", "broker-b": "n0"}
+    async with cluster(tmp_path) as running:
+        running.start(preferred=preferred)
+        await running.wait_until(
+            lambda: all(running.processes["n0"].broker(g).leadership.leads for g in GROUPS)
+        )
+        terms = {group: running.leader(group).ledger.view.term for group in GROUPS}
+        running.processes["n0"].scope.cancel()
+        await running.processes["n0"].ended.wait()
+        successors = {group: await running.wait_leader(group) for group in GROUPS}
+        steps = {g: successors[g].ledger.view.term - terms[g] for g in GROUPS}
+
+    assert running.processes["n0"].error is None
+    assert {"broker-a": 1, "broker-b": 1} == steps  # handed over: nobody had to find out
 
 
 async def test_a_member_that_cannot_go_on_ends_the_process_and_the_others_take_over(
