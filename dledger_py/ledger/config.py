@@ -21,7 +21,16 @@ class LedgerConfig:
     """This member's id: one of `peers`."""
 
     peers: dict[str, str]
-    """Every member's peer address, this one's included: {"n0": "host:port", …}, the same on all."""
+    """Every founding member's peer address, this one's included: {"n0": "host:port", …}, the same
+    on all. Whoever was added later is known by the log. For a member that `joins`: its own address
+    and any of the others'."""
+
+    join: bool = False
+    """Whether this member came after the group was founded, and waits for a leader that adds it.
+    Stays set for all its life."""
+
+    contact: str = ""
+    """What the other members shall know of this one besides: `Members.contact_of`."""
 
     data_dir: str
     """The folder that belongs to this member alone. Created if it is missing."""
@@ -119,6 +128,8 @@ class LedgerConfig:
                 f"fetch_max_bytes_per_s {self.fetch_max_bytes_per_s}: at least"
                 f" {FETCH_MIN_BYTES_PER_S}, or members that wait for an answer give up"
             )
+        if self.join and len(self.peers) < 2:
+            raise ValueError("a member that joins needs the address of another one in peers")
         for name, address in self.peers.items():
             split_address(address, of=name)
 

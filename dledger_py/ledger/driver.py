@@ -22,7 +22,7 @@ Elsewhere: what the events mean (raft), threads and sockets (log_writer, peer_li
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Never
 
 import structlog
@@ -31,9 +31,11 @@ import trio
 from dledger_py.actors import Actor, Child, FailStop, Inbox, Restart, fail_stop_in
 from dledger_py.ledger import errors
 from dledger_py.ledger.applier import Applier
+from dledger_py.ledger.links import Links
 from dledger_py.ledger.log_tail import LogTail, TailEntry
 from dledger_py.ledger.log_writer import LogWriter, Write
 from dledger_py.ledger.machine import Applied, RoleName, RoleView
+from dledger_py.ledger.members import Members
 from dledger_py.ledger.peer_frames import Hello, decode_message, encode_head
 from dledger_py.ledger.peer_link import PeerLink
 from dledger_py.ledger.settlements import Settlements
@@ -57,6 +59,8 @@ READ_NOW_BYTES = 64 << 10
 
 _TICK = raft.Tick()
 
+_VOTE_REQUESTS = frozenset((raft.PreVote, raft.RequestVote, raft.RequestVoteNow))
+
 
 class Driver:
     """Owns the core. `run` is its task: it only waits, for a stop or for a failure to report."""
@@ -70,9 +74,11 @@ class Driver:
         log: Log,
         tail: LogTail,
         settlements: Settlements,
-        links: Mapping[str, PeerLink],
+        links: Links,
+        members: Members,
         read_entries: Callable[[raft.ReadEntries], bool],
         on_role: Callable[[RoleView], None],
+        on_members: Callable[[], None],
     ) -> None:
         self._core = core
         self._node = node
@@ -82,6 +88,11 @@ class Driver:
         self._settlements = settlements
         settlements.guard = self.guard
         self._links = links
+        self._members = members
+        self._on_members = on_members
+        self._configuration = core.configuration
+        self._wanted = True
+        self._electable = True
         self._read_entries = read_entries
         self._on_role = on_role
         self._writer: LogWriter
@@ -176,6 +187,24 @@ class Driver:
         ticket = self._settlements.admit_barrier(settle)
         self._post_for_caller(raft.TransferLeadership(ticket=ticket, to=raft.NodeId(to)))
 
+    def change(self, change: raft.Change, settle: Callable[[Any], None]) -> None:
+        if self._failure is not None:
+            self._settlements.refuse(settle, errors.NotLeader(None))
+            return
+        ticket = self._settlements.admit_barrier(settle)
+        self._post_for_caller(raft.ChangeMembers(ticket=ticket, change=change))
+
+    def set_electable(self, electable: bool) -> None:
+        """What this member's user has to say about its leading."""
+        self._wanted = electable
+        self._judge_electability()
+
+    def _judge_electability(self) -> None:
+        electable = self._wanted and self._members.has_vote
+        if electable != self._electable:
+            self._electable = electable
+            self.post(raft.ElectableChanged(electable=electable))
+
     def _post_for_caller(self, event: raft.Event) -> None:
         self._events.append((event, b""))
         if not self._busy:
@@ -191,6 +220,8 @@ class Driver:
         try:
             for header, body in frames:
                 message = decode_message(header, body)
+                if type(message) in _VOTE_REQUESTS and not self._members.has_vote:
+                    continue
                 if (
                     self._first_heard is None
                     and type(message) is raft.Append
@@ -206,10 +237,18 @@ class Driver:
 
     def found(self, hello: Hello) -> None:
         """A peer has dialled us, so it is worth dialling."""
-        self._links[hello.sender].dial_now()
+        self._members.greet(hello)
+        if hello.address:
+            self._links.welcome(hello.sender, hello.address)
+        link = self._links.get(hello.sender)
+        if link is not None:
+            link.dial_now()
+        self._judge_electability()
+        self._on_members()
 
     def lost(self, peer: str) -> None:
         """A connection from or to a peer broke."""
+        self._links.part(peer)
         self.post(raft.PeerUnreachable(peer=raft.NodeId(peer)))
 
     def tick(self) -> None:
@@ -250,6 +289,8 @@ class Driver:
                     self._event, self._body = events.popleft()
                     for effect in self._core.step(self._event):
                         performers[type(effect)](effect)
+                if self._core.configuration is not self._configuration:
+                    self._use_configuration()
                 self._let_go()
                 self._settlements.end_turn()
                 if not events:
@@ -270,6 +311,14 @@ class Driver:
         if self._writes:
             self._writer.submit(self._writes)
             self._writes = []
+
+    def _use_configuration(self) -> None:
+        """The log has another configuration at its end now than before."""
+        self._configuration = self._core.configuration
+        self._members.use(self._configuration)
+        self._links.follow(self._members.others())
+        self._judge_electability()
+        self._on_members()
 
     # ---- effects
 
@@ -327,9 +376,10 @@ class Driver:
         self._tell(effect.to, self._sent_parts)
 
     def _tell(self, to: str, parts: Sequence[bytes | memoryview]) -> None:
-        link = self._links[to]
-        link.send(parts)
-        self._talkative[link] = None
+        link = self._links.get(to)
+        if link is not None:  # else a stranger's, whose connection broke meanwhile
+            link.send(parts)
+            self._talkative[link] = None
 
     def _body_of(self, message: raft.Append) -> Sequence[bytes | memoryview]:
         """The entries' bytes: from this event's body if they were read for it, else from memory."""
@@ -377,6 +427,10 @@ class Driver:
                 self._settlements.confirmed(effect.ticket, 0, self._applier.applied_index)
             case raft.TransferFailed(reason=reason):
                 self._settlements.lost(effect.ticket, errors.TransferFailed(reason))
+            case raft.MembersChanged(index=index):
+                self._settlements.confirmed(effect.ticket, index, self._applier.applied_index)
+            case raft.ChangeRefused(reason=reason):
+                self._settlements.lost(effect.ticket, errors.ChangeRefused(reason))
             case raft.Lost(index=index, term=term):
                 story = f"leadership was lost after entry {index} of term {term} was appended"
                 self._settlements.lost(effect.ticket, errors.Indefinite(story))
@@ -441,6 +495,7 @@ class Driver:
             ready=view.ready,
         )
         self._on_role(view)
+        self._on_members()
 
 
 class Vital:

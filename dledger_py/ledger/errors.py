@@ -36,6 +36,10 @@ class TransferFailed(Refused):
     """Definite: leadership was not handed to the member asked for. No entry was affected."""
 
 
+class ChangeRefused(Refused):
+    """Definite: the membership was not changed; says why. Some reasons pass with time."""
+
+
 class Indefinite(LedgerError):
     """It may have happened: leadership or the process was lost after the entry was appended."""
 

@@ -28,14 +28,16 @@ from attrs import frozen
 
 from dledger_py.actors import FailStop, Inbox, RestartsExhausted, Supervisor, TreeNode
 from dledger_py.ledger.config import LedgerConfig, split_address
+from dledger_py.ledger.details import Details, encode
 from dledger_py.ledger.driver import vital
-from dledger_py.ledger.errors import LedgerError, NotLeader
+from dledger_py.ledger.errors import ChangeRefused, LedgerError, NotLeader
 from dledger_py.ledger.log_writer import WriterStatistics
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
+from dledger_py.ledger.members import Members
 from dledger_py.ledger.parts import Assembly, Parts
 from dledger_py.ledger.peer_link import LinkStatistics, open_listener
 from dledger_py.ledger.reception import Reception
-from dledger_py.ledger.settlements import Settlements
+from dledger_py.ledger.settlements import Settlements, Waiter
 from dledger_py.ledger.snapshotter import remember
 from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.statistics import RaftStatistics
@@ -133,7 +135,7 @@ class Ledger:
 
         Cancelling it only stops the waiting: what was proposed may still happen.
         """
-        waiter = _Waiter()
+        waiter = Waiter()
         self.propose(payload, waiter.settle)
         return await waiter.wait()
 
@@ -151,7 +153,7 @@ class Ledger:
     async def read_barrier(self) -> None:
         """Wait until the machine here shows every write acknowledged before now. **Raises**
         NotLeader."""
-        waiter = _Waiter()
+        waiter = Waiter()
         self.read_barrier_nowait(waiter.settle)
         await waiter.wait()
 
@@ -162,7 +164,7 @@ class Ledger:
         another member leads, TransferFailed if `to` did not take over; then this member may still
         lead.
         """
-        waiter = _Waiter()
+        waiter = Waiter()
         if self._parts is None:
             raise NotLeader(None)
         self._parts.driver.transfer(to, waiter.settle)
@@ -174,9 +176,59 @@ class Ledger:
         statistics = self.statistics()
         if statistics is None:
             return None
-        timeout_ticks = self.config.election_timeout_ms // self.config.tick_ms
-        alive = [p for p in statistics.raft.peers if p.ticks_since_contact < timeout_ticks]
+        heard = self._heard_lately()
+        alive = [
+            p for p in statistics.raft.peers if p.peer in heard and p.peer in self.members.voters
+        ]
         return max(alive, key=lambda peer: peer.match).peer if alive else None
+
+    async def add_member(self, name: str, address: str, *, stays_learner: bool = False) -> None:
+        """Let a new member, with an empty folder, into the group, and wait until that is committed.
+
+        It gets the log as a learner, and becomes a voter by itself once it has caught up, unless
+        it is to stay a learner. `address` is where it listens for its peers. **Raises** NotLeader,
+        ChangeRefused, Indefinite (look at `members`), ValueError for what is no address.
+        """
+        split_address(address, of=name)
+        details = Details(address=address, stays_learner=stays_learner)
+        await self._change(raft.AddLearner(node=raft.NodeId(name), details=encode(details)))
+
+    async def remove_member(self, name: str) -> None:
+        """Take a member out of the group, and wait until that is committed.
+
+        A leader that removes itself has given leadership away by then. **Raises** as `add_member`,
+        and ChangeRefused if too few of the others are there to go on without it.
+        """
+        if (reason := self._needs(name)) is not None:
+            raise ChangeRefused(reason)
+        await self._change(raft.Remove(node=raft.NodeId(name)))
+
+    async def _change(self, change: raft.Change) -> None:
+        if self._parts is None:
+            raise NotLeader(None)
+        waiter = Waiter()
+        self._parts.driver.change(change, waiter.settle)
+        await waiter.wait()
+
+    def _needs(self, name: str) -> str | None:
+        """Why the group could not go on without this member; None if it can."""
+        statistics = self.statistics()
+        if statistics is None or not statistics.raft.peers:
+            return None
+        rest = [each for each in self.members.voters if each != name]
+        alive = [each for each in rest if each == self.config.node or each in self._heard_lately()]
+        if 2 * len(alive) > len(rest) or name not in self.members.voters:
+            return None
+        gone = ", ".join(each for each in rest if each not in alive)
+        return f"without {name} there would be no majority: {gone} cannot be reached"
+
+    def _heard_lately(self) -> tuple[str, ...]:
+        statistics = self.statistics()
+        if statistics is None:
+            return ()
+        timeout_ticks = self.config.election_timeout_ms // self.config.tick_ms
+        peers = statistics.raft.peers
+        return tuple(each.peer for each in peers if each.ticks_since_contact < timeout_ticks)
 
     # ---- what others watch
 
@@ -186,6 +238,11 @@ class Ledger:
         if self._parts is None:
             return RoleView(role="follower", term=0, leader=None, ready=False)
         return self._parts.driver.view
+
+    @property
+    def members(self) -> Members:
+        """Who belongs to the group, as far as this member knows. Once the ledger is open."""
+        return self.parts.members
 
     @property
     def current(self) -> bool:
@@ -204,7 +261,7 @@ class Ledger:
         replicating.
         """
         if self._parts is not None:
-            self._parts.driver.post(raft.ElectableChanged(electable=electable))
+            self._parts.driver.set_electable(electable)
 
     async def wait_current(self) -> None:
         """Wait until `current` is true; for ever, if this member's group has no majority."""
@@ -273,7 +330,7 @@ class Ledger:
             raft=parts.core.statistics(),
             log=parts.log.statistics(),
             writer=parts.writer.statistics(),
-            links=tuple(link.statistics() for link in parts.links.values()),
+            links=tuple(link.statistics() for link in parts.links.all()),
         )
 
     def tree(self) -> TreeNode:
@@ -361,24 +418,6 @@ class Ledger:
     def _tell_role(self, view: RoleView) -> None:
         for callback in self._role_callbacks:
             callback(view)
-
-
-class _Waiter:
-    """One task that waits to be settled."""
-
-    def __init__(self) -> None:
-        self._settled = trio.Event()
-        self._result: Any = None
-
-    def settle(self, result: Any) -> None:
-        self._result = result
-        self._settled.set()
-
-    async def wait(self) -> Any:
-        await self._settled.wait()
-        if isinstance(self._result, LedgerError):
-            raise self._result
-        return self._result
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ What they are to each other is told by each of them; here is only who gets whom.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Never
 
@@ -21,22 +21,26 @@ from attrs import define, frozen
 from dledger_py.actors import Actor, ActorDown, Child, FailStop, Supervisor
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig, split_address
+from dledger_py.ledger.details import Details
 from dledger_py.ledger.driver import Driver, Vital, vital
 from dledger_py.ledger.entry_reader import EntryReader
 from dledger_py.ledger.fetch_server import FetchServer, Holdings, Pace, Reached
+from dledger_py.ledger.links import Links
 from dledger_py.ledger.log_tail import LogTail
 from dledger_py.ledger.log_writer import LogWriter
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView, StatePlace
+from dledger_py.ledger.member_keeper import MemberKeeper
+from dledger_py.ledger.members import Members
 from dledger_py.ledger.peer_frames import LANE_FETCH, LANE_RAFT, Hello, encode_hello
-from dledger_py.ledger.peer_link import Answering, PeerLink, PeerListener, Receiver, unwelcome
+from dledger_py.ledger.peer_link import Answering, PeerLink, PeerListener, Receiver
 from dledger_py.ledger.reception import Admit, Door, Reception
-from dledger_py.ledger.settlements import Settlements
+from dledger_py.ledger.settlements import Settlements, Waiter
 from dledger_py.ledger.snapshotter import Memory, Snapshotter
 from dledger_py.ledger.ticker import Ticker
 from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import LogView
-from dledger_py.raft.membership import Configuration, encode
+from dledger_py.raft.membership import MEMBERS_MAX, Configuration, decode, encode
 from dledger_py.raft.raft import Raft
 from dledger_py.runtime.host import Host, Socket
 from dledger_py.storage import Log, Recovered
@@ -63,7 +67,8 @@ class Parts:
     applier: Applier
     writer: LogWriter
     ticker: Ticker
-    links: dict[str, PeerLink]
+    links: Links
+    members: Members
     listener: Socket
     supervisor: Supervisor
 
@@ -86,17 +91,25 @@ class Assembly:
         config = self.config
         start = memory.start if memory is not None else None
         hard = _hard_state(recovered, start)
-        core = self._core(recovered.log, hard)
+        core = self._core(recovered, hard)
         tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
+        members = Members(
+            config, self._own(recovered, listener), recovered.birth, core.configuration
+        )
         incarnation = self.host.random.getrandbits(62)
-        links = {
-            peer: self._link(peer, incarnation, lambda lost: driver.lost(lost))
-            for peer in config.others
-        }
+        links = Links(
+            lambda peer, address: self._link(
+                peer, address, members, incarnation, lambda lost: driver.lost(lost)
+            )
+        )
+        links.follow(members.others())
+        keeper = MemberKeeper(
+            members, lambda: driver.view, self._changer(lambda: driver), partial(_streams_to, core)
+        )
         reader = Child(
             "entry reader",
             lambda: Vital("entry reader", EntryReader(recovered.log, driver.post, self.host)),
-            mailbox=len(config.peers),
+            mailbox=MEMBERS_MAX,
         )
         driver = Driver(
             core=core,
@@ -106,8 +119,10 @@ class Assembly:
             tail=tail,
             settlements=self.settlements,
             links=links,
+            members=members,
             read_entries=partial(_ask, reader),
             on_role=self.on_role,
+            on_members=keeper.look,
         )
         applier = Applier(
             self.machine,
@@ -120,15 +135,7 @@ class Assembly:
             start=start,
             host=self.host,
         )
-        writer = LogWriter(
-            recovered.log,
-            recovered.hard_state_file,
-            sync=config.flush == "sync",
-            async_flush_s=config.async_flush_ms / 1000,
-            on_durable=driver.persisted,
-            commit_hint=lambda: applier.target,
-            host=self.host,
-        )
+        writer = self._writer(recovered, driver, applier)
         driver.connect(writer, applier)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
         ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
@@ -136,7 +143,7 @@ class Assembly:
             LANE_RAFT: driver,
             LANE_FETCH: self._fetch_lane(recovered, memory, applier),
         }
-        acceptor = self._acceptor(listener, partial(_admit, config, lanes))
+        acceptor = self._acceptor(listener, partial(_admit, members, lanes))
         supervisor = Supervisor(
             f"ledger of {config.node}",
             (
@@ -146,7 +153,9 @@ class Assembly:
                 reader,
                 vital("ticker", ticker),
                 Child("listener", lambda: acceptor),
-                *(Child(f"link to {peer}", partial(_same, link)) for peer, link in links.items()),
+                links.supervisor,
+                vital("links to start", links),
+                vital("member keeper", keeper),
                 *self._snapshotter(memory, applier, recovered.log),
             ),
             max_restarts=LINK_RESTARTS_MAX,
@@ -160,17 +169,34 @@ class Assembly:
             writer=writer,
             ticker=ticker,
             links=links,
+            members=members,
             listener=listener,
             supervisor=supervisor,
         )
 
-    def _core(self, recovered: Log, hard: raft.HardState) -> Raft:
-        view = LogView(
-            first_index=recovered.first_index,
-            last_index=recovered.last_index,
-            terms=recovered.terms,
+    def _writer(self, recovered: Recovered, driver: Driver, applier: Applier) -> LogWriter:
+        return LogWriter(
+            recovered.log,
+            recovered.hard_state_file,
+            sync=self.config.flush == "sync",
+            async_flush_s=self.config.async_flush_ms / 1000,
+            on_durable=driver.persisted,
+            commit_hint=lambda: applier.target,
+            host=self.host,
         )
+
+    def _core(self, recovered: Recovered, hard: raft.HardState) -> Raft:
+        of = recovered.log
         try:
+            view = LogView(
+                first_index=of.first_index,
+                last_index=of.last_index,
+                terms=of.terms,
+                previous_term=of.start.term,
+                configurations=[
+                    (index, decode(payload)) for index, payload in recovered.configurations
+                ],
+            )
             return Raft(
                 config=_raft_config(self.config),
                 log=view,
@@ -211,19 +237,38 @@ class Assembly:
         pace = Pace(self.config.fetch_max_bytes_per_s)
         return Answering(FetchServer(holdings, pace, self.host).serve)
 
-    def _link(self, peer: str, incarnation: int, on_lost: Callable[[str], None]) -> PeerLink:
+    def _own(self, recovered: Recovered, listener: Socket) -> Details:
+        """What this member says of itself."""
         config = self.config
-        hello = Hello(
-            cluster=config.cluster,
-            group=config.group,
-            sender=config.node,
-            receiver=peer,
-            incarnation=incarnation,
+        host, port = split_address(config.peers[config.node], of=config.node)
+        if not port:  # the system chose one
+            port = listener.getsockname()[1]
+        host = f"[{host}]" if ":" in host else host
+        return Details(
+            address=f"{host}:{port}", birth=recovered.birth.number, contact=config.contact
         )
+
+    def _changer(self, driver: Callable[[], Driver]) -> Callable[[raft.Change], Awaitable[None]]:
+        async def change(change: raft.Change) -> None:
+            waiter = Waiter()
+            driver().change(change, waiter.settle)
+            await waiter.wait()
+
+        return change
+
+    def _link(
+        self,
+        peer: str,
+        address: tuple[str, int],
+        members: Members,
+        incarnation: int,
+        on_lost: Callable[[str], None],
+    ) -> PeerLink:
+        config = self.config
         return PeerLink(
             peer,
-            split_address(config.peers[peer], of=peer),
-            encode_hello(hello),
+            address,
+            lambda: encode_hello(members.hello_to(peer, incarnation)),
             buffer_max_bytes=config.send_buffer_max_bytes,
             connect_timeout_s=config.connect_timeout_ms / 1000,
             redial_max_s=config.redial_max_ms / 1000,
@@ -233,9 +278,11 @@ class Assembly:
 
 
 def _admit(
-    config: LedgerConfig, lanes: Mapping[str, Receiver | Answering], hello: Hello
+    members: Members, lanes: Mapping[str, Receiver | Answering], hello: Hello
 ) -> Receiver | Answering | str:
-    reason = unwelcome(config, hello)
+    reason = members.unwelcome(hello)
+    if reason is None and hello.lane == LANE_FETCH and hello.sender not in members.names:
+        reason = f"{hello.sender!r} is not a member, and wants the log"
     return reason or lanes.get(hello.lane) or f"{hello.sender!r} wants lane {hello.lane!r}"
 
 
@@ -248,13 +295,19 @@ def _configuration_before(
 
 
 def _bootstrap(config: LedgerConfig) -> Configuration:
-    return Configuration(voters=tuple(raft.NodeId(name) for name in sorted(config.peers)))
+    return Configuration(voters=_founders(config))
+
+
+def _founders(config: LedgerConfig) -> tuple[raft.NodeId, ...]:
+    names = config.others if config.join else config.peers
+    return tuple(raft.NodeId(name) for name in sorted(names))
 
 
 def _raft_config(config: LedgerConfig) -> RaftConfig:
     return RaftConfig(
         node=raft.NodeId(config.node),
-        members=tuple(raft.NodeId(name) for name in sorted(config.peers)),
+        members=_founders(config),
+        joining=config.join,
         election_timeout_ticks=-(-config.election_timeout_ms // config.tick_ms),
         heartbeat_ticks=config.heartbeat_ms // config.tick_ms,
         append_bytes_max=config.append_max_bytes,
@@ -280,5 +333,6 @@ def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> bool:
     return True
 
 
-def _same(link: PeerLink) -> PeerLink:
-    return link
+def _streams_to(core: Raft, peer: str) -> bool:
+    """Whether entries reach this peer as they come."""
+    return any(each.peer == peer and each.state == "streaming" for each in core.statistics().peers)

@@ -118,6 +118,8 @@ class Hello:
     """Chosen at random when the sender's data folder was made: tells it from an emptied one."""
     receiver_birth: int = 0
     """The birth of the receiver's folder as the sender's log has it; 0 if it has none."""
+    settled: bool = False
+    """Whether the births of members stand in the sender's log."""
     address: str = ""
     """Where the sender listens for its peers, host:port: a receiver that does not know dials
     there."""
@@ -148,7 +150,7 @@ def decode_hello(header: bytes, body: bytes) -> Hello:
     if values[1] != PROTOCOL_VERSION:
         raise FrameError(f"peer protocol {values[1]}, ours is {PROTOCOL_VERSION}")
     fitting = [
-        type(value) is kind and (kind is str or are_integers((value,)))
+        type(value) is kind and (kind is not int or are_integers((value,)))
         for value, kind in zip(values[1:], _HELLO_TYPES, strict=False)
     ]
     if len(values) != 1 + len(_HELLO_TYPES) or not all(fitting):

@@ -30,7 +30,6 @@ import trio
 from attrs import frozen
 
 from dledger_py.actors import Inbox
-from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.conversation import Conversation
 from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
@@ -81,7 +80,7 @@ class PeerLink:
         self,
         peer: str,
         address: tuple[str, int],
-        hello: bytes,
+        hello: Callable[[], bytes],
         *,
         buffer_max_bytes: int,
         connect_timeout_s: float,
@@ -190,7 +189,7 @@ class PeerLink:
         self._left_bytes = 0
         self._left_over = trio.Event()
         self._socket = sock
-        self._unsent.append(self._hello)
+        self._unsent.append(self._hello())
         self.flush()
         log.info("peer.dialled", peer=self.peer)
         try:
@@ -462,16 +461,3 @@ def open_listener(address: str, port: int, host: Host | None = None) -> Socket:
         sock.close()
         raise
     return sock
-
-
-def unwelcome(config: LedgerConfig, hello: Hello) -> str | None:
-    """Why this hello is not welcome, for a log line; None if it is."""
-    if hello.cluster != config.cluster:
-        return f"{hello.sender!r} is of cluster {hello.cluster!r}, not of {config.cluster!r}"
-    if hello.group != config.group:
-        return f"{hello.sender!r} is of group {hello.group!r}, not of {config.group!r}"
-    if hello.receiver != config.node:
-        return f"{hello.sender!r} looks for {hello.receiver!r}, this is {config.node!r}"
-    if hello.sender not in config.others:
-        return f"{hello.sender!r} is not among the peers {config.others}"
-    return None

@@ -186,3 +186,21 @@ class Settlements:
 
 def _unguarded(answer: Callable[[], None]) -> None:
     answer()
+
+
+class Waiter:
+    """One task that waits to be settled."""
+
+    def __init__(self) -> None:
+        self._settled = trio.Event()
+        self._result: Any = None
+
+    def settle(self, result: Any) -> None:
+        self._result = result
+        self._settled.set()
+
+    async def wait(self) -> Any:
+        await self._settled.wait()
+        if isinstance(self._result, LedgerError):
+            raise self._result
+        return self._result

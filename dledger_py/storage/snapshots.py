@@ -109,7 +109,7 @@ class Snapshots:
         self._files.fsync_directory(self._directory)
         self._broken = False
         self._indices.append(place.index)
-        self._drop_old()
+        self.drop_old()
 
     def read(self, index: int) -> StoredSnapshot:
         """A finished snapshot, checked whole. Raises: Corrupt, LookupError if there is none."""
@@ -193,7 +193,8 @@ class Snapshots:
             file.pwrite(copy, at)
             file.fdatasync()
 
-    def _drop_old(self) -> None:
+    def drop_old(self) -> None:
+        """Keep the newest `KEPT`."""
         old, self._indices = self._indices[:-KEPT], self._indices[-KEPT:]
         for index in old:
             self._files.remove(self._path(index))
@@ -209,7 +210,8 @@ def _place(header: SnapshotHeader) -> SnapshotPlace:
 
 
 def open_snapshots(files: FileSystem, directory: str, identity: Identity) -> Snapshots:
-    """The snapshots in a folder, made if it is missing; unfinished ones are removed.
+    """The snapshots in a folder, made if it is missing; unfinished ones are removed, and old ones
+    that a crash left.
 
     Raises: Corrupt for a damaged header, WrongIdentity for another member's snapshot, OSError.
     """
@@ -233,4 +235,8 @@ def open_snapshots(files: FileSystem, directory: str, identity: Identity) -> Sna
         if header.index != index:
             raise Corrupt(path, 12, f"the header says index {header.index}, the name {index}")
         finished.append(index)
-    return Snapshots(files, directory, identity, finished)
+    snapshots = Snapshots(files, directory, identity, finished)
+    if len(finished) > KEPT:
+        files.fsync_directory(directory)  # the newest one's name may not be durable yet
+        snapshots.drop_old()
+    return snapshots

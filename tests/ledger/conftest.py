@@ -149,7 +149,13 @@ class Group:
     async def wait_connected(self) -> None:
         """Until every member has dialled every other."""
         running = [member.ledger.parts for member in self.members.values()]
-        while not all(link.statistics().connected for p in running for link in p.links.values()):
+        while not all(link.statistics().connected for p in running for link in p.links.all()):
+            await trio.lowlevel.checkpoint()
+
+    async def wait_heard(self) -> None:
+        """Until every running member has heard every other's hello."""
+        running = [m.ledger for m in self.members.values() if not m.ended.is_set()]
+        while not all(ledger.members.all_heard for ledger in running):
             await trio.lowlevel.checkpoint()
 
     async def wait_applied(self, count: int, *names: str) -> None:

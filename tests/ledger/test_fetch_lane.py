@@ -18,8 +18,14 @@ HOST = RealHost()
 
 
 def hello_to(member, **other):
-    names = {"cluster": "dledger", "group": "broker-a", "sender": "n9", "receiver": member.name}
-    return Hello(lane=LANE_FETCH, incarnation=1, **{**names, "sender": sender_of(member), **other})
+    sender = sender_of(member)
+    names = {"cluster": "dledger", "group": "broker-a", "sender": sender, "receiver": member.name}
+    birth = birth_of(member, sender)
+    return Hello(lane=LANE_FETCH, incarnation=1, **{**names, "birth": birth, **other})
+
+
+def birth_of(member, sender):
+    return member.ledger.members._heard[sender].birth
 
 
 def sender_of(member):
@@ -33,6 +39,7 @@ def fetch_from(member, **other):
 async def test_the_committed_log_is_handed_out_byte_by_byte_wherever_one_begins(open_group):
     async with open_group(3) as group:
         await group.start()
+        await group.wait_heard()
         leader = await group.wait_leader()
         await commit_all(leader, [b"%d" % number * 100_000 for number in range(6)])
         await group.wait_applied(6)
@@ -61,6 +68,7 @@ async def test_the_committed_log_is_handed_out_byte_by_byte_wherever_one_begins(
 async def test_what_is_not_committed_is_never_handed_out(open_group):
     async with open_group(3) as group:
         await group.start()
+        await group.wait_heard()
         leader = await group.wait_leader()
         await commit_all(leader, [b"kept"])
         await group.wait_applied(1)
@@ -84,6 +92,7 @@ async def test_what_is_not_committed_is_never_handed_out(open_group):
 async def test_the_newest_snapshot_is_handed_out_in_pieces(open_group):
     async with open_group(2, machine=Diary) as group:
         await group.start()
+        await group.wait_heard()
         await commit_all(await group.wait_leader(), texts(10))
         await group.wait_applied(10)
         await group.stop("n0")
@@ -109,6 +118,7 @@ async def test_the_newest_snapshot_is_handed_out_in_pieces(open_group):
 async def test_strangers_get_nothing(open_group, other):
     async with open_group(2) as group:
         await group.start()
+        await group.wait_heard()
         leader = await group.wait_leader()
         hello = Hello(**{**hello_values(leader), **other})
         async with open_fetch(hello, leader.ledger.peer_address, HOST) as fetch:
@@ -124,12 +134,14 @@ def hello_values(member):
         "sender": sender_of(member),
         "receiver": member.name,
         "incarnation": 1,
+        "birth": birth_of(member, sender_of(member)),
     }
 
 
 async def test_only_so_many_fetch_at_a_time(open_group):
     async with open_group(2) as group:
         await group.start()
+        await group.wait_heard()
         leader = await group.wait_leader()
         async with fetch_from(leader) as first, fetch_from(leader) as second:
             await first.describe()
@@ -144,6 +156,7 @@ async def test_only_so_many_fetch_at_a_time(open_group):
 async def test_rubbish_on_the_lane_costs_its_connection_only(open_group):
     async with open_group(2) as group:
         await group.start()
+        await group.wait_heard()
         leader = await group.wait_leader()
         async with await trio.open_tcp_stream(*leader.ledger.peer_address) as stream:
             rubbish = b"\0\0\0\x06\0\0\0\x02\x81\x63"
@@ -174,6 +187,7 @@ async def test_a_member_that_asks_nothing_is_let_go(open_group, monkeypatch):
     monkeypatch.setattr(fetch_server, "IDLE_S", 0.01)
     async with open_group(2) as group:
         await group.start()
+        await group.wait_heard()
         leader = await group.wait_leader()
         async with await trio.open_tcp_stream(*leader.ledger.peer_address) as stream:
             await stream.send_all(encode_hello(hello_to(leader)))

@@ -655,7 +655,7 @@ async def closed_by_the_other_side(stream):
             Hello(cluster="dledger", group="x", sender="n1", receiver="n0", incarnation=1)
         ),
         encode_hello(
-            Hello(cluster="dledger", group="broker-a", sender="n9", receiver="n0", incarnation=1)
+            Hello(cluster="dledger", group="broker-a", sender="n0", receiver="n0", incarnation=1)
         ),
         encode_hello(
             Hello(cluster="dledger", group="broker-a", sender="n1", receiver="n2", incarnation=1)

@@ -180,15 +180,15 @@ def test_a_header_that_is_not_one_canonical_array_of_a_message_is_refused(header
     [
         cbor2.dumps([1, 1, 2, 3]),
         cbor2.dumps([0]),
-        cbor2.dumps([0, "2", "c", "g", "raft", "a", "b", 6, 7, 8, "h", "i"]),
-        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", 6, 7, 8, "h"]),
-        cbor2.dumps([0, 2, "c", "g", "raft", "a", 5, 6, 7, 8, "h", "i"]),
-        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", -6, 7, 8, "h", "i"]),
-        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", True, 7, 8, "h", "i"]),
+        cbor2.dumps([0, "2", "c", "g", "raft", "a", "b", 6, 7, 8, True, "h", "i"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", 6, 7, 8, True, "h"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", 5, 6, 7, 8, True, "h", "i"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", -6, 7, 8, True, "h", "i"]),
+        cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", 6, 7, 8, 1, "h", "i"]),
     ],
 )
 def test_a_first_frame_that_is_no_hello_is_refused(header):
-    good = cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", 6, 7, 8, "h", "i"])
+    good = cbor2.dumps([0, 2, "c", "g", "raft", "a", "b", 6, 7, 8, True, "h", "i"])
     assert "i" == decode_hello(good, b"").contact
     with pytest.raises(FrameError):
         decode_hello(header, b"")

@@ -59,7 +59,7 @@ def link_to(sock, lost, **settings):
     return PeerLink(
         "b",
         sock.getsockname(),
-        HELLO,
+        lambda: HELLO,
         **{
             "buffer_max_bytes": 1 << 20,
             "connect_timeout_s": 1.0,

@@ -154,6 +154,8 @@ async def test_a_growing_log_is_written_down_again_and_again_and_a_kill_finds_it
 
         assert 0 < leader.machine.restored <= 200
         assert [b"%0100d" % number for number in range(200)] == leader.machine.commands
+        await group.stop("n0")
+
         assert 2 == len(snapshots_of(tmp_path / "n0"))  # older ones went
 
 

@@ -72,6 +72,19 @@ def test_the_newest_few_are_kept() -> None:
     assert KEPT == len(files.list(FOLDER))
 
 
+def test_what_a_crash_left_of_older_ones_goes_at_the_next_start() -> None:
+    files = LyingFiles()
+    snapshots = opened(files)
+    for index in (1, 2):
+        write(snapshots, index)
+    left = files.content(f"{FOLDER}/{snapshot_name(1)}")
+    write(snapshots, 3)
+    files.put(f"{FOLDER}/{snapshot_name(1)}", left)
+
+    assert (2, 3) == opened(files).indices
+    assert [snapshot_name(2), snapshot_name(3)] == files.list(FOLDER)
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_after_a_crash_at_any_moment_each_snapshot_is_whole_or_gone(seed: int) -> None:
     changes = 0

@@ -1,0 +1,286 @@
+"""Members that come, go, come back, and come back with nothing."""
+
+import shutil
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from dledger_py.ledger.errors import ChangeRefused, Indefinite, NotLeader
+from tests.ledger.test_group import commands, commit_all
+
+FOUNDERS = ("n0", "n1", "n2")
+
+
+def founders(group):
+    return {name: group.peers[name] for name in FOUNDERS}
+
+
+async def start_founders(group, *names):
+    await group.start(*(names or FOUNDERS), peers=founders(group))
+
+
+async def start_joining(group, name):
+    await group.start(name, join=True, peers={**founders(group), name: group.peers[name]})
+
+
+def members_of(member):
+    return member.ledger.members
+
+
+async def wait_voters(group, voters, *names):
+    """Until these members' logs say so, and no change is under way."""
+
+    def settled():
+        return all(
+            set(members_of(group.members[name]).voters) == set(voters)
+            and not members_of(group.members[name]).changing
+            for name in names
+        )
+
+    while not settled():
+        await trio.lowlevel.checkpoint()
+
+
+async def wait_written_down(group, *names):
+    """Until each of these is known to the others by the birth of its folder."""
+
+    def known():
+        births = {name: members_of(group.members[name]).own.birth for name in names}
+        return all(
+            members_of(group.members[name]).birth_of(other) == birth
+            for name in names
+            for other, birth in births.items()
+        )
+
+    while not known():
+        await trio.lowlevel.checkpoint()
+
+
+async def test_founders_are_written_down_together_and_only_once(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        before = leader.ledger.statistics().raft.last_index
+        await commit_all(leader, commands(3))
+        await wait_all_tasks_blocked()
+
+        assert before + 3 == leader.ledger.statistics().raft.last_index
+        for name in FOUNDERS:
+            views = members_of(group.members[name]).views()
+            assert [(each.name, each.role, each.address) for each in views] == [
+                (other, "voter", group.peers[other]) for other in FOUNDERS
+            ]
+
+
+async def test_a_group_of_one_has_nobody_to_tell(open_group):
+    async with open_group(1) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(1))
+        await wait_all_tasks_blocked()
+
+        assert not members_of(leader).settled
+
+
+async def test_a_new_member_gets_the_log_and_a_vote(open_group):
+    async with open_group(4) as group:
+        await start_founders(group)
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(20))
+        await start_joining(group, "n3")
+        await leader.ledger.add_member("n3", group.peers["n3"])
+        await commit_all(leader, commands(20, first=20))
+        await wait_voters(group, group.names, *group.names)
+        await group.wait_applied(40)
+
+        assert commands(40) == group.members["n3"].machine.commands
+        assert group.peers["n3"] == members_of(group.members["n1"]).address_of("n3")
+        # Three of four are needed now, and the newcomer is one of them.
+        await group.stop(next(name for name in FOUNDERS if name != leader.name))
+        assert 41 == await leader.ledger.commit(b"counted")
+
+
+async def test_everybody_remembers_the_members_after_a_restart(open_group):
+    async with open_group(4) as group:
+        await start_founders(group)
+        leader = await group.wait_leader()
+        await start_joining(group, "n3")
+        await leader.ledger.add_member("n3", group.peers["n3"])
+        await wait_voters(group, group.names, *group.names)
+        await group.wait_applied(0)
+        for name in group.names:
+            await group.stop(name)
+        await start_founders(group, "n0", "n1")
+        await start_joining(group, "n3")
+        leader = await group.wait_leader()
+
+        assert 1 == await leader.ledger.commit(b"three of four")
+        assert set(group.names) == set(members_of(leader).voters)
+
+
+async def test_a_learner_that_is_to_stay_one_gets_the_log_and_no_vote(open_group):
+    async with open_group(4) as group:
+        await start_founders(group)
+        leader = await group.wait_leader()
+        await start_joining(group, "n3")
+        await leader.ledger.add_member("n3", group.peers["n3"], stays_learner=True)
+        await commit_all(leader, commands(10))
+        await group.wait_applied(10)
+        await wait_written_down(group, "n3")
+
+        assert ("n3",) == members_of(leader).learners
+        for name in FOUNDERS:
+            if name != leader.name:
+                await group.stop(name)
+        with pytest.raises(Indefinite):  # it gives up leading, for want of a majority
+            await leader.ledger.commit(b"one of three")
+
+
+async def test_a_removed_leader_hands_over_and_does_no_harm(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        first = await group.wait_leader()
+        await commit_all(first, commands(5))
+        rest = [name for name in FOUNDERS if name != first.name]
+        await first.ledger.remove_member(first.name)
+        second = await group.wait_leader(but=first.name)
+        await wait_voters(group, rest, *rest)
+        term = second.ledger.view.term
+        await group.stop(first.name)
+        await group.start(first.name)
+        timeout_s = 2 * first.ledger.config.election_timeout_ms / 1000
+        with trio.move_on_after(timeout_s):  # long enough for it to try
+            await trio.sleep_forever()
+
+        assert 6 == await second.ledger.commit(b"undisturbed")
+        assert (term, "leader") == (second.ledger.view.term, second.ledger.view.role)
+        with pytest.raises(NotLeader):
+            await group.members[first.name].ledger.commit(b"not by this one")
+
+
+async def test_a_follower_cannot_change_the_members(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        follower = group.follower()
+
+        with pytest.raises(NotLeader):
+            await follower.ledger.remove_member(leader.name)
+        with pytest.raises(NotLeader):
+            await follower.ledger.add_member("n7", "127.0.0.1:1")
+
+
+async def test_changes_that_make_no_sense_say_why(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        await commit_all(leader, commands(1))  # so that the leader knows what is written down
+
+        with pytest.raises(ChangeRefused, match="n1 is a member already"):
+            await leader.ledger.add_member("n1", "127.0.0.1:1")
+        with pytest.raises(ChangeRefused, match="n7 is not a member"):
+            await leader.ledger.remove_member("n7")
+        with pytest.raises(ValueError, match="host:port"):
+            await leader.ledger.add_member("n7", "nowhere")
+
+
+async def test_the_last_that_can_be_reached_is_not_removed(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        gone, there = (name for name in FOUNDERS if name != leader.name)
+        await group.stop(gone)
+        while gone in leader.ledger._heard_lately():
+            await trio.lowlevel.checkpoint()
+
+        with pytest.raises(ChangeRefused, match=f"no majority: {gone} cannot be reached"):
+            await leader.ledger.remove_member(there)
+        await leader.ledger.remove_member(gone)
+        assert {leader.name, there} == set(members_of(leader).voters)
+
+
+async def test_an_emptied_folder_is_refused_and_comes_back_as_a_new_member(
+    open_group, tmp_path, capsys
+):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(10))
+        await wait_written_down(group, *FOUNDERS)
+        wiped = group.follower().name
+        await group.stop(wiped)
+        shutil.rmtree(tmp_path / wiped)
+        await group.start(wiped)
+        said = ""
+        while "member.folder_unknown" not in said or "peer.refused" not in said:
+            await trio.lowlevel.checkpoint()
+            said += capsys.readouterr().out
+        assert f"replaceMember {wiped}" in said
+        assert "another data folder" in said
+        assert [] == group.members[wiped].machine.commands
+
+        await leader.ledger.remove_member(wiped)
+        await leader.ledger.add_member(wiped, group.peers[wiped])
+        await wait_voters(group, FOUNDERS, *FOUNDERS)
+        await group.wait_applied(10)
+        assert commands(10) == group.members[wiped].machine.commands
+
+
+async def test_an_emptied_folder_elects_nobody_who_lacks_what_it_forgot(open_group, tmp_path):
+    """It acknowledged what only it and one absent member had; now it would vote for the third."""
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        behind, wiped = (name for name in FOUNDERS if name != leader.name)
+        await group.stop(behind)
+        await commit_all(leader, commands(10))
+        await group.stop(leader.name)
+        await group.stop(wiped)
+        shutil.rmtree(tmp_path / wiped)
+        await group.start(behind, wiped)
+        with trio.move_on_after(5 * leader.ledger.config.election_timeout_ms / 1000):
+            await group.wait_leader()
+            raise AssertionError("a member that lacks acknowledged entries leads")
+        await group.start(leader.name)
+        back = await group.wait_leader()
+
+        assert leader.name == back.name
+        assert 11 == await back.ledger.commit(b"nothing is lost")
+
+
+async def test_who_has_no_vote_elects_nobody_and_is_not_elected(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        await group.wait_heard()  # no further hello tells it that its folder is known
+        without = group.follower()
+        members_of(without)._admitted = False
+        members_of(without)._details.pop(without.name)  # as if its folder had never been heard of
+        without.ledger.parts.driver._judge_electability()
+        await group.stop(leader.name)
+        with trio.move_on_after(5 * leader.ledger.config.election_timeout_ms / 1000):
+            await group.wait_leader(but=leader.name)
+            raise AssertionError("a leader without a majority of votes")
+
+        members_of(without)._admitted = True
+        without.ledger.parts.driver._judge_electability()
+        await group.wait_leader(but=leader.name)
+
+
+async def test_members_killed_before_anybody_was_written_down_elect_a_leader(open_group):
+    async with open_group(3) as group:
+        await group.start("n0", "n1")
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(2))
+        assert not members_of(leader).settled
+        await group.stop("n0")
+        await group.stop("n1")
+        await group.start("n1", "n2")
+        await group.wait_leader()
+        await group.wait_applied(2, "n1", "n2")
