@@ -97,6 +97,7 @@ async def test_the_newest_snapshot_is_handed_out_in_pieces(open_group):
         await group.wait_applied(10)
         await group.stop("n0")
         await group.start("n0")
+        await group.wait_heard()
         async with fetch_from(group.members["n0"]) as fetch:
             told = await fetch.describe()
             whole = await fetch.read_snapshot(told.snapshot_index, 0)
