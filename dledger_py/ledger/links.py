@@ -36,7 +36,7 @@ class Links:
     """Actor: starts and stops links as the set of them changes. The set itself may be used before
     it runs."""
 
-    make: Callable[[str, tuple[str, int]], PeerLink]
+    make: Callable[[str, tuple[tuple[str, int], ...]], PeerLink]
     supervisor: Child[Any] = field(
         init=False,
         factory=lambda: Child(
@@ -45,9 +45,9 @@ class Links:
     )
     """Where the links run; to be started before this actor."""
     _links: dict[str, PeerLink] = field(factory=dict, init=False)
-    _addresses: dict[str, str] = field(factory=dict, init=False)
-    _guests: dict[str, str] = field(factory=dict, init=False)
-    _members: dict[str, str] = field(factory=dict, init=False)
+    _addresses: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
+    _guests: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
+    _members: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
     _news: trio.Event = field(factory=trio.Event, init=False)
 
     def get(self, peer: str) -> PeerLink | None:
@@ -56,8 +56,8 @@ class Links:
     def all(self) -> Iterable[PeerLink]:
         return self._links.values()
 
-    def follow(self, addresses: Mapping[str, str]) -> None:
-        """The other members, and where they listen. Who was one until now is a guest: its last
+    def follow(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
+        """The other members, and where each may listen. Who was one until now is a guest: its last
         questions are still answered."""
         for name in [each for each in self._members if each not in addresses]:
             self._guests[name] = self._members[name]
@@ -73,7 +73,7 @@ class Links:
         if len(self._guests) >= GUESTS_MAX:
             log.warning("peer.not_answered", peer=guest, reason="too many that are no members")
             return
-        self._guests[guest] = address
+        self._guests[guest] = (address,)
         self._choose()
 
     def part(self, guest: str) -> None:
@@ -85,16 +85,16 @@ class Links:
         wanted = self._guests | self._members
         for peer in [each for each in self._links if self._addresses[each] != wanted.get(each)]:
             del self._links[peer], self._addresses[peer]
-        for peer, address in wanted.items():
+        for peer, addresses in wanted.items():
             if peer in self._links:
                 continue
             try:
-                place = split_address(address, of=peer)
+                places = tuple(split_address(address, of=peer) for address in addresses)
             except ValueError as error:
                 log.warning("peer.not_answered", peer=peer, reason=str(error))
                 continue
-            self._links[peer] = self.make(peer, place)
-            self._addresses[peer] = address
+            self._links[peer] = self.make(peer, places)
+            self._addresses[peer] = addresses
         self._news.set()
 
     async def run(self, inbox: Inbox[Never]) -> None:

@@ -105,19 +105,23 @@ class Members:
         """Whether the voters are being changed."""
         return self._configuration.is_joint
 
-    def others(self) -> dict[str, str]:
-        """Where the other members listen, as far as that is known."""
-        return {
-            name: address
-            for name in self.names
-            if name != self.config.node and (address := self.address_of(name)) is not None
-        }
+    def others(self) -> dict[str, tuple[str, ...]]:
+        """Where the other members may listen, as far as that is known."""
+        others = (name for name in self.names if name != self.config.node)
+        return {name: found for name in others if (found := self.addresses_of(name))}
 
-    def address_of(self, name: str) -> str | None:
-        """Where this member listens for its peers, if that is known."""
-        if name in self._details:
-            return self._details[name].address
-        return self.config.peers.get(name)
+    def addresses_of(self, name: str) -> tuple[str, ...]:
+        """Where this member may listen for its peers, best first.
+
+        What this member was told in its own settings comes before what the log says: there may be
+        another way from here to there. But the settings may be older than a member's move.
+        """
+        told = [self.config.peers.get(name), self._written_address(name)]
+        return tuple(dict.fromkeys(address for address in told if address))
+
+    def _written_address(self, name: str) -> str | None:
+        details = self._details.get(name)
+        return details.address if details is not None else None
 
     def contact_of(self, name: str) -> str | None:
         """What this member's user told of it, if it is a member that has been heard of."""
@@ -148,7 +152,7 @@ class Members:
         return MemberView(
             name=name,
             role=role,
-            address=self.address_of(name) or "",
+            address=self._written_address(name) or self.config.peers.get(name, ""),
             contact=self.contact_of(name) or "",
             stays_learner=self.stays_learner(name),
         )

@@ -98,8 +98,8 @@ class Assembly:
         )
         incarnation = self.host.random.getrandbits(62)
         links = Links(
-            lambda peer, address: self._link(
-                peer, address, members, incarnation, lambda lost: driver.lost(lost)
+            lambda peer, addresses: self._link(
+                peer, addresses, members, incarnation, lambda lost: driver.lost(lost)
             )
         )
         links.follow(members.others())
@@ -259,7 +259,7 @@ class Assembly:
     def _link(
         self,
         peer: str,
-        address: tuple[str, int],
+        addresses: tuple[tuple[str, int], ...],
         members: Members,
         incarnation: int,
         on_lost: Callable[[str], None],
@@ -267,7 +267,7 @@ class Assembly:
         config = self.config
         return PeerLink(
             peer,
-            address,
+            addresses,
             lambda: encode_hello(members.hello_to(peer, incarnation)),
             buffer_max_bytes=config.send_buffer_max_bytes,
             connect_timeout_s=config.connect_timeout_ms / 1000,

@@ -79,7 +79,7 @@ class PeerLink:
     def __init__(
         self,
         peer: str,
-        address: tuple[str, int],
+        addresses: Sequence[tuple[str, int]],
         hello: Callable[[], bytes],
         *,
         buffer_max_bytes: int,
@@ -89,7 +89,8 @@ class PeerLink:
         host: Host,
     ) -> None:
         self.peer = peer
-        self._address = address
+        self._addresses = addresses
+        self._address = 0  # the place of the one in use
         self._hello = hello
         self._buffer_max_bytes = buffer_max_bytes
         self._connect_timeout_s = connect_timeout_s
@@ -165,6 +166,7 @@ class PeerLink:
                 sock = await self._dial()
             except OSError as error:
                 log.debug("peer.dial_failed", peer=self.peer, reason=str(error))
+                self._address = (self._address + 1) % len(self._addresses)
             else:
                 await self._serve(sock)
             if trio.current_time() - began > STEADY_S + self._connect_timeout_s:
@@ -176,7 +178,7 @@ class PeerLink:
             pause_s = min(2 * pause_s, self._redial_max_s)
 
     async def _dial(self) -> Socket:
-        host, port = self._address
+        host, port = self._addresses[self._address]
         with trio.move_on_after(self._connect_timeout_s):
             sock = await self._host.dial(host, port)
             prepare(sock)

@@ -113,10 +113,10 @@ def test_a_learner_stays_one_whatever_it_says_of_itself():
     assert Details(address="h3:2", birth=103, stays_learner=True) == told["n3"]
 
 
-def test_where_a_member_is_comes_from_the_log_first():
+def test_where_a_member_is_comes_from_the_settings_first_and_then_from_the_log():
     one = members(n1=101)
 
-    assert {"n1": "n1.new:2", "n2": "h2:1"} == one.others()
+    assert {"n1": ("h1:1", "n1.new:2"), "n2": ("h2:1",)} == one.others()
 
 
 def test_roles_are_shown_while_the_voters_change():

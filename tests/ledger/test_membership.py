@@ -96,7 +96,7 @@ async def test_a_new_member_gets_the_log_and_a_vote(open_group):
         await group.wait_applied(40)
 
         assert commands(40) == group.members["n3"].machine.commands
-        assert group.peers["n3"] == members_of(group.members["n1"]).address_of("n3")
+        assert (group.peers["n3"],) == members_of(group.members["n1"]).addresses_of("n3")
         # Three of four are needed now, and the newcomer is one of them.
         await group.stop(next(name for name in FOUNDERS if name != leader.name))
         assert 41 == await leader.ledger.commit(b"counted")
@@ -271,6 +271,28 @@ async def test_who_has_no_vote_elects_nobody_and_is_not_elected(open_group):
         members_of(without)._admitted = True
         without.ledger.parts.driver._judge_electability()
         await group.wait_leader(but=leader.name)
+
+
+async def test_a_member_that_moved_is_found_where_the_log_says_it_is(open_group):
+    async with open_group(4) as group:
+        await group.start("n0", "n1", "n2", peers=founders(group))
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        moved = group.follower().name
+        await group.stop(moved)
+        elsewhere = {**founders(group), moved: group.peers["n3"]}  # where nobody listens so far
+        group._sockets["n3"].close()
+        await group.start(moved, peers=elsewhere)
+        await group.wait_leader()
+
+        def known():
+            told = members_of(leader).addresses_of(moved)
+            return told == (group.peers[moved], group.peers["n3"])
+
+        while not known():
+            await trio.lowlevel.checkpoint()
+        await commit_all(leader, commands(5))
+        await group.wait_applied(5, moved)
 
 
 async def test_members_killed_before_anybody_was_written_down_elect_a_leader(open_group):

@@ -58,7 +58,7 @@ def listener() -> Iterator:
 def link_to(sock, lost, **settings):
     return PeerLink(
         "b",
-        sock.getsockname(),
+        [sock.getsockname()],
         lambda: HELLO,
         **{
             "buffer_max_bytes": 1 << 20,
