@@ -12,6 +12,7 @@ from dledger_py.storage.formats import Corrupt, HardState, Identity, LogFailed, 
 from dledger_py.storage.hard_state import HardStateFile
 from dledger_py.storage.log import Cut, Log, LogStatistics
 from dledger_py.storage.recovery import CutReport, Recovered, recover
+from dledger_py.storage.repair import Contradicted, Mending, Repair, open_repair
 from dledger_py.storage.snapshots import (
     SnapshotPlace,
     Snapshots,
@@ -23,6 +24,7 @@ __all__ = [
     "BadBatch",
     "Batch",
     "Birth",
+    "Contradicted",
     "Corrupt",
     "Cut",
     "CutReport",
@@ -34,13 +36,16 @@ __all__ = [
     "Log",
     "LogFailed",
     "LogStatistics",
+    "Mending",
     "RealFiles",
     "Recovered",
+    "Repair",
     "SnapshotPlace",
     "Snapshots",
     "StoredEntry",
     "StoredSnapshot",
     "WrongIdentity",
+    "open_repair",
     "open_snapshots",
     "recover",
     "split_raw",

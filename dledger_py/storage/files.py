@@ -72,6 +72,10 @@ class FileSystem(Protocol):
 
     def remove(self, path: str) -> None: ...
 
+    def rename(self, path: str, to: str) -> None:
+        """Give a file another name, which takes the place of what has that name: as one change."""
+        ...
+
     def list(self, directory: str) -> list[str]:
         """Names in a directory, sorted."""
         ...
@@ -104,6 +108,9 @@ class RealFiles:
 
     def remove(self, path: str) -> None:
         os.unlink(path)
+
+    def rename(self, path: str, to: str) -> None:
+        os.replace(path, to)
 
     def list(self, directory: str) -> list[str]:
         return sorted(os.listdir(directory))

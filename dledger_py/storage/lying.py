@@ -50,6 +50,7 @@ class LyingFiles:
     trace: list[str] = field(factory=list)
     _names: dict[str, _Inode] = field(factory=dict)
     _disk_names: dict[str, _Inode] = field(factory=dict)
+    _renamed: dict[str, str] = field(factory=dict)  # to -> from, as far as no sync settled it
     _directories: set[str] = field(factory=set)
     _locks: dict[str, LyingLock] = field(factory=dict)
     _faults: dict[str, dict[int, int]] = field(factory=dict)
@@ -141,6 +142,13 @@ class LyingFiles:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         del self._names[path]
 
+    def rename(self, path: str, to: str) -> None:
+        self._change("rename", path)
+        if path not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self._names[to] = self._names.pop(path)
+        self._renamed[to] = path
+
     def list(self, directory: str) -> list[str]:
         self._operation("list", directory)
         if directory not in self._directories:
@@ -156,6 +164,7 @@ class LyingFiles:
             del self._disk_names[f"{directory}/{name}"]
         for name in _in_directory(self._names, directory):
             self._disk_names[f"{directory}/{name}"] = self._names[f"{directory}/{name}"]
+            self._renamed.pop(f"{directory}/{name}", None)
 
     def free_bytes(self, directory: str) -> int:
         if self.capacity_bytes is None:
@@ -189,12 +198,21 @@ class LyingFiles:
 
     def _names_after_crash(self) -> dict[str, _Inode]:
         names = {}
-        for path in sorted({*self._names, *self._disk_names}):
+        kept: dict[str, bool] = {}
+        for path in sorted({*self._names, *self._disk_names}, key=self._renamed_first):
             now, before = self._names.get(path), self._disk_names.get(path)
-            inode = now if now is before or self._random.random() < 0.5 else before
+            if path not in kept:
+                kept[path] = now is before or self._random.random() < 0.5
+            if path in self._renamed:  # both its names change, or none
+                kept.setdefault(self._renamed[path], kept[path])
+            inode = now if kept[path] else before
             if inode is not None:
                 names[path] = inode
+        self._renamed.clear()
         return names
+
+    def _renamed_first(self, path: str) -> tuple[bool, str]:
+        return path not in self._renamed, path
 
     def _crash_content(self, inode: _Inode) -> None:
         keep = self._random.choice((0.0, 0.5, 0.9, 1.0))  # of the sectors; all, none, or some
