@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Never
 
 import structlog
@@ -34,7 +33,9 @@ from dledger_py.ledger.errors import ChangeRefused, LedgerError, NotLeader
 from dledger_py.ledger.log_writer import WriterStatistics
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
 from dledger_py.ledger.members import Members
+from dledger_py.ledger.opening import Opening
 from dledger_py.ledger.parts import Assembly, Parts
+from dledger_py.ledger.peer_frames import Hello
 from dledger_py.ledger.peer_link import LinkStatistics, open_listener
 from dledger_py.ledger.reception import Reception
 from dledger_py.ledger.settlements import Settlements, Waiter
@@ -43,16 +44,11 @@ from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.statistics import RaftStatistics
 from dledger_py.runtime.host import Host, RealHost, Socket
 from dledger_py.storage import (
-    Corrupt,
-    DirectoryInUse,
     FileSystem,
-    Identity,
     Log,
     LogStatistics,
     RealFiles,
     Recovered,
-    WrongIdentity,
-    recover,
 )
 
 log = structlog.get_logger()
@@ -344,7 +340,9 @@ class Ledger:
         config = self.config
         assert not self._ran, "a machine that has applied a log cannot apply it again"
         self._ran = True
-        recovered = await self._recover()
+        recovered = await self._open(inbox)
+        if recovered is None:
+            return
         listener = self._listener
         try:
             if self._reception is None:
@@ -366,33 +364,22 @@ class Ledger:
                 with trio.CancelScope(shield=True):
                     await self._host.run_in_thread(recovered.close)
 
-    async def _recover(self) -> Recovered:
-        config = self.config
-        identity = Identity(cluster=config.cluster, group=config.group, member=config.node)
-        opening = partial(
-            recover,
-            self._files,
-            config.data_dir,
-            identity,
-            config.segment_size_bytes,
-            random_bits=self._host.random.getrandbits,
+    async def _open(self, inbox: Inbox[Never]) -> Recovered | None:
+        """The folder, once it is whole; None if a stop was asked for before that."""
+        recovered: Recovered | None = None
+        opening = Opening(
+            config=self.config, files=self._files, host=self._host, on_delay=self._refuse_peers
         )
-        try:
-            recovered = await self._host.run_in_thread(opening)
-        except (Corrupt, WrongIdentity, DirectoryInUse, OSError) as error:
-            raise FailStop(f"the data folder of {config.node} cannot be opened: {error}") from error
-        if recovered.cut is not None:
-            log.warning("log.torn_tail_cut", report=recovered.cut)
-        log.info(
-            "log.opened",
-            node=config.node,
-            last_index=recovered.log.last_index,
-            end_position=recovered.log.end_position,
-            term=recovered.hard_state.term,
-            commit=recovered.hard_state.commit,
-            created=recovered.created,
-        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_closed, inbox, nursery.cancel_scope)
+            recovered = await opening.open()
+            nursery.cancel_scope.cancel()
         return recovered
+
+    def _refuse_peers(self) -> None:
+        """Let those of the other groups in meanwhile; ours come again."""
+        if self._reception is not None:
+            self._reception.open(self.config.group, _not_yet)
 
     def _listen(self) -> Socket:
         config = self.config
@@ -418,6 +405,15 @@ class Ledger:
     def _tell_role(self, view: RoleView) -> None:
         for callback in self._role_callbacks:
             callback(view)
+
+
+async def _cancel_when_closed(inbox: Inbox[Never], scope: trio.CancelScope) -> None:
+    await inbox.wait_closed()
+    scope.cancel()
+
+
+def _not_yet(hello: Hello) -> str:
+    return f"{hello.sender!r} comes too early: the log is being opened"
 
 
 @asynccontextmanager

@@ -42,7 +42,9 @@ from dledger_py.storage.birth import read_birth
 from dledger_py.storage.files import File, FileSystem, Lock
 from dledger_py.storage.formats import (
     ADVICE_UPGRADE,
+    ENTRY_HEADER_BYTES,
     HEADER_BLOCK_BYTES,
+    KIND_CONFIG,
     SUCCESSOR_OFFSET,
     Attest,
     Bad,
@@ -141,8 +143,12 @@ class Mending:
         return self.end.position + len(self._partial)
 
     def take(self, raw: bytes) -> None:
-        """Take log bytes from `wanted` on. **Raises** BadBatch if they do not continue this log,
-        Contradicted if they are committed and what follows here is not; OSError."""
+        """Take log bytes from `wanted` on.
+
+        **Raises** BadBatch if they do not continue this log: then those of the last whole entry are
+        wanted again, as its beginning may have come from another member and be what was wrong.
+        Contradicted if they are committed and what follows here is not. OSError.
+        """
         assert self._new is not None
         assert not self.complete
         exact = self.goal.exact
@@ -164,10 +170,6 @@ class Mending:
         self._copy_good()
         if self.end != walked.end:
             self._partial = b""  # it was here, whole
-
-    def forget_partial(self) -> None:
-        """What comes next is from another member: the beginning of an entry may have been wrong."""
-        self._partial = b""
 
     def finish(self) -> None:
         """The new file takes the old one's place. Durability: on disk on return."""
@@ -237,9 +239,12 @@ class Mending:
 
 @define(eq=False)
 class Repair:
-    """A directory that needs mending, locked. Made by `open_repair`."""
+    """A directory that needs mending, locked. Made by `open_repair`. `configuration` is the payload
+    of the last intact CONFIG entry, if there is any: it may tell where the others are."""
 
     mendings: tuple[Mending, ...]
+    birth: int
+    configuration: bytes | None
     _lock: Lock
 
     def close(self) -> None:
@@ -258,7 +263,9 @@ def open_repair(files: FileSystem, directory: str, identity: Identity) -> Repair
     """
     lock = files.lock(f"{directory}/{LOCK_NAME}")
     try:
-        return Repair(tuple(_Examination(files, directory, identity).run()), lock)
+        examination = _Examination(files, directory, identity)
+        mendings = tuple(examination.run())
+        return Repair(mendings, examination.birth, examination.configuration, lock)
     except BaseException:
         lock.release()
         raise
@@ -271,6 +278,8 @@ class _Examination:
     _files: FileSystem
     _directory: str
     _identity: Identity
+    birth: int = field(init=False, default=0)
+    configuration: bytes | None = field(init=False, default=None)
     _newborn: int = field(init=False, default=0)
     _headless: dict[int, Corrupt] = field(init=False, factory=dict)  # by the name's position
 
@@ -281,7 +290,7 @@ class _Examination:
         for segment in found:
             self._check_identity(segment.header.identity)
         with suppress(FileNotFoundError):  # older than births
-            read_birth(self._files, self._directory)
+            self.birth = read_birth(self._files, self._directory).number
         attested = max((a for s in found for a in s.attests), key=lambda attest: attest.seq)
         last_goal = Goal(attested=attested, commit=hard.state.commit, newborn=self._newborn)
         goals = [Goal(exact=following.header.before) for _, following in pairwise(found)]
@@ -368,8 +377,11 @@ class _Examination:
         file = self._files.open(segment.path)
         buffer = memoryview(bytearray(SCAN_BYTES))
         try:
-            for walked, _view, _offset, bad in walks(file, segment.start, end, buffer):
+            for walked, view, _offset, bad in walks(file, segment.start, end, buffer):
                 end, stopped = walked.end, bad
+                for _index, _term, kind, start, stop in walked.entries:
+                    if kind == KIND_CONFIG:
+                        self.configuration = bytes(view[start + ENTRY_HEADER_BYTES : stop])
         except Corrupt:
             pass  # the disk cannot read it: as good as rotten
         finally:

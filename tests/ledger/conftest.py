@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,14 +191,15 @@ def open_group(tmp_path: Path) -> Callable[..., Any]:
         **settings: Any,
     ) -> AsyncIterator[Group]:
         names = tuple(f"n{number}" for number in range(size))
-        async with trio.open_nursery() as nursery:
-            group = Group(nursery, tmp_path, names, settings, files, machine)
-            try:
-                with trio.fail_after(PATIENCE_S):
-                    yield group
-            finally:
-                for member in group.members.values():
-                    member.scope.cancel()
-                group.close()
+        with ExitStack() as at_last:  # listeners are closed when nobody waits at them any more
+            async with trio.open_nursery() as nursery:
+                group = Group(nursery, tmp_path, names, settings, files, machine)
+                at_last.callback(group.close)
+                try:
+                    with trio.fail_after(PATIENCE_S):
+                        yield group
+                finally:
+                    for member in group.members.values():
+                        member.scope.cancel()
 
     return opened

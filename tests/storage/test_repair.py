@@ -158,10 +158,12 @@ def test_wrong_bytes_are_refused_and_the_right_ones_taken_afterwards() -> None:
         with pytest.raises(BadBatch):
             mending.take(wrong)
         assert at == mending.wanted
-    mending.take(raw[at : at + 7])
-    mending.forget_partial()  # somebody else goes on
+    mending.take(b"\0" + raw[at + 1 : at + 7])
+    with pytest.raises(BadBatch):  # the beginning was wrong, and nobody could tell
+        mending.take(raw[at + 7 :])
     assert at == mending.wanted
-    mending.take(raw[at:])
+    mending.take(raw[at : at + 7])
+    mending.take(raw[at + 7 :])
     mending.finish()
     repair.close()
 
