@@ -102,7 +102,7 @@ class Checker:
         self._require(terms == known, "I16", node, f"gets a copy up to {copy.last_index}")
         for entry in self.committed[copy.last_index :]:
             held = node.disk.has(entry.index, entry.term)
-            self._require(not held, "I16", node, f"loses {entry}, which is committed")
+            self._require(not held, "I16", node, "loses {}, which is committed", entry)
 
     def check_persist(self, node: "Node", persist: Persist) -> None:
         """A member asks for a write; called before the book of its log is changed."""
@@ -120,7 +120,7 @@ class Checker:
             self._require(entry.index == first + place, "form", node, f"gap at {entry.index}")
             known = self._entries.setdefault((entry.index, entry.term), (prev_term, entry.payload))
             same = known == (prev_term, entry.payload)
-            self._require(same, "I9", node, f"{entry} differs from what others have there")
+            self._require(same, "I9", node, "{} differs from what others have there", entry)
             prev_term = entry.term
             if entry.kind == Kind.CONFIG and type(node.core.role) is Leader:
                 self._check_configuration(node, entry)
@@ -130,27 +130,27 @@ class Checker:
         message = send.message
         disk = node.disk
         term = message.term
-        self._require(disk.term >= term, "I11", node, f"{message}: term {disk.term} is durable")
-        self._require(term >= self._promised[node.name], "I3", node, f"{message}")
+        self._require(disk.term >= term, "I11", node, "{}: term {} is durable", message, disk.term)
+        self._require(term >= self._promised[node.name], "I3", node, "{}", message)
         self._promised[node.name] = term
         if type(message) is AppendAccepted:
             match = message.match
             durable = match <= len(node.log) and (
                 match == 0 or disk.has(match, node.log[match - 1].term)
             )
-            self._require(durable, "I11", node, f"{message}: {disk.last_index} is durable")
+            self._require(durable, "I11", node, "{}: {} is durable", message, disk.last_index)
         elif type(message) in (VoteGranted, RequestVote, RequestVoteNow):
             vote = send.to if type(message) is VoteGranted else node.name
             known = self._votes.setdefault((node.name, term), vote)
-            self._require(known == vote, "I2", node, f"votes for {known} and {vote} in {term}")
+            self._require(known == vote, "I2", node, "votes for {} and {} in {}", known, vote, term)
             durable = disk.term > term or disk.vote == vote
-            self._require(durable, "I11", node, f"{message}: vote for {disk.vote} is durable")
+            self._require(durable, "I11", node, "{}: vote for {} is durable", message, disk.vote)
         elif type(message) in (Append, TooFarBehind):
             # Within one step a leader may send, and learn that it is no member any more.
             led = self._leaders.get(term) == (node.name, node.incarnation)
             leaving = led and node.name not in node.configurations[-1][1].voters
             leads = type(node.core.role) is Leader
-            self._require(leads or leaving, "I1", node, f"{message}")
+            self._require(leads or leaving, "I1", node, "{}", message)
 
     def check_sends(self, now_us: int, sends: int) -> None:
         """So many messages were just sent."""
@@ -185,9 +185,9 @@ class Checker:
         has applied.
         """
         entry = node.log[index - 1]
-        self._require(node.disk.has(index, entry.term), "I14", node, f"{entry} is not durable")
-        self._require(index <= node.commit, "I14", node, f"{entry} is not committed")
-        self._require(node.state == self.states[index], "I14", node, f"states differ at {index}")
+        self._require(node.disk.has(index, entry.term), "I14", node, "{} is not durable", entry)
+        self._require(index <= node.commit, "I14", node, "{} is not committed", entry)
+        self._require(node.state == self.states[index], "I14", node, "states differ at {}", index)
 
     def check_transferred(self, node: "Node", leader: NodeId) -> None:
         """A member says that leadership has moved."""
@@ -226,7 +226,7 @@ class Checker:
             if index <= len(self.committed):
                 known = self.committed[index - 1]
                 same = known.term == entry.term and known.payload == entry.payload
-                self._require(same, "I7", node, f"{entry}, others committed {known}")
+                self._require(same, "I7", node, "{}, others committed {}", entry, known)
             else:
                 self.committed.append(entry)
                 self.committed_in.append(core.term)
@@ -256,7 +256,7 @@ class Checker:
         for index, entry in enumerate(self.committed, 1):
             if self.committed_in[index - 1] < core.term:
                 has = index <= len(log) and log[index - 1].term == entry.term
-                self._require(has, "I8", node, f"lacks {entry}, committed before")
+                self._require(has, "I8", node, "lacks {}, committed before", entry)
 
     def _check_configuration(self, node: "Node", entry: Entry) -> None:
         """A leader appends a configuration; the book of its log does not have it yet."""
@@ -286,8 +286,12 @@ class Checker:
                     true = match <= len(node.log) and disk.has(match, node.log[match - 1].term)
                     self._require(true, "I13", node, f"counts {name} up to {match}")
 
-    def _require(self, holds: bool, invariant: str, node: "Node", what: str) -> None:
+    def _require(
+        self, holds: bool, invariant: str, node: "Node", what: str, *about: object
+    ) -> None:
+        """`about` is put into `what` only when it is needed: most of what is checked holds."""
         if not holds:
+            what = what.format(*about) if about else what
             core = node.core
             raise Violation(
                 f"{invariant}: {node.name} ({core.role.name}, term {core.term},"
