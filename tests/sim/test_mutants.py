@@ -2,7 +2,8 @@
 
 import pytest
 
-from chaos.sim.mutants import MUTANTS, Mutant, hunt, planted
+from chaos.sim.mutants import MUTANTS
+from chaos.sim.mutants.mutant import Mutant, hunt, planted
 from dledger_py.raft.rules import RULES, STALE
 
 
