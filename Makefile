@@ -30,9 +30,10 @@ test: check      ## the checks, then every test
 
 SEED ?= 1
 RUNS ?= 200
-sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=… or HOURS=…
+sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=… or HOURS=…, MUTANTS=1
 	$(BIN)/python -m chaos.sim --seed $(SEED) --profile all --members 3 5 \
 		$(if $(HOURS),--hours $(HOURS),--runs $(RUNS))
+	$(if $(MUTANTS),$(BIN)/python -m chaos.sim.mutants)
 
 SCENARIO ?= leader-kills
 CHAOS = $(if $(TIMES),--times $(TIMES)) $(if $(NODES),--nodes $(NODES)) \

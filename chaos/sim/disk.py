@@ -176,7 +176,7 @@ class SimDisk:
     def install(self, copy: Copy) -> None:
         """Take the copy's log for ours; term and vote stay."""
         hard = HardState(term=self.term, vote=self.vote)
-        hard = hard_state_with(hard, copy.last_index, copy.last_term)
+        hard = hard_state_with(hard, copy.state.index, copy.last_term)
         self.term, self.vote, self.commit = hard.term, hard.vote, hard.commit
         self.past = list(copy.past)
         self.log = list(copy.entries)

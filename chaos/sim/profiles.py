@@ -208,6 +208,8 @@ def _retain(random: Random, faulty_us: int) -> Knobs:
         partition_us=random.choice((500_000, 2_000_000, 5_000_000)),
         crash_rate=max(around.crash_rate, random.choice((0.0, 0.2))),
         partition_rate=max(around.partition_rate, 0.2),
+        late=max(around.late, random.choice((0.0, 0.1))),
+        late_us=max(around.late_us, 4 * ELECTION_TIMEOUT_US),
     )
 
 

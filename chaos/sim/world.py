@@ -114,13 +114,16 @@ class Node:
         self.log: list[Entry] = [*dropped, *disk.log]
         self.configurations = [(0, Configuration(voters=world.founders))]
         self.note_configurations(self.log)
-        self.core = Raft(
-            config=world.config(self.name),
-            log=disk.log_view(),
-            hard=HardState(term=disk.term, vote=disk.vote, commit=disk.committed),
-            random=Random(f"{world.seed}/{self.name}/{self.incarnation}").randrange,
-            electable=self.electable,
-        )
+        try:
+            self.core = Raft(
+                config=world.config(self.name),
+                log=disk.log_view(),
+                hard=HardState(term=disk.term, vote=disk.vote, commit=disk.committed),
+                random=Random(f"{world.seed}/{self.name}/{self.incarnation}").randrange,
+                electable=self.electable,
+            )
+        except ValueError as error:
+            raise Violation(f"{self.name} cannot start from its disk: {error}") from error
         self.commit = self.core.commit
         self.applied = disk.state.index
         self.state = disk.state.state

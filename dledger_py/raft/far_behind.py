@@ -78,8 +78,10 @@ def may_replace(log: LogView, first_index: Index, previous_term: Term, last_inde
     return last_index >= first_index - 1 and not log.agrees(first_index - 1, previous_term)
 
 
-def hard_state_with(hard: HardState, last_index: Index, last_term: Term) -> HardState:
-    """What a member with `hard` starts with once its log is a copy that ends so."""
+def hard_state_with(hard: HardState, commit: Index, last_term: Term) -> HardState:
+    """What a member with `hard` starts with once its log is a copy that ends in `last_term` and is
+    committed up to `commit`.
+    """
     if last_term > hard.term:
-        return HardState(term=last_term, vote=None, commit=last_index)
-    return HardState(term=hard.term, vote=hard.vote, commit=last_index)
+        return HardState(term=last_term, vote=None, commit=commit)
+    return HardState(term=hard.term, vote=hard.vote, commit=commit)

@@ -47,7 +47,7 @@ def test_every_invariant_holds(profile: str, members: int, count: int, seconds: 
         assert changes > 3 * count
     if profile == "retain":
         assert drops > 10 * count
-        assert copies > count
+        assert copies > count // 2
 
 
 def test_a_cluster_of_one_holds_too() -> None:

@@ -127,6 +127,42 @@ def never_probe(raft: Raft, sender: NodeId, message: AppendRefused) -> None:
     """Lost appends are never sent again."""
 
 
+honest_commit_up_to = Raft.commit_up_to
+
+
+def commit_what_was_said(self: Raft, index: int) -> None:
+    if index < self.commit:
+        self.commit = index
+    honest_commit_up_to(self, index)
+
+
+def campaign_without_asking(self: Raft) -> None:
+    self.timer.restart()
+    if self.may_lead():
+        self.campaign()
+
+
+def count_old_match(raft: Raft, sender: NodeId, message: AppendAccepted) -> None:
+    if type(raft.role) is Leader and message.match <= raft.log.last_index:
+        rules.count_match(raft, sender, message)
+
+
+def let_matches_fall(raft: Raft, sender: NodeId, message: AppendAccepted) -> None:
+    leader = raft.role
+    assert type(leader) is Leader
+    leader.match[sender] = min(leader.match[sender], message.match)
+    rules.count_match(raft, sender, message)
+
+
+def adopt_without_writing(self: Raft, term: int) -> None:
+    self._enter(term)
+    self._become(Follower(), None)
+
+
+def go_back_one_by_one(self: LogView, index: int, term: int) -> int:
+    return min(index, self.last_index)
+
+
 CONSENSUS: tuple[Mutant, ...] = (
     Mutant(
         name="vote said before it is durable",
@@ -252,5 +288,45 @@ CONSENSUS: tuple[Mutant, ...] = (
         profile="swarm",
         seeds=20,
         patches=((RULES, (Leader, AppendRefused), never_probe),),
+    ),
+    Mutant(
+        name="commit index goes back with a late append",
+        profile="hell",
+        seeds=20,
+        patches=((Raft, "commit_up_to", commit_what_was_said),),
+    ),
+    Mutant(
+        name="campaign without a pre-vote",
+        profile="swarm",
+        seeds=40,
+        patches=((Raft, "_seek_election", campaign_without_asking),),
+    ),
+    Mutant(
+        name="acknowledgements of an older term counted",
+        profile="hell",
+        seeds=40,
+        first_seed=430,
+        patches=((STALE, AppendAccepted, count_old_match),),
+    ),
+    Mutant(
+        name="match falls with a late acknowledgement",
+        profile="hell",
+        seeds=20,
+        patches=((RULES, (Leader, AppendAccepted), let_matches_fall),),
+        harmless="a match that is too low is still true; the commit index does not fall with it,"
+        " and the next acknowledgement raises it again",
+    ),
+    Mutant(
+        name="newer term adopted without writing it down",
+        profile="hell",
+        seeds=20,
+        patches=((Raft, "_adopt", adopt_without_writing),),
+    ),
+    Mutant(
+        name="refusal hints at the refused entry itself",
+        profile="hell",
+        seeds=20,
+        patches=((LogView, "last_not_above", go_back_one_by_one),),
+        harmless="the leader goes back one entry per refusal: slower, and as right",
     ),
 )

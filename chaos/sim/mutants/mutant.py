@@ -1,9 +1,4 @@
-"""Planted bugs: the simulator is worth what it catches.
-
-Each mutant replaces one decision of the core by one that has been got wrong somewhere, for as
-long as `planted` lasts. A mutant that survives its seeds means that a fault profile or a check
-has gone blind.
-"""
+"""What a planted bug is, and how it is hunted: it is in the code for as long as `planted` lasts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +14,11 @@ Patch = tuple[Any, Any, Any]
 
 @frozen(kw_only=True)
 class Mutant:
-    """A planted bug, the profile that should find it, and within how many seeds."""
+    """A planted bug, the profile that should find it, and within how many seeds.
+
+    One that is `harmless`, which says why, must survive them: a check that complains of it would
+    complain of correct cores too.
+    """
 
     name: str
     profile: str
@@ -27,6 +26,10 @@ class Mutant:
     patches: tuple[Patch, ...]
     members: int = 3
     seconds: float = 20.0
+    first_seed: int = 0
+    """Where to begin, if chance takes many seeds to find it."""
+
+    harmless: str = ""
 
 
 @contextmanager
@@ -50,10 +53,10 @@ def planted(mutant: Mutant) -> Iterator[None]:
                 setattr(owner, name, value)
 
 
-def hunt(mutant: Mutant, first_seed: int = 0) -> Result | None:
-    """Run seeds until the mutant is caught; None if it survives all of them."""
+def hunt(mutant: Mutant, seeds: range | None = None) -> Result | None:
+    """Run its seeds, or others, until the mutant is caught; None if it survives all of them."""
     with planted(mutant):
-        for seed in range(first_seed, first_seed + mutant.seeds):
+        for seed in seeds or range(mutant.first_seed, mutant.first_seed + mutant.seeds):
             result = run(seed, mutant.profile, mutant.members, mutant.seconds)
             if result.violation:
                 return result
