@@ -155,7 +155,7 @@ class Broker:
         self.proposals = Proposals(self.ledger, self.batch)
         self.leadership = Leadership(
             node=config.node,
-            members=config.members,
+            address_of=self._address_of,
             wait_ms=config.forward_wait_ms,
             view=self._view,
             redispatch=self._redispatch,
@@ -315,9 +315,11 @@ class Broker:
                     now_ms=now_ms,
                 ),
                 Consensus(
-                    nodes=tuple(config.ledger.peers),
+                    nodes=lambda: self.ledger.members.names,
                     leadership=leadership,
                     transfer=self.ledger.transfer_leadership,
+                    add=self._add_member,
+                    remove=self.ledger.remove_member,
                 ),
                 Groups(
                     machine=machine,
@@ -350,6 +352,13 @@ class Broker:
             earliest_ms=lambda: self._earliest_ms(reader),
             started_ms=self._ground.now_ms(),
         )
+
+    def _address_of(self, node: str) -> str | None:
+        """Where clients reach another member: by our settings, or by what it says of itself."""
+        return self.config.members.get(node) or self.ledger.members.contact_of(node)
+
+    async def _add_member(self, node: str, address: str, stays_learner: bool) -> None:
+        await self.ledger.add_member(node, address, stays_learner=stays_learner)
 
     # --- what ties them together -----------------------------------------------------------------
 

@@ -26,6 +26,11 @@ class LedgerSettings:
     peers: dict[str, str] = setting(
         Factory(dict), doc="node -> host:port of its peer listener, this node's own included"
     )
+    join: bool = setting(
+        False,
+        doc="this member came after its group was founded, and waits to be added; peers lists it"
+        " and any of the others",
+    )
     tick_ms: int = setting(20, doc="length of one tick of the consensus core, in ms")
     heartbeat_ms: int = setting(100, doc="pause between two heartbeats of a leader, in ms")
     election_timeout_ms: int = setting(
@@ -134,7 +139,8 @@ class BrokerConfig:
     def _check_members(self) -> None:
         if self.members and self.node not in self.members:
             raise ValueError(f"members does not list this node, {self.node!r}")
-        if self.members and self.ledger.peers and set(self.members) != set(self.ledger.peers):
+        listed = set(self.members) == set(self.ledger.peers) or self.ledger.join
+        if self.members and self.ledger.peers and not listed:
             raise ValueError("members and ledger.peers must list the same nodes")
         if len(self.ledger.peers) > 1 and not self.members:
             raise ValueError("members is empty: it must say where clients reach each of the peers")
@@ -235,6 +241,8 @@ class BrokerConfig:
             node=self.node,
             # A member that is alone needs no address for peers.
             peers=self.ledger.peers or {self.node: "127.0.0.1:0"},
+            join=self.ledger.join,
+            contact=self.advertised,
             data_dir=str(self.data_dir),
             cluster=self.cluster_id,
             group=self.broker_name,

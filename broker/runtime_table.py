@@ -74,12 +74,16 @@ class RuntimeTable:
             "raftRole": view.role,
             "raftTerm": str(view.term),
             "raftLeader": view.leader or "",
-            "raftMembers": ",".join(self.ledger.config.peers),
         }
         statistics = self.ledger.statistics()
         if statistics is not None:
             core = statistics.raft
+            members = self.ledger.members.views()
             table |= {
+                "raftMembers": ",".join(member.name for member in members),
+                "raftMembership": ",".join(f"{member.name}:{member.role}" for member in members),
+                "raftAddresses": ",".join(f"{member.name}={member.address}" for member in members),
+                "raftSnapshotIndex": str(statistics.snapshot_index),
                 "raftFirstIndex": str(core.first_index),
                 "raftLastIndex": str(core.last_index),
                 "raftDurableIndex": str(core.durable_index),

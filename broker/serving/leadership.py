@@ -57,7 +57,8 @@ class Leadership:
     """The gate in front of every write; an actor, because it keeps connections to the leader."""
 
     node: str
-    members: dict[str, str]
+    address_of: Callable[[str], str | None]
+    """Where clients reach another member, if that is known."""
     wait_ms: int
     view: Callable[[], RoleView]
     redispatch: Callable[[Port, Frame], None]
@@ -217,7 +218,10 @@ class Leadership:
             return connection
 
     async def _keep_connection(self, member: str, task_status: trio.TaskStatus[Connection]) -> None:
-        host, port = split_address(self.members[member], of=member)
+        address = self.address_of(member)
+        if address is None:
+            raise Unreachable(member, "its address for clients is not known yet")
+        host, port = split_address(address, of=member)
         async with open_connection(host, port, dial=self.dial) as connection:
             task_status.started(connection)
             await connection.wait_closed()

@@ -36,6 +36,7 @@ from dledger_py.client.errors import ClientError, MalformedAnswer, NoRoute, Resp
 from dledger_py.client.routes import parse_name_servers
 from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body
 from dledger_py.remoting.commands.operations import (
+    ChangeMembers,
     GetBrokerRuntime,
     GetConsumerConnections,
     GetConsumeStats,
@@ -113,6 +114,64 @@ class Admin:
 
         **Raises** UnknownName, or ResponseError if leadership was not handed over.
         """
+        group = await self._group(broker_name)
+        await self._ask(_leader(group), TransferLeadership(transferee_id=node))
+        return group.broker_name
+
+    async def add_member(
+        self,
+        node: str,
+        address: str,
+        *,
+        broker_name: str | None = None,
+        stays_learner: bool = False,
+    ) -> str:
+        """Let the member *node*, which listens for its peers at *address*, into a group, whose name
+        is returned.
+
+        It gets the log as a learner and a vote once it has caught up, unless *stays_learner*.
+
+        **Raises** UnknownName, or ResponseError if it was not let in.
+        """
+        group = await self._group(broker_name)
+        await self._ask(
+            _leader(group),
+            ChangeMembers(change="add", node=node, address=address, stays_learner=stays_learner),
+        )
+        return group.broker_name
+
+    async def remove_member(self, node: str, *, broker_name: str | None = None) -> str:
+        """Take the member *node* out of its group, whose name is returned.
+
+        **Raises** UnknownName, or ResponseError if it stays.
+        """
+        group = await self._group(broker_name)
+        await self._ask(_leader(group), ChangeMembers(change="remove", node=node))
+        return group.broker_name
+
+    async def replace_member(
+        self, node: str, *, address: str | None = None, broker_name: str | None = None
+    ) -> str:
+        """Have a member whose data folder was lost begin anew, in its group, whose name is
+        returned: it is removed and added again, at *address* or where it was.
+
+        **Raises** UnknownName, or ResponseError if it was not removed or not let in again.
+        """
+        group = await self._group(broker_name)
+        leader = _leader(group)
+        if address is None:
+            table = (await self.broker_status(broker_address=leader))[0].table
+            address = dict(
+                each.split("=", 1) for each in table.get("raftAddresses", "").split(",") if each
+            ).get(node)
+        if address is None:
+            raise UnknownName(f"where does {node!r} listen for its peers? The group does not know")
+        await self._ask(leader, ChangeMembers(change="remove", node=node))
+        await self._ask(leader, ChangeMembers(change="add", node=node, address=address))
+        return group.broker_name
+
+    async def _group(self, broker_name: str | None) -> BrokerData:
+        """The group of this name, or the only one. **Raises** UnknownName."""
         groups = [
             group
             for group in _groups(await self.cluster_info(), None)
@@ -123,12 +182,7 @@ class Admin:
             raise UnknownName(
                 f"which broker group? there are {names}" if groups else f"no group {broker_name!r}"
             )
-        group = groups[0]
-        masters = _masters(group)
-        if not masters:
-            raise UnknownName(f"broker group {group.broker_name!r} has no leader now")
-        await self._ask(masters[0], TransferLeadership(transferee_id=node))
-        return group.broker_name
+        return groups[0]
 
     async def broker_status(
         self, *, broker_address: str | None = None, cluster: str | None = None
@@ -407,6 +461,14 @@ def _groups(info: ClusterInfo, cluster: str | None) -> Sequence[BrokerData]:
 
 def _masters(group: BrokerData) -> list[str]:
     return [address for id_, address in group.broker_addrs.items() if id_ == MASTER_ID]
+
+
+def _leader(group: BrokerData) -> str:
+    """**Raises** UnknownName."""
+    masters = _masters(group)
+    if not masters:
+        raise UnknownName(f"broker group {group.broker_name!r} has no leader now")
+    return masters[0]
 
 
 def _speaker(group: BrokerData) -> str:

@@ -58,6 +58,8 @@ class RaftState:
     address: str
     role: str
     """leader, follower or candidate; `down` if it did not answer."""
+    membership: str
+    """voter, learner, joining or leaving, as its leader has it; empty if there is no leader."""
     term: int | None
     last_index: int | None
     """The newest entry it has written."""
@@ -67,6 +69,8 @@ class RaftState:
     """The newest entry it knows to be on a majority's disks."""
     applied_index: int | None
     """The newest entry its state shows."""
+    snapshot_index: int | None
+    """The entry behind which its newest snapshot was taken; 0: there is none."""
     lag: int | None
     """Entries of the leader that it has not written yet."""
     failure: str | None = None
@@ -80,7 +84,12 @@ def raft_states(members: Sequence[MemberState]) -> tuple[RaftState, ...]:
         return int(text) if text.isdecimal() else None
 
     newest: dict[str, int] = {}
+    memberships: dict[tuple[str, str], str] = {}
     for member in members:
+        if member.role == "leader":
+            for each in member.runtime.get("raftMembership", "").split(","):
+                node, _, membership = each.partition(":")
+                memberships[member.broker_name, node] = membership
         last = index(member, "raftLastIndex")
         if member.role == "leader" and last is not None:
             newest[member.broker_name] = max(last, newest.get(member.broker_name, 0))
@@ -93,11 +102,15 @@ def raft_states(members: Sequence[MemberState]) -> tuple[RaftState, ...]:
                 node=member.runtime.get("raftNode", ""),
                 address=member.address,
                 role=member.role if member.failure is None else "down",
+                membership=memberships.get(
+                    (member.broker_name, member.runtime.get("raftNode", "")), ""
+                ),
                 term=member.term,
                 last_index=last,
                 durable_index=index(member, "raftDurableIndex"),
                 committed_index=index(member, "raftCommittedIndex"),
                 applied_index=index(member, "raftAppliedIndex"),
+                snapshot_index=index(member, "raftSnapshotIndex"),
                 # The leader was asked at another moment, so a follower may seem to be ahead.
                 lag=None if last is None or leaders is None else max(0, leaders - last),
                 failure=member.failure,

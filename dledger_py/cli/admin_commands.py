@@ -124,11 +124,13 @@ def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
                     "node": member.node,
                     "address": member.address,
                     "role": member.role,
+                    "membership": member.membership,
                     "term": member.term,
                     "lastIndex": member.last_index,
                     "durableIndex": member.durable_index,
                     "committedIndex": member.committed_index,
                     "appliedIndex": member.applied_index,
+                    "snapshotIndex": member.snapshot_index,
                     "lag": member.lag,
                     "failure": member.failure,
                 }
@@ -137,15 +139,16 @@ def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
         )
     else:
         shape = columns(
-            *("Broker Name", "Node", "Addr", "Role", ">Term"),
-            *(">Last", ">Durable", ">Committed", ">Applied", ">Lag"),
+            *("Broker Name", "Node", "Addr", "Role", "Member", ">Term"),
+            *(">Last", ">Durable", ">Committed", ">Applied", ">Snapshot", ">Lag"),
         )
         print_table(
             shape,
             [
                 (
-                    *(m.broker_name, m.node, m.address, m.role, m.term),
-                    *(m.last_index, m.durable_index, m.committed_index, m.applied_index, m.lag),
+                    *(m.broker_name, m.node, m.address, m.role, m.membership, m.term),
+                    *(m.last_index, m.durable_index, m.committed_index, m.applied_index),
+                    *(m.snapshot_index, m.lag),
                 )
                 for m in members
             ],
@@ -166,6 +169,74 @@ def transfer_leader(name_servers: str, as_json: bool, node: str, broker_name: st
         print_json({"brokerName": group, "leader": node})
     else:
         print(f"{node} leads {group}")
+
+
+_group_option = click.option("-b", "--brokerName", "broker_name", help="Its group, if several.")
+
+
+@admin.command("addMember")
+@_common
+@click.option("-m", "--member", "node", required=True, help="The new member, such as n3.")
+@click.option("-a", "--address", required=True, help="Where it listens for its peers, host:port.")
+@click.option("--learner", is_flag=True, help="It is to get the log, and never a vote.")
+@_group_option
+def add_member(
+    name_servers: str,
+    as_json: bool,
+    node: str,
+    address: str,
+    learner: bool,
+    broker_name: str | None,
+) -> None:
+    """Let a new member into a broker group (not in mqadmin).
+
+    Start it first, with an empty folder and ledger.join = true. It gets the log as a learner, and a
+    vote by itself once it has caught up; raftStatus shows both.
+    """
+    group = _ask(
+        name_servers,
+        lambda admin: admin.add_member(
+            node, address, broker_name=broker_name, stays_learner=learner
+        ),
+    )
+    _tell_change(as_json, group, node, "added", f"{node} gets the log of {group} as a learner")
+
+
+@admin.command("removeMember")
+@_common
+@click.option("-m", "--member", "node", required=True, help="The member, such as n3.")
+@_group_option
+def remove_member(name_servers: str, as_json: bool, node: str, broker_name: str | None) -> None:
+    """Take a member out of its broker group for good (not in mqadmin)."""
+    group = _ask(name_servers, lambda admin: admin.remove_member(node, broker_name=broker_name))
+    _tell_change(as_json, group, node, "removed", f"{node} is no member of {group} any more")
+
+
+@admin.command("replaceMember")
+@_common
+@click.option("-m", "--member", "node", required=True, help="The member, such as n3.")
+@click.option("-a", "--address", help="Where it listens for its peers now, if it moved.")
+@_group_option
+def replace_member(
+    name_servers: str, as_json: bool, node: str, address: str | None, broker_name: str | None
+) -> None:
+    """Have a member begin anew whose data folder was lost (not in mqadmin).
+
+    It is removed and added again; its process may be running already. An emptied folder is not
+    heard before that, since it has forgotten what it voted for.
+    """
+    group = _ask(
+        name_servers,
+        lambda admin: admin.replace_member(node, address=address, broker_name=broker_name),
+    )
+    _tell_change(as_json, group, node, "replaced", f"{node} begins anew as a learner of {group}")
+
+
+def _tell_change(as_json: bool, group: str, node: str, change: str, text: str) -> None:
+    if as_json:
+        print_json({"brokerName": group, "node": node, "change": change})
+    else:
+        print(text)
 
 
 @admin.command("topicList")

@@ -62,6 +62,8 @@ class LedgerStatistics:
     applied_index: int
     applied_position: int
     committed_index: int
+    snapshot_index: int
+    """Of the newest snapshot; 0 if there is none."""
     proposals_waiting: int
     proposals_waiting_bytes: int
     tail_entries: int
@@ -318,6 +320,7 @@ class Ledger:
             applied_index=parts.applier.applied_index,
             applied_position=parts.applier.applied_position,
             committed_index=parts.applier.target,
+            snapshot_index=parts.snapshots.newest_index if parts.snapshots is not None else 0,
             proposals_waiting=self._settlements.waiting,
             proposals_waiting_bytes=self._settlements.waiting_bytes,
             tail_entries=len(parts.tail),

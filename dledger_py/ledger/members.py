@@ -192,7 +192,7 @@ class Members:
                 told_by=hello.sender,
                 advice=f"the group knows another data folder of {config.node}: this one was"
                 " emptied or exchanged. Put the old one back, or have the member replaced"
-                f" (dledger admin replaceMember {config.node})",
+                f" (dledger admin replaceMember -m {config.node})",
             )
             return f"{hello.sender!r} knows another data folder of {config.node!r}"
         birth = self.birth_of(hello.sender)

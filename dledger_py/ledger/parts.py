@@ -43,7 +43,7 @@ from dledger_py.raft.log_view import LogView
 from dledger_py.raft.membership import MEMBERS_MAX, Configuration, decode, encode
 from dledger_py.raft.raft import Raft
 from dledger_py.runtime.host import Host, Socket
-from dledger_py.storage import Log, Recovered
+from dledger_py.storage import Log, Recovered, Snapshots
 
 TAIL_SURPLUS = 5 / 4
 """The ledger's tail against the core's, which counts bytes a little differently and trims an
@@ -69,6 +69,7 @@ class Parts:
     ticker: Ticker
     links: Links
     members: Members
+    snapshots: Snapshots | None
     listener: Socket
     supervisor: Supervisor
 
@@ -170,6 +171,7 @@ class Assembly:
             ticker=ticker,
             links=links,
             members=members,
+            snapshots=memory.snapshots if memory is not None else None,
             listener=listener,
             supervisor=supervisor,
         )

@@ -10,6 +10,7 @@ from attrs import define, field
 from dledger_py.client.connection import open_connection
 from dledger_py.remoting.commands.json_bodies import encode_body
 from dledger_py.remoting.commands.operations import (
+    ChangeMembers,
     GetBrokerRuntime,
     GetConsumerConnections,
     GetConsumeStats,
@@ -61,6 +62,9 @@ class FakeBroker:
             "raftDurableIndex": "119",
             "raftCommittedIndex": "118",
             "raftAppliedIndex": "117",
+            "raftSnapshotIndex": "90",
+            "raftMembership": "n0:voter,n3:learner",
+            "raftAddresses": "n0=10.0.0.1:1,n3=10.0.0.4:1",
             "putTps": "12.5 11.0 10.0",
             "getTransferredTps": "3.0 2.0 1.0",
             "msgPutTotalTodayNow": "41",
@@ -109,6 +113,10 @@ class FakeBroker:
 
     @handles(TransferLeadership)
     def transfer(self, request: TransferLeadership, caller: Caller) -> Answer[None]:
+        return self._change(request)
+
+    @handles(ChangeMembers)
+    def change_members(self, request: ChangeMembers, caller: Caller) -> Answer[None]:
         return self._change(request)
 
     @handles(DeleteTopic)

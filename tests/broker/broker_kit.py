@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from broker.app import Broker
 from broker.config import BrokerConfig, LedgerSettings
@@ -80,6 +80,18 @@ class BrokerGroup:
         for name in self.names:
             self._addresses[name] = f"127.0.0.1:{self.ports.take_any()}"
             self._peers[name] = f"127.0.0.1:{self.ports.take_any()}"
+
+    def peer(self, name: str) -> str:
+        """Where this member listens for the others."""
+        return self._peers[name]
+
+    def settings_of(self, *founders: str) -> dict[str, Any]:
+        """What the founders of a group are told, who know nobody else."""
+        ledger = self.config(founders[0]).ledger
+        return {
+            "members": {name: self._addresses[name] for name in founders},
+            "ledger": evolve(ledger, peers={name: self._peers[name] for name in founders}),
+        }
 
     def config(self, name: str, **settings: Any) -> BrokerConfig:
         ledger = LedgerSettings(peers=self._peers, election_timeout_ms=400, heartbeat_ms=40)

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+from attrs import evolve
 
 from broker.serving.leadership import FORWARDED_BY
 from dledger_py.client.errors import ResponseError
@@ -10,7 +11,7 @@ from dledger_py.remoting.commands.offsets import (
     QueryConsumerOffset,
     UpdateConsumerOffset,
 )
-from dledger_py.remoting.commands.operations import TransferLeadership
+from dledger_py.remoting.commands.operations import ChangeMembers, TransferLeadership
 from dledger_py.remoting.commands.sending import SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic, GetTopic
 from dledger_py.remoting.wire.frame import Framer, encode_request
@@ -190,3 +191,43 @@ async def test_without_a_majority_writes_end_unknown_or_refused_and_reads_go_on(
     assert "may have been" in unknown.value.remark
     assert "nothing was stored" in refused.value.remark
     assert [b"x"] == bodies(pulled)
+
+
+async def test_a_fourth_member_joins_leads_and_is_found_by_the_others(tmp_path) -> None:
+    """Their settings do not name it: they know it by what it says of itself."""
+    async with brokers(tmp_path, 4) as group:
+        founders = group.settings_of("n0", "n1", "n2")
+        await group.start("n0", "n1", "n2", **founders)
+        leader = await group.wait_leader()
+        async with dial(leader) as client:
+            await send(client, "orders", b"before")
+            joining = evolve(group.config("n3").ledger, join=True)
+            await group.start("n3", ledger=joining, join_wait_ms=0)
+            with pytest.raises(ResponseError) as nonsense:
+                await client.call(ChangeMembers(change="swap", node="n3"))
+            with pytest.raises(ResponseError) as nameless:
+                await client.call(ChangeMembers(change="add", node="new", address="h:1"))
+            with pytest.raises(ResponseError) as nowhere:
+                await client.call(ChangeMembers(change="add", node="n3", address="nowhere"))
+            await client.call(ChangeMembers(change="add", node="n3", address=group.peer("n3")))
+            newcomer = group.members["n3"]
+            members = newcomer.broker.ledger.members
+            while "n3" not in members.voters or members.changing:
+                await trio.lowlevel.checkpoint()
+            with pytest.raises(ResponseError) as again:
+                await client.call(ChangeMembers(change="add", node="n3", address=group.peer("n3")))
+            await client.call(TransferLeadership(transferee_id="n3"))
+            await group.wait_until(lambda: newcomer.leads)
+            await send(client, "orders", b"handed on to the newcomer")
+            with pytest.raises(ResponseError) as not_the_leader:
+                await client.call(ChangeMembers(change="remove", node="n0"))
+        async with dial(newcomer) as client:
+            await client.call(ChangeMembers(change="remove", node=leader.node))
+            await send(client, "orders", b"after")
+            copy = await pull(client, "orders")
+
+    assert (29, 29, 29, 1, 14) == tuple(
+        error.value.code for error in (nonsense, nameless, nowhere, again, not_the_leader)
+    )
+    assert "n3 is a member already" in str(again.value)
+    assert [b"before", b"handed on to the newcomer", b"after"] == bodies(copy)

@@ -38,7 +38,7 @@ class Gate:
     def __attrs_post_init__(self) -> None:
         self.leadership = Leadership(
             node="n0",
-            members=self.members,
+            address_of=self.members.get,
             wait_ms=self.wait_ms,
             view=lambda: self.view,
             redispatch=lambda connection, frame: self.redispatched.append(frame),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dledger_py.remoting.commands.operations import TransferLeadership
+from dledger_py.remoting.commands.operations import ChangeMembers, TransferLeadership
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
 from dledger_py.remoting.rooms import Refused
 from tests.admin.fake_cluster import TOPICS, FakeCluster
@@ -59,8 +59,9 @@ def test_raft_status(dledger: Any, fake: FakeCluster) -> None:
     ended = dledger("admin", "raftStatus", "-n", fake.name_server)
 
     assert lines(ended.out) == [
-        "#Broker Name #Node #Addr #Role #Term #Last #Durable #Committed #Applied #Lag",
-        f"broker-a n0 {fake.broker_address} leader 7 120 119 118 117 0",
+        "#Broker Name #Node #Addr #Role #Member #Term #Last #Durable #Committed #Applied"
+        " #Snapshot #Lag",
+        f"broker-a n0 {fake.broker_address} leader voter 7 120 119 118 117 90 0",
         "broker-a 127.0.0.1:1 down",
     ]
     assert ended.code == 1
@@ -73,6 +74,7 @@ def test_raft_status_as_json(dledger: Any, fake: FakeCluster) -> None:
         "\n".join(line for line in ended.out.splitlines() if "[info" not in line)
     )
     assert (leader["node"], leader["durableIndex"], leader["lag"]) == ("n0", 119, 0)
+    assert (leader["membership"], leader["snapshotIndex"]) == ("voter", 90)
     assert (dead["role"], dead["lastIndex"]) == ("down", None)
 
 
@@ -88,6 +90,62 @@ def test_transfer_leader_of_a_group_that_is_not_there(dledger: Any, fake: FakeCl
 
     assert ended.code == 1
     assert "no group 'broker-z'" in ended.err
+
+
+@pytest.mark.parametrize(
+    "command,requests,said",
+    [
+        (
+            ["addMember", "-m", "n3", "-a", "10.0.0.4:1"],
+            [ChangeMembers(change="add", node="n3", address="10.0.0.4:1")],
+            "n3 gets the log of broker-a as a learner",
+        ),
+        (
+            ["addMember", "-m", "n3", "-a", "10.0.0.4:1", "--learner"],
+            [ChangeMembers(change="add", node="n3", address="10.0.0.4:1", stays_learner=True)],
+            "n3 gets the log of broker-a as a learner",
+        ),
+        (
+            ["removeMember", "-m", "n0", "-b", "broker-a"],
+            [ChangeMembers(change="remove", node="n0")],
+            "n0 is no member of broker-a any more",
+        ),
+        (
+            ["replaceMember", "-m", "n3"],
+            [
+                ChangeMembers(change="remove", node="n3"),
+                ChangeMembers(change="add", node="n3", address="10.0.0.4:1"),
+            ],
+            "n3 begins anew as a learner of broker-a",
+        ),
+        (
+            ["replaceMember", "-m", "n3", "-a", "10.0.0.9:1"],
+            [
+                ChangeMembers(change="remove", node="n3"),
+                ChangeMembers(change="add", node="n3", address="10.0.0.9:1"),
+            ],
+            "n3 begins anew as a learner of broker-a",
+        ),
+    ],
+)
+def test_members_come_and_go(
+    dledger: Any, fake: FakeCluster, command: list[str], requests: list[ChangeMembers], said: str
+) -> None:
+    ended = dledger("admin", *command, "-n", fake.name_server)
+
+    assert (ended.code, ended.out.strip()) == (0, said)
+    assert requests == fake.broker.changes
+
+
+def test_a_change_of_members_that_is_refused(dledger: Any, fake: FakeCluster) -> None:
+    fake.broker.refuse = Refused("the members were not changed: n3 is a member already")
+    ended = dledger("admin", "addMember", "-m", "n3", "-a", "h:1", "-n", fake.name_server)
+    unknown = dledger("admin", "replaceMember", "-m", "n7", "-n", fake.name_server)
+
+    assert ended.code == 1
+    assert "n3 is a member already" in ended.err
+    assert unknown.code == 1
+    assert "where does 'n7' listen" in unknown.err
 
 
 def test_topic_list(dledger: Any, fake: FakeCluster) -> None:

@@ -219,7 +219,7 @@ async def test_an_emptied_folder_is_refused_and_comes_back_as_a_new_member(
         while "member.folder_unknown" not in said or "peer.refused" not in said:
             await trio.lowlevel.checkpoint()
             said += capsys.readouterr().out
-        assert f"replaceMember {wiped}" in said
+        assert f"replaceMember -m {wiped}" in said
         assert "another data folder" in said
         assert [] == group.members[wiped].machine.commands
 

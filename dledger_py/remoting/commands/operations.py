@@ -80,3 +80,17 @@ class TransferLeadership(Request[None]):
 
     code = RequestCode.LEADERSHIP_TRANSFER
     transferee_id: str  # the node, such as n1
+
+
+@frozen(kw_only=True)
+class ChangeMembers(Request[None]):
+    """Let a member into a broker group or out of it; answered once that is committed. Code 59001.
+
+    Not RocketMQ's. A member that comes gets the log first, and has a vote once it has caught up.
+    """
+
+    code = RequestCode.CHANGE_MEMBERS
+    change: str  # add or remove
+    node: str  # such as n3
+    address: str = ""  # of a member to be added: where it listens for its peers, host:port
+    stays_learner: bool = False  # of a member to be added: whether it is never to have a vote

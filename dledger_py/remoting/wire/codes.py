@@ -83,6 +83,7 @@ class RequestCode(IntEnum):
     GET_BROKER_MEMBER_GROUP = 901
     BROKER_HEARTBEAT = 904
     LEADERSHIP_TRANSFER = 51005  # DLedger's own number; there it is spoken between peers
+    CHANGE_MEMBERS = 59001  # ours: RocketMQ's groups have no members to change
     POP_MESSAGE = 200050
     ACK_MESSAGE = 200051
     PEEK_MESSAGE = 200052
