@@ -74,6 +74,7 @@ from dledger_py.ledger.config import split_address
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.ledger.machine import Applied, Committed, RoleView
 from dledger_py.ledger.reception import Reception
+from dledger_py.ledger.reopening import stop_for
 from dledger_py.remoting.rooms import Port, Routes, routes
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.remoting.wire.frame import Frame
@@ -100,7 +101,7 @@ class _LogReader:
         except BlockingIOError:
             raise
         except (Corrupt, OSError) as error:
-            raise FailStop(f"the log cannot be read: {error}") from error
+            raise stop_for(error, f"the log cannot be read: {error}") from error
 
 
 @define(eq=False)

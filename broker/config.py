@@ -44,6 +44,10 @@ class LedgerSettings:
         256 * 1024 * 1024,
         doc="growth of the log after which the state is written down: what a start applies at most",
     )
+    scrub_max_bytes_per_s: int = setting(
+        5 * 1024 * 1024,
+        doc="how fast the log is read again in the background, to find rot, in bytes/s; 0: never",
+    )
     fetch_max_bytes_per_s: int = setting(
         32 * 1024 * 1024,
         doc="how fast this member hands its log to members that repair or replace theirs, bytes/s",
@@ -253,6 +257,7 @@ class BrokerConfig:
             segment_size_bytes=self.ledger.segment_size_bytes,
             snapshot_every_bytes=self.ledger.snapshot_every_bytes,
             fetch_max_bytes_per_s=self.ledger.fetch_max_bytes_per_s,
+            scrub_max_bytes_per_s=self.ledger.scrub_max_bytes_per_s,
         )
 
     @property

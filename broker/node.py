@@ -13,8 +13,9 @@ damaged log, ends the process. The others are on the same disk, and an operator 
 process, not after half of one.
 """
 
+from collections import deque
 from collections.abc import Callable
-from typing import Never
+from typing import Final, Never
 
 import structlog
 import trio
@@ -36,9 +37,15 @@ from dledger_py.actors import (
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.peer_link import open_listener
 from dledger_py.ledger.reception import Reception
+from dledger_py.ledger.reopening import Reopen
 from dledger_py.runtime import process
 
 log = structlog.get_logger()
+
+REOPENINGS_MAX: Final = 5
+REOPENINGS_S: Final = 600
+"""Openings that should mend something, in so many seconds. More, and it is not what opening mends:
+the process ends, and says so."""
 
 
 class Node:
@@ -108,6 +115,24 @@ class _Member:
         return self.broker.tree()
 
 
+async def live(
+    make: Callable[[], Node], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a node until cancelled, and a new one in its place whenever a ledger has to be opened
+    again: neither its machine nor the queues' files can be rewound. Raises: FailStop."""
+    begun_s: deque[float] = deque(maxlen=REOPENINGS_MAX)
+    while True:
+        try:
+            await make().run(task_status)
+            return
+        except Reopen as error:
+            if len(begun_s) == REOPENINGS_MAX and begun_s[0] > trio.current_time() - REOPENINGS_S:
+                raise
+            begun_s.append(trio.current_time())
+            log.warning("broker.reopened", reason=str(error))
+            task_status = trio.TASK_STATUS_IGNORED
+
+
 async def serve(config: BrokerConfig) -> None:
     """Run a process until cancelled, which is a polite stop. Raises: FailStop."""
 
@@ -121,8 +146,14 @@ async def serve(config: BrokerConfig) -> None:
 
     for group in config.by_group():
         group.data_dir.mkdir(parents=True, exist_ok=True)
-    node = Node(config, on_ready=ready)
-    await node.run()
+    node: Node
+
+    def make() -> Node:
+        nonlocal node
+        node = Node(config, on_ready=ready)
+        return node
+
+    await live(make)
 
 
 def _reception(config: BrokerConfig, ground: Ground) -> Reception:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from attrs import define, frozen
 
 from broker.formats import UNIT, UNIT_PLACE
-from dledger_py.actors import FailStop
+from dledger_py.ledger.reopening import Reopen
 from dledger_py.remoting.wire.message import patch_offsets, store_timestamp_ms
 
 MESSAGES_MAX: Final = 32  # per pull, as RocketMQ from memory
@@ -130,6 +130,7 @@ def _runs(wanted: list[Wanted]) -> list[list[Wanted]]:
     return runs
 
 
-def _mismatch(position: int, size: int, buffer: bytearray, at: int) -> FailStop:
+def _mismatch(position: int, size: int, buffer: bytearray, at: int) -> Reopen:
+    """Either the log or its index is damaged; opening them mends the one and rebuilds the other."""
     (found,) = _SIZE.unpack_from(buffer, at)
-    return FailStop(f"log position {position}: a record of {size} bytes expected, {found} found")
+    return Reopen(f"log position {position}: a record of {size} bytes expected, {found} found")

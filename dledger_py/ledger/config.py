@@ -96,6 +96,10 @@ class LedgerConfig:
     together: a quarter of what a gigabit link carries, a few per cent of the loop (RocketMQ: 100 MB
     a second to a replica)."""
 
+    scrub_max_bytes_per_s: int = 5 << 20
+    """How fast old entries are read again to find rot: 100 GiB in six hours, and no disk feels it.
+    0: never."""
+
     listen: str | None = None
     """Where to listen for peers, if not at this member's address in `peers`: behind a NAT, say."""
 
@@ -123,6 +127,8 @@ class LedgerConfig:
             )
         if self.flush not in ("sync", "async"):
             raise ValueError(f"flush {self.flush!r}: only 'sync' and 'async' exist")
+        if self.scrub_max_bytes_per_s < 0:
+            raise ValueError(f"scrub_max_bytes_per_s {self.scrub_max_bytes_per_s}: 0 or more")
         if self.fetch_max_bytes_per_s < FETCH_MIN_BYTES_PER_S:
             raise ValueError(
                 f"fetch_max_bytes_per_s {self.fetch_max_bytes_per_s}: at least"

@@ -28,7 +28,7 @@ from typing import Any, Never
 import structlog
 import trio
 
-from dledger_py.actors import Actor, Child, FailStop, Inbox, Restart, fail_stop_in
+from dledger_py.actors import Actor, Child, Inbox, Restart
 from dledger_py.ledger import errors
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.links import Links
@@ -38,6 +38,7 @@ from dledger_py.ledger.machine import Applied, RoleName, RoleView
 from dledger_py.ledger.members import Members
 from dledger_py.ledger.peer_frames import Hello, decode_message, encode_head
 from dledger_py.ledger.peer_link import PeerLink
+from dledger_py.ledger.reopening import stop_for
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.raft import Raft
@@ -56,6 +57,9 @@ _ROLE_NAMES: dict[raft.RoleName, RoleName] = {
 
 READ_NOW_BYTES = 64 << 10
 """One read of this size from the page cache keeps the loop for some 20 µs."""
+
+GIVE_WAY_S = 2.0
+"""Time for another member to take over: a transfer takes milliseconds where one is up to date."""
 
 _TICK = raft.Tick()
 
@@ -101,6 +105,7 @@ class Driver:
         self._busy = False
         self._failure: Exception | None = None
         self._over = trio.Event()
+        self._deposed = trio.Event()
         self._event: raft.Event = _TICK
         self._body = b""
         self._writes: list[Write] = []
@@ -137,7 +142,8 @@ class Driver:
             await self._over.wait()
             nursery.cancel_scope.cancel()
         if self._failure is not None:
-            raise FailStop(f"consensus cannot go on: {self._failure!r}") from self._failure
+            story = f"consensus cannot go on: {self._failure!r}"
+            raise stop_for(self._failure, story) from self._failure
 
     async def _stop_when_closed(self, inbox: Inbox[Never]) -> None:
         await inbox.wait_closed()
@@ -320,6 +326,14 @@ class Driver:
         self._judge_electability()
         self._on_members()
 
+    async def give_way(self) -> None:
+        """Lead no more: let another member take over, if one does so soon."""
+        deposed = self._deposed = trio.Event()
+        self.post(raft.ElectableChanged(electable=False))
+        if self.view.role == "leader":
+            with trio.move_on_after(GIVE_WAY_S):
+                await deposed.wait()
+
     # ---- effects
 
     def _persist(self, effect: raft.Persist) -> None:
@@ -484,6 +498,8 @@ class Driver:
         if view == before:
             return
         self.view = view
+        if before.role == "leader" != view.role:
+            self._deposed.set()
         if view.ready:
             self.joined.set()
         log.info(
@@ -511,7 +527,7 @@ class Vital:
             await self._actor.run(inbox)
         except Exception as error:
             story = f"the {self._name} cannot go on: {error!r}"
-            raise fail_stop_in(error) or FailStop(story) from error
+            raise stop_for(error, story) from error
 
 
 def vital(name: str, actor: Actor[Any]) -> Child[Any]:

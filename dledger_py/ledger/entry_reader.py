@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dledger_py.actors import FailStop, Inbox
+from dledger_py.actors import Inbox
+from dledger_py.ledger.reopening import stop_for
 from dledger_py.raft.vocabulary import EntriesRead, Entry, Index, ReadEntries
 from dledger_py.runtime.host import Host
 from dledger_py.storage import Corrupt, Log
@@ -30,7 +31,8 @@ class EntryReader:
                     self._read, request.first, request.max_bytes, abandon_on_cancel=True
                 )
             except (Corrupt, OSError) as error:
-                raise FailStop(f"reading the log for {request.peer} failed: {error}") from error
+                story = f"reading the log for {request.peer} failed: {error}"
+                raise stop_for(error, story) from error
             self._answer(EntriesRead(peer=request.peer, first=request.first, entries=entries), body)
 
     def _read(self, first: Index, max_bytes: int) -> tuple[tuple[Entry, ...], bytes]:

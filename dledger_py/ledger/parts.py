@@ -5,6 +5,7 @@
         ticker                           the core's clock
         listener, link to …              the other members (a door, where groups share a listener)
         snapshotter                      if the machine can be written down
+        scrubber                         looks for rot
 
 What they are to each other is told by each of them; here is only who gets whom.
 """
@@ -34,6 +35,7 @@ from dledger_py.ledger.members import Members
 from dledger_py.ledger.peer_frames import LANE_FETCH, LANE_RAFT, Hello, encode_hello
 from dledger_py.ledger.peer_link import Answering, PeerLink, PeerListener, Receiver
 from dledger_py.ledger.reception import Admit, Door, Reception
+from dledger_py.ledger.scrubber import Scrubber
 from dledger_py.ledger.settlements import Settlements, Waiter
 from dledger_py.ledger.snapshotter import Memory, Snapshotter
 from dledger_py.ledger.ticker import Ticker
@@ -158,6 +160,7 @@ class Assembly:
                 vital("links to start", links),
                 vital("member keeper", keeper),
                 *self._snapshotter(memory, applier, recovered.log),
+                *self._scrubber(recovered.log, members, driver),
             ),
             max_restarts=LINK_RESTARTS_MAX,
         )
@@ -222,6 +225,19 @@ class Assembly:
         every_bytes = self.config.snapshot_every_bytes
         actor = Snapshotter(memory, applier, of, every_bytes=every_bytes, host=self.host)
         return (vital("snapshotter", actor),)
+
+    def _scrubber(self, of: Log, members: Members, driver: Driver) -> tuple[Child[Any], ...]:
+        rate = self.config.scrub_max_bytes_per_s
+        if not rate:
+            return ()
+        scrubber = Scrubber(
+            of=of,
+            bytes_per_s=rate,
+            alone=lambda: not members.others(),
+            give_way=driver.give_way,
+            host=self.host,
+        )
+        return (vital("scrubber", scrubber),)
 
     def _fetch_lane(
         self, recovered: Recovered, memory: Memory | None, applier: Applier
