@@ -61,6 +61,10 @@ from dledger_py.storage.formats import (
 )
 from dledger_py.storage.retention import mark_start, remove_dropped
 from dledger_py.storage.segment import Segments
+from dledger_py.storage.start_configuration import (
+    remove_start_configurations,
+    write_start_configuration,
+)
 
 
 @define(eq=False)
@@ -123,16 +127,20 @@ class Appender:
         self.end = end
         self.durable = lowered
 
-    def drop(self, before: End) -> None:
-        """The log begins behind `before`, where a segment does, durably; see `retention`.
+    def drop(self, before: End, configuration: tuple[int, bytes]) -> None:
+        """The log begins behind `before`, where a segment does, durably; see `retention` and
+        `start_configuration`.
 
         Readers must not be told of entries in the dropped segments any more.
         """
         segments = self._segments
+        index, payload = configuration
+        write_start_configuration(self._files, segments.directory, index, payload)
         mark_start(self._files, segments.path(before.position), before)
         paths = []
         while segments.first.position < before.position:
             paths.append(segments.drop_first())
+        remove_start_configurations(self._files, segments.directory, below=index)
         remove_dropped(self._files, segments.directory, paths)
 
     def close(self) -> None:

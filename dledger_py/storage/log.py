@@ -305,12 +305,14 @@ class Log:
                 self._appender.sync()
             self._appender.attest()
 
-    def drop_before(self, index: int) -> int:
+    def drop_before(self, index: int, configuration: tuple[int, bytes]) -> int:
         """Drop the oldest segments that end before entry `index`, and return the new first index.
 
         Only whole segments go, and never the active one: entries before `index` may stay. Entries
         below it must never be cut again (asserted against cuts asked for): committed, that is.
         Readers that come too late get a LookupError; those in the middle of a file finish.
+        `configuration` is the index and payload of one that is committed: the latest before
+        `index`, or a later one.
 
         Writer thread. Blocks: one sync of a header, and one of the directory; freeing the space of
         a large file may take the file system a while.
@@ -325,7 +327,7 @@ class Log:
                     assert self._ceiling is None or before.position <= self._ceiling
                     self._start = before
                     self._anchors.drop(before.index + 1, before.position)
-                self._appender.drop(before)
+                self._appender.drop(before, configuration)
         return self.first_index
 
     def close(self) -> None:

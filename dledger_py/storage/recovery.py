@@ -58,6 +58,7 @@ from dledger_py.storage.hard_state import (
 from dledger_py.storage.log import Log
 from dledger_py.storage.retention import mark_start, remove_dropped
 from dledger_py.storage.segment import Segments
+from dledger_py.storage.start_configuration import read_start_configuration
 from dledger_py.storage.survey import (
     SCAN_BYTES,
     SegmentFound,
@@ -93,7 +94,8 @@ class CutReport:
 @frozen(kw_only=True)
 class Recovered:
     """An opened directory. `hard_state` is what was loaded; later ones are in the file object.
-    `configurations` are the payloads of the log's CONFIG entries, by index, in order."""
+    `configurations` are the payloads of the log's CONFIG entries, by index, in order; if its front
+    was dropped, before them the one that was in force."""
 
     log: Log
     hard_state: HardState
@@ -166,6 +168,7 @@ class _Opening:
         survey = self._scan(found, attested)
         check_end(found[-1], survey, record.state.commit, self._newborn)
         birth = self._birth()
+        self._take_start_configuration(found[0], survey)
         cut = self._mend(found, survey)
         if birth is None:
             birth = Birth(self._chosen_birth(), older=True)
@@ -210,6 +213,13 @@ class _Opening:
             path = f"{self._directory}/{HARD_STATE_NAME}"
             reason = "term and vote are missing beside a log (they are created before it)"
             raise Corrupt(path, 0, reason) from error
+
+    def _take_start_configuration(self, first: SegmentFound, survey: Survey) -> None:
+        if first.start == 0:
+            return
+        base = read_start_configuration(self._files, self._directory)
+        if not survey.configurations or base[0] < survey.configurations[0][0]:
+            survey.configurations.insert(0, base)
 
     def _birth(self) -> Birth | None:
         try:

@@ -8,7 +8,7 @@ import pytest
 from dledger_py.storage import BadBatch, Corrupt, Log, split_raw
 from dledger_py.storage.files import DirectoryInUse, FileSystem
 from dledger_py.storage.formats import decode_segment_header
-from tests.storage.log_scenes import Entry, all_entries, entries_after, open_log
+from tests.storage.log_scenes import CONFIGURATION, Entry, all_entries, entries_after, open_log
 
 
 def check_log_store(make_files: Callable[[], tuple[FileSystem, str]]) -> None:
@@ -142,12 +142,14 @@ def _check_drop(files: FileSystem, directory: str) -> None:
     positions = [entry.position for entry in log.read(1, 10**6)]
     terms = [log.term_at(index) for index in range(14)]
     assert ((1, 1, 0), (0, 0, 0, 0)) == (
-        (log.drop_before(0), log.drop_before(3), log.first_position),
+        (log.drop_before(0, CONFIGURATION), log.drop_before(3, CONFIGURATION), log.first_position),
         (log.start.index, log.start.term, log.start.position, log.start.crc),
     )
 
-    assert 4 == log.drop_before(6), "entry 6 is in the middle of a segment, which stays"
-    assert 10 == log.drop_before(10), "entry 10 begins one, which stays"
+    assert 4 == log.drop_before(6, CONFIGURATION), (
+        "entry 6 is in the middle of a segment, which stays"
+    )
+    assert 10 == log.drop_before(10, CONFIGURATION), "entry 10 begins one, which stays"
 
     def check(log: Log) -> None:
         assert (10, 13, positions[9]) == (log.first_index, log.last_index, log.first_position)
@@ -179,7 +181,7 @@ def _check_drop(files: FileSystem, directory: str) -> None:
     opened = open_log(files, directory)
     check(opened.log)
     log = opened.log
-    assert 13 == log.drop_before(14), "never the active segment"
+    assert 13 == log.drop_before(14, CONFIGURATION), "never the active segment"
     cut = log.cut(13)
     assert (12, 3, ()) == (log.last_index, log.last_term, log.terms)
     new = log.seal(entries_after(log, 5, [10, 20]))
@@ -270,7 +272,7 @@ def _check_scrub(files: FileSystem, directory: str) -> None:
         assert max_bytes > 1 or stops == ends, "an entry at a time"
     assert ends[7] == log.scrub(ends[6] + 100, 1).stop_position
     assert ends[0] == log.scrub(-5, 1).stop_position
-    first = log.drop_before(13)
+    first = log.drop_before(13, CONFIGURATION)
     assert first > 1
     passed_over = log.scrub(0, 1)
     assert (ends[first - 2], ends[first - 1]) == (

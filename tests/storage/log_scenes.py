@@ -12,6 +12,8 @@ from dledger_py.storage.lying import LyingFiles
 ME = Identity(cluster="cluster-a", group="group-1", member="n0")
 DIRECTORY = "data"
 
+CONFIGURATION = (0, b"the founders")
+
 
 @frozen
 class Entry:
@@ -121,7 +123,7 @@ class Life:
         if index < 0:
             index += log.last_index + 1
         self.starts = (log.first_index, max(index, log.first_index))
-        first = log.drop_before(index)
+        first = log.drop_before(index, CONFIGURATION)
         assert self.starts[0] <= first <= self.starts[1]
         self.starts = (first, first)
 

@@ -11,7 +11,14 @@ from dledger_py.storage import Corrupt, RealFiles
 from dledger_py.storage.formats import START_OFFSETS, segment_name
 from dledger_py.storage.lying import LyingFiles, PowerCut
 from dledger_py.storage.segment import Segments
-from tests.storage.log_scenes import DIRECTORY, Life, all_entries, entries_after, open_log
+from tests.storage.log_scenes import (
+    CONFIGURATION,
+    DIRECTORY,
+    Life,
+    all_entries,
+    entries_after,
+    open_log,
+)
 
 
 def path_of(start: int) -> str:
@@ -29,7 +36,7 @@ def shortened_life() -> Life:
     return life
 
 
-def test_a_drop_costs_two_writes_and_two_syncs_however_many_files_go() -> None:
+def test_a_drop_costs_three_writes_and_four_syncs_however_many_files_go() -> None:
     life = Life(LyingFiles())
     life.open()
     life.append(1, *[700] * 10)
@@ -37,7 +44,9 @@ def test_a_drop_costs_two_writes_and_two_syncs_however_many_files_go() -> None:
     life.drop(9)
 
     kinds = [line.split()[0] for line in life.files.trace]
-    assert ["pwrite", "pwrite", "fdatasync", *["remove"] * 8, "fsync_directory"] == kinds
+    members = ["create", "pwrite", "fsync", "fsync_directory"]
+    start = ["pwrite", "pwrite", "fdatasync"]
+    assert [*members, *start, *["remove"] * 8, "fsync_directory"] == kinds
 
 
 def test_a_start_mark_survives_the_rot_of_one_copy_which_is_mended() -> None:
@@ -169,7 +178,7 @@ def test_the_index_forgets_what_is_dropped_and_knows_the_first_entry() -> None:
     log = life.opened.log
     log.write([log.seal(entries_after(log, 1, [900] * 500))])
     before = log.statistics().anchors
-    first = log.drop_before(400)
+    first = log.drop_before(400, CONFIGURATION)
 
     assert (8, 4) == (before, log.statistics().anchors)
     for index in range(first, 501):
@@ -229,7 +238,7 @@ def test_threads_read_while_the_front_is_dropped(tmp_path: Path) -> None:
         thread.start()
     for _group in range(60):
         log.write([log.seal(entries_after(log, 1, [500] * 10))], sync=False)
-        log.drop_before(log.last_index - 10)
+        log.drop_before(log.last_index - 10, CONFIGURATION)
     stop.set()
     for thread in threads:
         thread.join()
