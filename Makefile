@@ -16,8 +16,9 @@ $(READY): pyproject.toml
 
 setup: $(READY)  ## a virtual environment in .venv with everything
 
-cluster: $(READY)  ## three brokers and a name server on this machine, until Ctrl-C
-	@$(BIN)/dledger cluster up --data data/cluster
+GROUPS ?= 1
+cluster: $(READY)  ## three brokers and a name server on this machine, until Ctrl-C: GROUPS=…
+	@$(BIN)/dledger cluster up --data data/cluster$(if $(filter-out 1,$(GROUPS)),-$(GROUPS)) --groups $(GROUPS)
 
 check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -3,15 +3,20 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from attrs import frozen
 
 from dledger_py.cli.exits import DONE, FAILED, UNREACHABLE, fail
 from dledger_py.cli.output import columns, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from dledger_py.admin.records import MemberState
     from dledger_py.cluster.attached import AttachedCluster
 
 DATA = "data/cluster"
@@ -32,12 +37,19 @@ _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cluster() -> None:
-    """A name server and a group of brokers on this machine."""
+    """A name server and brokers on this machine, in one Raft group or in several."""
 
 
 @cluster.command()
 @_data
 @click.option("--nodes", type=click.IntRange(1, 9), default=3, show_default=True, help="Brokers.")
+@click.option(
+    "--groups",
+    type=click.IntRange(1, 9),
+    default=1,
+    show_default=True,
+    help="Raft groups; each node has a member of each, and they are led in turns.",
+)
 @click.option(
     "--ports",
     type=click.Choice(["fixed", "free"]),
@@ -79,67 +91,147 @@ def up(**options: Any) -> None:
 @_data
 @_json
 def status(directory: Path, as_json: bool) -> None:
-    """Who runs, who leads. Exit code 0: there is a leader; 1: there is none; 3: nothing runs."""
+    """Who runs, who leads. Exit code 0: every group has a leader; 1: not so; 3: nothing runs."""
     from dledger_py.cluster.attached import AttachedCluster
 
     attached = AttachedCluster.find(directory)
-    leader, terms = (None, {}) if not attached.keeper_alive else _leader_and_roles(attached)
-    rows = [
-        (s.name, s.address, s.pid, s.state, *terms.get(s.name, ("", "")), s.log_path)
-        for s in attached.servers()
-    ]
+    groups = _groups_now(attached)
     if as_json:
-        keys = ("name", "address", "pid", "state", "role", "term", "log")
-        print_json(
-            {
-                "cluster": attached.state.cluster_name,
-                "group": attached.state.broker_name,
-                "running": attached.keeper_alive,
-                "leader": leader,
-                "directory": str(attached.directory),
-                "servers": [dict(zip(keys, row, strict=True)) for row in rows],
-            }
-        )
+        print_json(_status_document(attached, groups))
     else:
-        shape = columns("Server", "Address", ">Pid", "State", "Role", ">Term")
-        print_table(shape, [row[:-1] for row in rows])
+        _show_status(attached, groups)
         if not attached.keeper_alive:
             say(f"nothing runs; start it: dledger cluster up --data {directory}")
-        elif leader is None:
-            say("no leader", style="bold red")
-    code = UNREACHABLE if not attached.keeper_alive else FAILED if leader is None else DONE
+        for group in groups if attached.keeper_alive else ():
+            if group.leader is None:
+                of = "" if len(groups) == 1 else f": {group.name}"
+                say(f"no leader{of}", style="bold red")
+    led = all(group.leader is not None for group in groups)
+    code = UNREACHABLE if not attached.keeper_alive else DONE if led else FAILED
     raise click.exceptions.Exit(code)
+
+
+def _status_document(attached: "AttachedCluster", groups: Sequence["GroupNow"]) -> dict[str, Any]:
+    """`leader`, and servers' `role` and `term`, are of the first group."""
+    first = groups[0]
+    return {
+        "cluster": attached.state.cluster_name,
+        "group": first.name,
+        "running": attached.keeper_alive,
+        "leader": first.leader,
+        "directory": str(attached.directory),
+        "servers": [
+            {
+                "name": server.name,
+                "address": server.address,
+                "pid": server.pid,
+                "state": server.state,
+                "role": first.role(server.name),
+                "term": first.term(server.name),
+                "log": server.log_path,
+            }
+            for server in attached.servers()
+        ],
+        "groups": [
+            {
+                "name": group.name,
+                "leader": group.leader,
+                "members": [
+                    {
+                        "node": node,
+                        "address": address,
+                        "role": group.role(node),
+                        "term": group.term(node),
+                    }
+                    for node, address in group.addresses.items()
+                ],
+            }
+            for group in groups
+        ],
+    }
+
+
+def _show_status(attached: "AttachedCluster", groups: Sequence["GroupNow"]) -> None:
+    servers = attached.servers()
+    if len(groups) == 1:
+        (group,) = groups
+        print_table(
+            columns("Server", "Address", ">Pid", "State", "Role", ">Term"),
+            [
+                (s.name, s.address, s.pid, s.state, group.role(s.name), group.term(s.name))
+                for s in servers
+            ],
+        )
+        return
+    print_table(
+        columns("Server", ">Pid", "State", "Leads"),
+        [
+            (s.name, s.pid, s.state, ", ".join(g.name for g in groups if g.leader == s.name))
+            for s in servers
+        ],
+    )
+    say()
+    print_table(
+        columns("Group", "Leader", ">Term", *groups[0].addresses),
+        [
+            (g.name, g.leader, g.term(g.leader) if g.leader else "", *g.addresses.values())
+            for g in groups
+        ],
+    )
 
 
 @cluster.command("kill-leader")
 @_data
 @_json
+@click.option("--group", help="Whose leader; the first group's if left out.")
 @click.option(
     "--wait", "wait_s", type=float, default=15.0, show_default=True, help="For the next one, in s."
 )
-def kill_leader(directory: Path, as_json: bool, wait_s: float) -> None:
-    """SIGKILL whoever leads, and see who takes over."""
-    import time
-
+def kill_leader(directory: Path, as_json: bool, group: str | None, wait_s: float) -> None:
+    """SIGKILL the node that leads a group, and see who takes over whatever it led."""
     from dledger_py.cluster.attached import AttachedCluster
 
     attached = AttachedCluster.find(directory)
     attached.check_running()
-    leader = _wait_leader(attached, wait_s, other_than=None)
+    known = attached.state.broker_names
+    if group is not None and group not in known:
+        fail(f"no group {group!r}: there are {', '.join(known)}")
+    group = group or known[0]
+    leader = _wait_leaders(attached, wait_s, (group,), other_than=None).get(group)
     if leader is None:
         fail(f"there is no leader to kill within {wait_s:g} s; see: dledger cluster status")
+    led = tuple(each.name for each in _groups_now(attached) if each.leader == leader) or (group,)
     began = time.monotonic()
+    took_s: dict[str, float] = {}
     pid = attached.kill(leader)
-    successor = _wait_leader(attached, wait_s, other_than=leader)
-    took_s = time.monotonic() - began
+    successors = _wait_leaders(
+        attached,
+        wait_s,
+        led,
+        other_than=leader,
+        found=lambda name: took_s.setdefault(name, time.monotonic() - began),
+    )
     if as_json:
-        print_json({"killed": leader, "pid": pid, "leader": successor, "seconds": took_s})
+        print_json(
+            {
+                "killed": leader,
+                "pid": pid,
+                "leader": successors.get(group),
+                "seconds": took_s.get(group),
+                "groups": [
+                    {"name": name, "leader": successors.get(name), "seconds": took_s.get(name)}
+                    for name in led
+                ],
+            }
+        )
     else:
-        say(f"killed {leader} (pid {pid})")
-        if successor is not None:
-            say(f"{successor} leads since {took_s:.2f} s after that", style="bold green")
+        what = "" if len(known) == 1 else f", which led {', '.join(led)}"
+        say(f"killed {leader} (pid {pid}){what}")
+        for name, successor in successors.items():
+            of = "" if len(known) == 1 else f" {name}"
+            say(f"{successor} leads{of} since {took_s[name]:.2f} s after that", style="bold green")
         say(f"bring {leader} back: dledger cluster start {leader} --data {directory}")
-    if successor is None:
+    if len(successors) < len(led):
         fail(f"no other leader within {wait_s:g} s: is a majority still running?")
 
 
@@ -166,54 +258,84 @@ def down(directory: Path) -> None:
     say("stopped" if ran else "nothing was running")
 
 
-def _leader_and_roles(
-    attached: "AttachedCluster",
-) -> tuple[str | None, dict[str, tuple[str, str]]]:
-    """The leader as the name server shows it; (role, term) as brokers say themselves."""
+@frozen(kw_only=True)
+class GroupNow:
+    """A group as the name server and its members tell."""
+
+    name: str
+    addresses: Mapping[str, str]
+    leader: str | None
+    """As the name server shows it, if it runs."""
+    roles: Mapping[str, tuple[str, str]]
+    """Role and term, as the members say themselves."""
+
+    def role(self, node: str) -> str:
+        return self.roles.get(node, ("", ""))[0]
+
+    def term(self, node: str) -> str:
+        return self.roles.get(node, ("", ""))[1]
+
+
+def _groups_now(attached: "AttachedCluster") -> Sequence["GroupNow"]:
+    """Every group, as far as anybody answers."""
     import trio
 
     from dledger_py.admin import Admin
     from dledger_py.client.errors import ClientError
 
-    asked = Admin(attached.state.namesrv.address, 1.0)
-    try:
-        members = trio.run(asked.cluster_list)
-    except ClientError:
-        return None, {}
-    leader = None
-    found: dict[str, tuple[str, str]] = {}
+    members: Sequence[MemberState] = ()
+    if attached.keeper_alive:
+        asked = Admin(attached.state.namesrv.address, 1.0)
+        with suppress(ClientError):  # nobody answers: nobody leads
+            members = trio.run(asked.cluster_list)
     running = {server.name for server in attached.servers() if server.state == "running"}
-    for member in members:
-        node = attached.node_at(member.address)
-        if node is None or member.failure is not None:
-            continue
-        found[node] = (member.role, "" if member.term is None else str(member.term))
-        if member.broker_id == 0 and node in running:
-            leader = node
-    return leader, found
+    groups = []
+    for name in attached.state.broker_names:
+        leader = None
+        roles: dict[str, tuple[str, str]] = {}
+        for member in members:
+            node = attached.node_at(member.address)
+            if member.broker_name != name or node is None or member.failure is not None:
+                continue
+            roles[node] = (member.role, "" if member.term is None else str(member.term))
+            if member.broker_id == 0 and node in running:
+                leader = node
+        addresses = {broker.name: broker.groups[name] for broker in attached.state.brokers}
+        groups.append(GroupNow(name=name, addresses=addresses, leader=leader, roles=roles))
+    return groups
 
 
-def _wait_leader(
-    attached: "AttachedCluster", wait_s: float, *, other_than: str | None
-) -> str | None:
+def _wait_leaders(
+    attached: "AttachedCluster",
+    wait_s: float,
+    groups: Collection[str],
+    *,
+    other_than: str | None,
+    found: Callable[[str], object] = lambda group: None,
+) -> dict[str, str]:
+    """The leaders of these groups, of those that have one in time; `found` is told each at once."""
     import trio
 
-    from dledger_py.cluster.leaders import group_addresses
+    from dledger_py.cluster.leaders import addresses_by_group
     from dledger_py.cluster.local import LEADER_POLL_S
 
-    async def wait() -> str | None:
+    leaders: dict[str, str] = {}
+
+    async def wait() -> None:
         with trio.move_on_after(wait_s):
             while True:
-                addresses = await group_addresses(
-                    attached.state.namesrv.address, attached.state.broker_name
-                )
-                node = attached.node_at(addresses.get(0, ""))
-                if node is not None and node != other_than:
-                    return node
+                shown = await addresses_by_group(attached.state.namesrv.address)
+                for group in groups:
+                    node = attached.node_at(shown.get(group, {}).get(0, ""))
+                    if node is not None and node != other_than and group not in leaders:
+                        leaders[group] = node
+                        found(group)
+                if len(leaders) == len(groups):
+                    return
                 await trio.sleep(LEADER_POLL_S)
-        return None
 
-    return trio.run(wait)
+    trio.run(wait)
+    return leaders
 
 
 def _detach(options: dict[str, Any]) -> None:
@@ -223,7 +345,7 @@ def _detach(options: dict[str, Any]) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     read_end, write_end = os.pipe()
     arguments = ["--data", str(directory), "--ready-fd", str(write_end)]
-    for name in ("nodes", "ports", "namesrv_port", "base_port", "host", "flush"):
+    for name in ("nodes", "groups", "ports", "namesrv_port", "base_port", "host", "flush"):
         arguments += [f"--{name.replace('_', '-')}", str(options[name])]
     for each in options["settings"]:
         arguments += ["--set", each]

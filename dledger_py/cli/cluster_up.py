@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import trio
@@ -23,26 +23,53 @@ LEADER_WATCH_S = 0.5
 
 FIRST_LEADER_WAIT_S = 30.0
 
+PREFERRED_WAIT_S = 20.0
+"""How long groups may take to be led by whom they prefer; usually a second or two. Who does not by
+then is told when it does."""
+
 
 @frozen(kw_only=True)
 class _Report:
     """What a person, or the waiting parent of a detached keeper, is told once."""
 
     cluster: LocalCluster
-    leader: str
+    leaders: Mapping[str, str]
+    """Of each group."""
     took_s: float
+
+    @property
+    def leader(self) -> str:
+        """Of the first group."""
+        return next(iter(self.leaders.values()))
 
     def headline(self) -> str:
         count = len(self.cluster.members)
         brokers = "1 broker" if count == 1 else f"{count} brokers"
-        return f"{brokers} and a name server serve after {self.took_s:.1f} s; {self.leader} leads."
+        serve = f"and a name server serve after {self.took_s:.1f} s"
+        if len(self.leaders) == 1:
+            return f"{brokers} {serve}; {self.leader} leads."
+        led = ", ".join(f"{node} leads {group}" for group, node in self.leaders.items())
+        return f"{brokers} with {len(self.leaders)} groups {serve};\n{led}."
 
-    def rows(self) -> list[tuple[str, str, str]]:
+    def header(self) -> tuple[str, ...]:
+        if len(self.leaders) == 1:
+            return "Server", "Address", "Role"
+        return "Server", *(f"Address in {group}" for group in self.leaders)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Each server and where clients reach it; for several groups, a column of each."""
+        places = self.cluster.layout.members
+        if len(self.leaders) > 1:
+            none = ("",) * (len(self.leaders) - 1)
+            return [
+                ("name server", self.cluster.namesrv_address, *none),
+                *((place.node, *place.addresses) for place in places),
+            ]
         rows = [("name server", self.cluster.namesrv_address, "")]
-        for member in self.cluster.members.values():
-            role = "leader" if member.node == self.leader else "follower"
-            rows.append((member.node, member.address, role))
-        return rows
+        for place in places:
+            role = "leader" if place.node == self.leader else "follower"
+            rows.append((place.node, place.address, role))
+        return [*rows]
 
     def snippet(self) -> str:
         return (
@@ -70,7 +97,10 @@ class _Report:
         ]
 
     def plain(self) -> str:
-        table = "\n".join(f"  {n:<12} {a:<21} {r}".rstrip() for n, a, r in self.rows())
+        lines = (
+            f"  {name:<12} {''.join(f'{c:<22}' for c in cells)}" for name, *cells in self.rows()
+        )
+        table = "\n".join(line.rstrip() for line in lines)
         return f"{self.headline()}\n{table}\n  {'data':<12} {self.cluster.directory}\n"
 
 
@@ -78,6 +108,7 @@ def run(
     *,
     directory: Path,
     nodes: int,
+    groups: int,
     ports: str,
     namesrv_port: int,
     base_port: int,
@@ -90,6 +121,7 @@ def run(
     cluster = LocalCluster(
         directory,
         nodes=nodes,
+        groups=groups,
         ports=FreePorts()
         if ports == "free"
         else FixedPorts(namesrv=namesrv_port, brokers=base_port),
@@ -130,15 +162,17 @@ async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> No
 async def _keep(cluster: LocalCluster, ready_fd: int | None) -> None:
     began = time.monotonic()
     async with cluster.running():
-        leader = await cluster.wait_leader(timeout_s=FIRST_LEADER_WAIT_S)
-        report = _Report(cluster=cluster, leader=leader, took_s=time.monotonic() - began)
+        await cluster.wait_leaders(timeout_s=FIRST_LEADER_WAIT_S)
+        await cluster.wait_preferred(timeout_s=PREFERRED_WAIT_S)
+        leaders = await cluster.wait_leaders(timeout_s=FIRST_LEADER_WAIT_S)
+        report = _Report(cluster=cluster, leaders=leaders, took_s=time.monotonic() - began)
         _show(report)
         if ready_fd is not None:
             os.write(ready_fd, report.plain().encode())
             os.close(ready_fd)
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve_control, cluster)
-            await _watch_leader(cluster, leader)
+            await _watch_leaders(cluster, leaders)
 
 
 async def _serve_control(
@@ -147,23 +181,26 @@ async def _serve_control(
     await control.serve(cluster, task_status=task_status)
 
 
-async def _watch_leader(cluster: LocalCluster, leader: str) -> None:
+async def _watch_leaders(cluster: LocalCluster, leaders: Mapping[str, str | None]) -> None:
     """Tell each change of leadership; never returns."""
-    shown: str | None = leader
+    shown = leaders
     while True:
         await trio.sleep(LEADER_WATCH_S)
-        now = await cluster.leader()
-        if now != shown:
-            if now is None:
-                say("no leader", style="bold red")
+        now = await cluster.leaders()
+        for group, leader in now.items():
+            if leader == shown[group]:
+                continue
+            of = "" if len(now) == 1 else f" {group}"
+            if leader is None:
+                say(f"nobody leads{of}" if of else "no leader", style="bold red")
             else:
-                say(f"{now} leads now", style="bold green")
-            shown = now
+                say(f"{leader} leads{of} now", style="bold green")
+        shown = now
 
 
 def _show(report: _Report) -> None:
     say(report.headline(), style="bold green")
-    print_table(columns("Server", "Address", "Role"), report.rows())
+    print_table(columns(*report.header()), report.rows())
     say(f"Data and logs: {report.cluster.directory}")
     say()
     say("Send a message:", style="bold")

@@ -69,8 +69,8 @@ class AttachedCluster:
         return process.pid
 
     def node_at(self, address: str) -> str | None:
-        """The broker with this address."""
-        return next((s.name for s in self.state.brokers if s.address == address), None)
+        """The broker that has this address, in whichever group."""
+        return next((s.name for s in self.state.brokers if address in s.groups.values()), None)
 
     def down(self, *, wait_s: float = DOWN_WAIT_S) -> bool:
         """Stop everything in good order; False if nothing ran.

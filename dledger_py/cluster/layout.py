@@ -2,7 +2,8 @@
 
     DIRECTORY/cluster.json      who runs: ids, addresses (see `state`)
     DIRECTORY/namesrv.toml      DIRECTORY/namesrv/    configuration entries
-    DIRECTORY/n0.toml           DIRECTORY/n0/         the log and what derives from it
+    DIRECTORY/n0.toml           DIRECTORY/n0/         the log and what derives from it;
+                                                      with several groups, a folder of each
     DIRECTORY/logs/n0.log       what the process printed
 
 The files are written anew at each start and are ordinary ones: `dledger broker --config n0.toml`
@@ -13,11 +14,13 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from string import ascii_lowercase
 
 from attrs import frozen
 
 from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.ports import VIP_BELOW, PortReservations
+from dledger_py.cluster.state import KnownPorts
 
 NAMESRV_PORT = 9876
 BROKER_BASE_PORT = 10911
@@ -26,24 +29,42 @@ PORT_STEP = 10
 …).
 """
 
+GROUP_STEP = 100
+"""Between groups, on each node: 10911, 11011, 11111 on the first one."""
+
 NODES_MAX = 9
 """Raft groups are small; nine already tolerates four failures."""
+
+GROUPS_MAX = 9
+"""As many as nodes: more leaders than nodes spread nothing further."""
 
 NAMESRV = "namesrv"
 
 
 @frozen(kw_only=True)
 class MemberPlace:
-    """One broker: its name in the group and its ports."""
+    """One broker: its name in its groups and its ports."""
 
     node: str
     host: str
-    port: int
+    ports: tuple[int, ...]
+    """For clients, one for each group."""
     peer_port: int
 
     @property
+    def port(self) -> int:
+        """Of the first group."""
+        return self.ports[0]
+
+    @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        """Of the first group."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """For clients, one for each group."""
+        return tuple(f"{self.host}:{port}" for port in self.ports)
 
     @property
     def peer_address(self) -> str:
@@ -68,7 +89,8 @@ class Layout:
     namesrv_port: int
     members: tuple[MemberPlace, ...]
     cluster_name: str
-    broker_name: str
+    broker_names: tuple[str, ...]
+    """The groups; each node has a member of each."""
     flush: str
     dialled: Dialled = directly
 
@@ -104,21 +126,43 @@ class Layout:
             {"listen": self.namesrv_address, "data_dir": str(self.data_path(NAMESRV))},
         )
 
+    def preferred(self, broker_name: str) -> str | None:
+        """The node that should lead a group: one after the other, so that all lead as many.
+        A single group is led by whoever is elected."""
+        if len(self.broker_names) == 1:
+            return None
+        return self.members[self.broker_names.index(broker_name) % len(self.members)].node
+
+    def group_addresses(self, broker_name: str) -> dict[str, str]:
+        """Where clients reach the members of a group."""
+        number = self.broker_names.index(broker_name)
+        return {each.node: each.addresses[number] for each in self.members}
+
     def broker_toml(self, member: MemberPlace) -> str:
-        return _toml(
-            {
-                "cluster_name": self.cluster_name,
-                "cluster_id": f"{self.cluster_name}/{self.broker_name}",
-                "broker_name": self.broker_name,
-                "node": member.node,
-                "listen": member.address,
-                "data_dir": str(self.data_path(member.node)),
-                "namesrv": [self.namesrv_address],
-                "flush": self.flush,
-                "members": self._seen_by(member, lambda each: each.address),
-                "ledger": {"peers": self._seen_by(member, lambda each: each.peer_address)},
-            }
-        )
+        common = {
+            "cluster_name": self.cluster_name,
+            "node": member.node,
+            "data_dir": str(self.data_path(member.node)),
+            "namesrv": [self.namesrv_address],
+            "flush": self.flush,
+            "ledger": {"peers": self._seen_by(member, lambda each: each.peer_address)},
+        }
+        groups = [self._group_of(member, number) for number in range(len(self.broker_names))]
+        if len(groups) == 1:
+            cluster_id = f"{self.cluster_name}/{self.broker_names[0]}"
+            return _toml({**common, "cluster_id": cluster_id, **groups[0]})
+        return _toml({**common, "cluster_id": self.cluster_name, "groups": groups})
+
+    def _group_of(self, member: MemberPlace, number: int) -> dict[str, object]:
+        broker_name = self.broker_names[number]
+        group: dict[str, object] = {
+            "broker_name": broker_name,
+            "listen": member.addresses[number],
+            "members": self._seen_by(member, lambda each: each.addresses[number]),
+        }
+        if (preferred := self.preferred(broker_name)) is not None:
+            group["preferred_leader"] = preferred
+        return group
 
     def _seen_by(
         self, member: MemberPlace, address_of: Callable[[MemberPlace], str]
@@ -138,41 +182,72 @@ def node_names(count: int) -> tuple[str, ...]:
     return tuple(f"n{number}" for number in range(count))
 
 
+def group_names(first: str, count: int) -> tuple[str, ...]:
+    """broker-a, broker-b, …; a single group keeps its name, whatever it is."""
+    if not 1 <= count <= GROUPS_MAX:
+        raise ClusterError(f"{count} groups: 1 to {GROUPS_MAX} are possible")
+    if count == 1:
+        return (first,)
+    stem = first.removesuffix("-a")
+    return tuple(f"{stem}-{letter}" for letter in ascii_lowercase[:count])
+
+
 def reserve_fixed(
-    reservations: PortReservations, nodes: tuple[str, ...], *, namesrv_port: int, base_port: int
+    reservations: PortReservations,
+    nodes: tuple[str, ...],
+    *,
+    groups: int = 1,
+    namesrv_port: int,
+    base_port: int,
 ) -> tuple[int, tuple[MemberPlace, ...]]:
     """The well-known ports. Raises: PortTaken."""
     reservations.take(namesrv_port, what="the name server")
     members = []
     for number, node in enumerate(nodes):
-        port = base_port + number * PORT_STEP
-        place = MemberPlace(node=node, host=reservations.host, port=port, peer_port=port + 1)
-        reservations.take(place.port, what=f"broker {node}")
-        reservations.take(place.port - VIP_BELOW, what=f"the VIP channel of broker {node}")
-        reservations.take(place.peer_port, what=f"the peers of broker {node}")
-        members.append(place)
+        first = base_port + number * PORT_STEP
+        ports = tuple(first + group * GROUP_STEP for group in range(groups))
+        for port in ports:
+            reservations.take(port, what=f"broker {node}")
+            reservations.take(port - VIP_BELOW, what=f"the VIP channel of broker {node}")
+        peer_port = reservations.take(first + 1, what=f"the peers of broker {node}")
+        members.append(
+            MemberPlace(node=node, host=reservations.host, ports=ports, peer_port=peer_port)
+        )
     return namesrv_port, tuple(members)
 
 
 def reserve_free(
-    reservations: PortReservations, nodes: tuple[str, ...], known: Mapping[str, tuple[int, int]]
+    reservations: PortReservations,
+    nodes: tuple[str, ...],
+    known: Mapping[str, KnownPorts],
+    *,
+    groups: int = 1,
 ) -> tuple[int, tuple[MemberPlace, ...]]:
     """Ports the kernel chooses; where a server had ports before and they are free, those again.
 
-    `known` gives (port, peer port) by name: addresses stand in message ids, so keeping them is
-    kind.
+    `known` gives those by name: addresses stand in message ids, so keeping them is kind.
     """
-    namesrv_port, _ = known.get(NAMESRV, (0, 0))
-    if not (namesrv_port and reservations.take_if_free([namesrv_port])):
+    before = known.get(NAMESRV)
+    if before is not None and reservations.take_if_free(before.ports):
+        (namesrv_port,) = before.ports
+    else:
         namesrv_port = reservations.take_any()
     members = []
     for node in nodes:
-        port, peer_port = known.get(node, (0, 0))
-        before = (port, port - VIP_BELOW, peer_port)
-        if not (port and reservations.take_if_free(before)):
-            port, peer_port = reservations.take_any_with_vip(), reservations.take_any()
+        before = known.get(node)
+        if (
+            before is not None
+            and len(before.ports) == groups
+            and reservations.take_if_free(
+                [*before.ports, *(port - VIP_BELOW for port in before.ports), before.peer_port]
+            )
+        ):
+            ports, peer_port = before.ports, before.peer_port
+        else:
+            ports = tuple(reservations.take_any_with_vip() for _ in range(groups))
+            peer_port = reservations.take_any()
         members.append(
-            MemberPlace(node=node, host=reservations.host, port=port, peer_port=peer_port)
+            MemberPlace(node=node, host=reservations.host, ports=ports, peer_port=peer_port)
         )
     return namesrv_port, tuple(members)
 
@@ -186,13 +261,17 @@ def reachable_host(host: str) -> str:
 
 
 def _toml(document: Mapping[str, object]) -> str:
-    """Strings, lists of strings and tables; JSON's spelling of them is TOML's."""
+    """Strings, lists of strings, tables and lists of them; JSON's spelling of them is TOML's."""
     lines: list[str] = []
     tables: list[str] = []
     for key, value in document.items():
         if isinstance(value, Mapping):
             tables += ["", f"[{key}]"]
             tables += [f"{name} = {_toml_value(each)}" for name, each in value.items()]
+        elif isinstance(value, list) and isinstance(value[0], Mapping):
+            for table in value:
+                tables += ["", f"[[{key}]]"]
+                tables += [f"{name} = {_toml_value(each)}" for name, each in table.items()]
         else:
             lines.append(f"{key} = {_toml_value(value)}")
     return "\n".join([*lines, *tables, ""])

@@ -12,13 +12,13 @@ ASK_TIMEOUT_S = 1.0
 """A name server on this machine answers within a millisecond; a paused one must not hold us up."""
 
 
-async def group_addresses(namesrv_address: str, broker_name: str) -> Mapping[int, str]:
-    """A group's addresses by broker id, 0 being the leader; empty if nobody answers."""
+async def addresses_by_group(namesrv_address: str) -> Mapping[str, Mapping[int, str]]:
+    """Each group's addresses by broker id, 0 being the leader; empty if nobody answers."""
     host, port = parse_address(namesrv_address)
     try:
         async with open_connection(host, port, connect_timeout_s=ASK_TIMEOUT_S) as connection:
             reply = await connection.call(GetClusterInfo(), timeout_s=ASK_TIMEOUT_S)
-        group = decode_body(ClusterInfo, reply.body).broker_addr_table.get(broker_name)
+        groups = decode_body(ClusterInfo, reply.body).broker_addr_table
     except (ClientError, MalformedBody):
         return {}
-    return {} if group is None else group.broker_addrs
+    return {name: group.broker_addrs for name, group in groups.items()}

@@ -1,10 +1,14 @@
-"""A cluster on this machine: a name server and a Raft group of brokers, as child processes.
+"""A cluster on this machine: a name server and brokers in one Raft group or in several, as child
+processes.
 
     async with LocalCluster(directory, nodes=3).running() as cluster:
         leader = await cluster.wait_leader()
         await cluster.kill_leader()
         await cluster.wait_leader(other_than=leader)
         await cluster.start(leader)
+
+With `groups=3` each node has a member of each group, and the groups are led by one node after the
+other, while all are well. A node is one process: it starts, dies and is paused as a whole.
 
 Laws:
 - Leaving the block, for whatever reason, leaves no process behind; nor does being killed.
@@ -17,7 +21,7 @@ The data outlives the block: the next cluster in the directory finds it.
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -34,12 +38,13 @@ from dledger_py.cluster.layout import (
     Layout,
     MemberPlace,
     directly,
+    group_names,
     node_names,
     reachable_host,
     reserve_fixed,
     reserve_free,
 )
-from dledger_py.cluster.leaders import group_addresses
+from dledger_py.cluster.leaders import addresses_by_group
 from dledger_py.cluster.ports import PortReservations
 from dledger_py.cluster.processes import ProcessId
 from dledger_py.cluster.servers import ServerProcess
@@ -80,6 +85,7 @@ class Member:
 
     node: str
     address: str
+    """For clients; in the first group."""
     pid: int | None
     state: Literal["running", "paused", "down"]
 
@@ -98,6 +104,8 @@ class LocalCluster:
     host: str = field(default="127.0.0.1", kw_only=True)
     cluster_name: str = field(default="DefaultCluster", kw_only=True)
     broker_name: str = field(default="broker-a", kw_only=True)
+    """The group, or the first of several: the others are called broker-b, broker-c, …"""
+    groups: int = field(default=1, kw_only=True)
     flush: Literal["sync", "async"] = field(default="sync", kw_only=True)
     settings: Mapping[str, str] = field(factory=dict, kw_only=True)
     """Further settings of every broker, as `--set` takes them."""
@@ -152,25 +160,68 @@ class LocalCluster:
         """The brokers by node."""
         return {place.node: self._member(place) for place in self.layout.members}
 
-    async def leader(self) -> str | None:
-        """The node the name server shows as the group's leader now, if it runs."""
-        addresses = await group_addresses(self.namesrv_address, self.broker_name)
-        for member in self.members.values():
-            if member.address == addresses.get(0) and member.state == "running":
-                return member.node
-        return None
+    async def leaders(self) -> Mapping[str, str | None]:
+        """For each group the node that the name server shows as its leader now, if it runs."""
+        shown = await addresses_by_group(self.namesrv_address)
+        members = self.members
+        leaders: dict[str, str | None] = dict.fromkeys(self.layout.broker_names)
+        for group in leaders:
+            address = shown.get(group, {}).get(0)
+            for node, its_address in self.layout.group_addresses(group).items():
+                if its_address == address and members[node].state == "running":
+                    leaders[group] = node
+        return leaders
 
-    async def wait_leader(self, *, timeout_s: float = 30.0, other_than: str | None = None) -> str:
-        """The leader, as soon as there is one; `other_than` waits for a change.
+    async def leader(self, *, group: str | None = None) -> str | None:
+        """The leader of one group; of the first one, if none is named."""
+        return (await self.leaders())[self._group(group)]
+
+    async def wait_leaders(
+        self, *, timeout_s: float = 30.0, other_than: str | None = None
+    ) -> Mapping[str, str]:
+        """All groups' leaders, as soon as each has one; `other_than` waits until this node leads
+        none.
 
         Raises:
             NoLeader: not in time.
         """
+        return await self._wait_leaders(self.layout.broker_names, timeout_s, other_than)
+
+    async def wait_leader(
+        self, *, timeout_s: float = 30.0, other_than: str | None = None, group: str | None = None
+    ) -> str:
+        """The leader of one group, as soon as there is one; `other_than` waits for a change.
+
+        Raises:
+            NoLeader: not in time.
+        """
+        group = self._group(group)
+        return (await self._wait_leaders((group,), timeout_s, other_than))[group]
+
+    async def wait_preferred(self, *, timeout_s: float = 30.0) -> bool:
+        """Wait until each group is led by the node that it prefers; False if not in time. At once
+        with a single group, which prefers nobody."""
+        names = self.layout.broker_names
+        preferred = {group: self.layout.preferred(group) for group in names}
         with trio.move_on_after(timeout_s):
             while True:
-                leader = await self.leader()
-                if leader is not None and leader != other_than:
-                    return leader
+                if len(names) == 1 or await self.leaders() == preferred:
+                    return True
+                await trio.sleep(LEADER_POLL_S)
+        return False
+
+    async def _wait_leaders(
+        self, groups: Collection[str], timeout_s: float, other_than: str | None
+    ) -> Mapping[str, str]:
+        with trio.move_on_after(timeout_s):
+            while True:
+                found = {
+                    group: node
+                    for group, node in (await self.leaders()).items()
+                    if group in groups and node not in (None, other_than)
+                }
+                if len(found) == len(groups):
+                    return {group: node for group, node in found.items() if node is not None}
                 await trio.sleep(LEADER_POLL_S)
         raise self._no_leader(timeout_s, other_than)
 
@@ -195,9 +246,10 @@ class LocalCluster:
         await self._server(name).kill()
         self._write_state()
 
-    async def kill_leader(self) -> str:
-        """SIGKILL whoever leads; waits for a leader first. Returns the node."""
-        leader = await self.wait_leader()
+    async def kill_leader(self, *, group: str | None = None) -> str:
+        """SIGKILL the node that leads a group, the first one if none is named; waits for a leader
+        first. Returns the node."""
+        leader = await self.wait_leader(group=group)
         await self.kill(leader)
         return leader
 
@@ -271,23 +323,30 @@ class LocalCluster:
     @contextmanager
     def _reserved_ports(self) -> Iterator[Layout]:
         nodes = node_names(self.nodes)
+        broker_names = group_names(self.broker_name, self.groups)
         reservations = PortReservations(reachable_host(self.host))
         try:
             match self.ports:
                 case FixedPorts(namesrv=namesrv, brokers=brokers):
                     namesrv_port, members = reserve_fixed(
-                        reservations, nodes, namesrv_port=namesrv, base_port=brokers
+                        reservations,
+                        nodes,
+                        groups=self.groups,
+                        namesrv_port=namesrv,
+                        base_port=brokers,
                     )
                 case FreePorts():
                     known = known_ports(self.directory)
-                    namesrv_port, members = reserve_free(reservations, nodes, known)
+                    namesrv_port, members = reserve_free(
+                        reservations, nodes, known, groups=self.groups
+                    )
             yield Layout(
                 directory=self.directory,
                 host=reservations.host,
                 namesrv_port=namesrv_port,
                 members=members,
                 cluster_name=self.cluster_name,
-                broker_name=self.broker_name,
+                broker_names=broker_names,
                 flush=self.flush,
                 dialled=self.dialled,
             )
@@ -319,6 +378,12 @@ class LocalCluster:
                 f"({', '.join(known)}), not {len(layout.members)}",
                 hint="start as many, or choose another directory.",
             )
+        if before.broker_names != layout.broker_names:
+            raise ClusterError(
+                f"the data in {self.directory} belongs to {_groups(before.broker_names)}, not to "
+                f"{_groups(layout.broker_names)}",
+                hint="start the same ones, or choose another directory.",
+            )
 
     def _already_running(self) -> AlreadyRunning:
         try:
@@ -331,6 +396,12 @@ class LocalCluster:
         )
 
     # -- small parts -------------------------------------------------------------------------------
+
+    def _group(self, name: str | None) -> str:
+        known = self.layout.broker_names
+        if name is not None and name not in known:
+            raise ClusterError(f"no group {name!r}: there are {', '.join(known)}")
+        return known[0] if name is None else name
 
     def _server(self, name: str) -> ServerProcess:
         if name != NAMESRV:
@@ -348,25 +419,36 @@ class LocalCluster:
         keeper = ProcessId.of(os.getpid())
         assert keeper is not None, "this process is alive"
         layout = self.layout
-        namesrv = self._state_of(NAMESRV, layout.namesrv_address, None)
-        brokers = [self._state_of(m.node, m.address, m.peer_address) for m in layout.members]
+        namesrv = self._state_of(NAMESRV, layout.namesrv_address, None, {})
+        brokers = [
+            self._state_of(
+                m.node,
+                m.address,
+                m.peer_address,
+                dict(zip(layout.broker_names, m.addresses, strict=True)),
+            )
+            for m in layout.members
+        ]
         write_state(
             self.directory,
             ClusterState(
                 keeper=keeper,
                 cluster_name=self.cluster_name,
-                broker_name=self.broker_name,
+                broker_name=layout.broker_names[0],
                 servers=(namesrv, *brokers),
             ),
         )
 
-    def _state_of(self, name: str, address: str, peer_address: str | None) -> ServerState:
+    def _state_of(
+        self, name: str, address: str, peer_address: str | None, groups: Mapping[str, str]
+    ) -> ServerState:
         return ServerState(
             name=name,
             address=address,
             peer_address=peer_address,
             log_path=str(self.layout.log_path(name)),
             process=self._servers[name].process,
+            groups=groups,
         )
 
     def _no_leader(self, timeout_s: float, other_than: str | None) -> NoLeader:
@@ -377,3 +459,7 @@ class LocalCluster:
             for m in self.members.values()
         )
         return NoLeader(f"{what} within {timeout_s:g} s ({states})", hint=tails)
+
+
+def _groups(names: tuple[str, ...]) -> str:
+    return f"group {names[0]}" if len(names) == 1 else f"groups {', '.join(names)}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import Factory, asdict, frozen
 
 from dledger_py.cluster.errors import ClusterError, NotRunning
 from dledger_py.cluster.processes import ProcessId
@@ -26,10 +26,13 @@ class ServerState:
 
     name: str
     address: str
+    """For clients; a broker's in its first group."""
     peer_address: str | None
     log_path: str
     process: ProcessId | None
     """None: it was not running."""
+    groups: Mapping[str, str] = Factory(dict)
+    """A broker's address in each of its groups."""
 
 
 @frozen(kw_only=True)
@@ -39,7 +42,13 @@ class ClusterState:
     keeper: ProcessId
     cluster_name: str
     broker_name: str
+    """The first group."""
     servers: tuple[ServerState, ...]
+
+    @property
+    def broker_names(self) -> tuple[str, ...]:
+        """The groups; each broker is a process with a member of each."""
+        return tuple(self.brokers[0].groups) if self.brokers else ()
 
     @property
     def namesrv(self) -> ServerState:
@@ -79,7 +88,10 @@ def read_state(directory: Path) -> ClusterState:
             keeper=_process(document["keeper"]),
             cluster_name=document["cluster_name"],
             broker_name=document["broker_name"],
-            servers=tuple(_server(each) for each in document["servers"]),
+            servers=tuple(
+                _server(each, None if number == 0 else document["broker_name"])
+                for number, each in enumerate(document["servers"])
+            ),
         )
     except FileNotFoundError as error:
         raise NotRunning(
@@ -90,16 +102,34 @@ def read_state(directory: Path) -> ClusterState:
         raise ClusterError(f"{path} cannot be read: {error}") from error
 
 
-def known_ports(directory: Path) -> dict[str, tuple[int, int]]:
-    """(port, peer port) by name, from an earlier start; empty if there was none."""
+@frozen(kw_only=True)
+class KnownPorts:
+    """What a server listened on before."""
+
+    ports: tuple[int, ...]
+    """For clients; a broker has one for each group."""
+    peer_port: int
+    """0 if it has none."""
+
+
+def known_ports(directory: Path) -> dict[str, KnownPorts]:
+    """The ports by name, from an earlier start; empty if there was none."""
     try:
         servers = read_state(directory).servers
     except ClusterError:
         return {}
-    return {server.name: (_port(server.address), _port(server.peer_address)) for server in servers}
+    return {
+        server.name: KnownPorts(
+            ports=tuple(map(_port, server.groups.values())) or (_port(server.address),),
+            peer_port=_port(server.peer_address),
+        )
+        for server in servers
+    }
 
 
-def _server(document: Mapping[str, Any]) -> ServerState:
+def _server(document: Mapping[str, Any], only_group: str | None) -> ServerState:
+    """`only_group` is what a broker is in if the file does not tell: there was one group."""
+    groups = {} if only_group is None else {only_group: document["address"]}
     process = document["process"]
     return ServerState(
         name=document["name"],
@@ -107,6 +137,7 @@ def _server(document: Mapping[str, Any]) -> ServerState:
         peer_address=document["peer_address"],
         log_path=document["log_path"],
         process=None if process is None else _process(process),
+        groups=document.get("groups", groups),
     )
 
 

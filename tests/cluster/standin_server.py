@@ -1,4 +1,4 @@
-"""A server in twenty lines: listens where its configuration says, and says so on the ready pipe.
+"""A server in thirty lines: listens where its configuration says, and says so on the ready pipe.
 
 `--set behave=…` makes it misbehave: crash (ends with a message), silent (is never ready), deaf
 (ignores SIGTERM).
@@ -6,6 +6,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -24,13 +25,17 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    host, _, port = config["listen"].rpartition(":")
-    listener = socket.create_server((host, int(port)))
+    addresses = [group["listen"] for group in config.get("groups", [config])]
+    listeners = [
+        socket.create_server((host, int(port)))
+        for host, _, port in (address.rpartition(":") for address in addresses)
+    ]
     if behave != "silent":
         with os.fdopen(int(os.environ["DLEDGER_READY_FD"]), "w") as ready:
-            ready.write(json.dumps({"addresses": [config["listen"]]}) + "\n")
+            ready.write(json.dumps({"addresses": addresses}) + "\n")
     while True:
-        listener.accept()[0].close()
+        for listener in select.select(listeners, [], [])[0]:
+            listener.accept()[0].close()
 
 
 if __name__ == "__main__":

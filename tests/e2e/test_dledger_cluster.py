@@ -78,6 +78,44 @@ def test_a_detached_cluster_is_looked_at_hurt_healed_and_taken_down(tmp_path: Pa
     assert dledger("cluster", "status", *data).returncode == 3
 
 
+def test_a_cluster_of_two_groups_is_led_by_two_nodes_until_one_dies(tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path)]
+
+    up = dledger("cluster", "up", *data, "--ports", "free", "--groups", "2", "--detach")
+    assert up.returncode == 0, up.stderr
+    try:
+        code, before = status(data)
+        name_server = before["servers"][0]["address"]
+        plain = dledger("cluster", "status", *data).stdout
+        which = dledger("admin", "transferLeader", "-n", name_server, "-t", "n2")
+        killed = json.loads(dledger("cluster", "kill-leader", "--json", *data).stdout)
+        _, after = status(data)
+        (other,) = {"n1", "n2"} - {after["leader"]}  # n0, which would be preferred, is away
+        transfer = ("admin", "transferLeader", "-n", name_server, "-b", "broker-a", "-t", other)
+        moved = dledger(*transfer)
+        raft = json.loads(dledger("admin", "raftStatus", "--json", "-n", name_server).stdout)
+        unknown = dledger("cluster", "kill-leader", "--group", "x", *data)
+    finally:
+        down = dledger("cluster", "down", *data)
+
+    assert "n0 leads broker-a, n1 leads broker-b." in up.stdout
+    assert code == 0
+    assert [(g["name"], g["leader"]) for g in before["groups"]] == [
+        ("broker-a", "n0"),
+        ("broker-b", "n1"),
+    ]
+    assert ["broker-a", "broker-b"] == [line.split()[-1] for line in plain.splitlines()[2:4]]
+    assert "which broker group?" in which.stderr
+    assert killed["killed"] == "n0"
+    assert [each["name"] for each in killed["groups"]] == ["broker-a"]
+    leaders = {group["name"]: group["leader"] for group in after["groups"]}
+    assert leaders == {"broker-a": killed["leader"], "broker-b": "n1"}
+    assert moved.stdout.split() == [other, "leads", "broker-a"]
+    assert {member["brokerName"] for member in raft} == {"broker-a", "broker-b"}
+    assert "no group 'x': there are broker-a, broker-b" in unknown.stderr
+    assert (down.returncode, down.stdout) == (0, "stopped\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_cluster_in_the_foreground_ends_in_good_order(
     tmp_path: Path, number: signal.Signals
