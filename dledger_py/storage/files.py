@@ -97,6 +97,24 @@ class FileSystem(Protocol):
         ...
 
 
+def replace_file(files: FileSystem, directory: str, name: str, content: bytes) -> None:
+    """Give a small file this content, as one change: a crash leaves the old or the new.
+
+    Durability: on disk on return. Raises OSError.
+    """
+    new = f"{name}.new"
+    if new in files.list(directory):
+        files.remove(f"{directory}/{new}")
+    file = files.create(f"{directory}/{new}")
+    try:
+        file.pwrite(content, 0)
+        file.fsync()
+    finally:
+        file.close()
+    files.rename(f"{directory}/{new}", f"{directory}/{name}")
+    files.fsync_directory(directory)
+
+
 class RealFiles:
     """The operating system's files."""
 

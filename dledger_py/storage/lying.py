@@ -355,4 +355,5 @@ def _resize(content: bytearray, size: int) -> None:
 
 def _in_directory(names: Iterable[str], directory: str) -> Iterable[str]:
     prefix = directory + "/"
-    return (path[len(prefix) :] for path in names if path.startswith(prefix))
+    inside = (path[len(prefix) :] for path in names if path.startswith(prefix))
+    return (name for name in inside if "/" not in name)

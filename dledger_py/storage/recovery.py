@@ -72,6 +72,7 @@ from dledger_py.storage.survey import (
     read_header_block,
     survey_segment,
 )
+from dledger_py.storage.switching import finish_switch
 
 LOCK_NAME = "LOCK"
 
@@ -135,6 +136,7 @@ def recover(
     lock = files.lock(f"{directory}/{LOCK_NAME}")
     with ExitStack() as on_failure:
         on_failure.callback(lock.release)
+        finish_switch(files, directory)
         opening = _Opening(files, directory, identity, segment_size_bytes, lock, random_bits)
         recovered = opening.open()
         on_failure.pop_all()
@@ -217,9 +219,10 @@ class _Opening:
     def _take_start_configuration(self, first: SegmentFound, survey: Survey) -> None:
         if first.start == 0:
             return
-        base = read_start_configuration(self._files, self._directory)
-        if not survey.configurations or base[0] < survey.configurations[0][0]:
-            survey.configurations.insert(0, base)
+        index, payload = read_start_configuration(self._files, self._directory)
+        # One of a later index is committed, so that nobody asks any more what was before it.
+        index = min(index, first.header.before.index)
+        survey.configurations.insert(0, (index, payload))
 
     def _birth(self) -> Birth | None:
         try:

@@ -39,6 +39,14 @@ def configuration_name(index: int) -> str:
     return f"{_PREFIX}{index:0{_NAME_DIGITS}d}"
 
 
+def configuration_index(name: str) -> int | None:
+    """The index a file name tells, or None if it is no such file's name."""
+    digits = name.removeprefix(_PREFIX)
+    if name == digits or len(digits) != _NAME_DIGITS or not digits.isdecimal():
+        return None
+    return int(digits)
+
+
 def write_start_configuration(
     files: FileSystem, directory: str, index: int, payload: bytes
 ) -> None:
@@ -81,9 +89,8 @@ def encode(index: int, payload: bytes) -> bytes:
 
 
 def _indices(files: FileSystem, directory: str) -> list[int]:
-    names = [name for name in files.list(directory) if name.startswith(_PREFIX)]
-    digits = [name.removeprefix(_PREFIX) for name in names]
-    return sorted(int(each) for each in digits if each.isdecimal() and len(each) == _NAME_DIGITS)
+    found = (configuration_index(name) for name in files.list(directory))
+    return sorted(index for index in found if index is not None)
 
 
 def _read(files: FileSystem, path: str) -> tuple[int, bytes] | None:

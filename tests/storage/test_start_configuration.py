@@ -11,7 +11,7 @@ from dledger_py.storage.start_configuration import (
     remove_start_configurations,
     write_start_configuration,
 )
-from tests.storage.log_scenes import DIRECTORY, ME, entries_after
+from tests.storage.log_scenes import DIRECTORY, ME, Life, entries_after, open_log
 
 FOLDER = "disk"
 
@@ -78,3 +78,15 @@ def test_a_log_whose_front_was_dropped_tells_who_its_members_were() -> None:
     files.remove(f"{DIRECTORY}/{configuration_name(2)}")
     with pytest.raises(Corrupt, match="no file says"):
         recover(files, DIRECTORY, ME, 200)
+
+
+def test_a_later_configuration_counts_from_where_the_log_starts() -> None:
+    """It is committed: what was in force before it can come back no more."""
+    life = Life(LyingFiles())
+    life.open()
+    life.append(1, *[100] * 20)
+    log = life.opened.log
+    first = log.drop_before(12, (15, b"later"))
+    life.opened.close()
+
+    assert ((first - 1, b"later"),) == open_log(life.files).configurations
