@@ -26,7 +26,7 @@ from attrs import fields, frozen
 from crc32c import crc32c
 
 from dledger_py.ledger.errors import FrameError
-from dledger_py.ledger.peer_frames import are_integers, decode_array, encode_array
+from dledger_py.ledger.peer_frames import FrameReader, are_integers, decode_array, encode_array
 from dledger_py.storage.formats import End
 
 PIECE_MAX_BYTES = 256 << 10
@@ -34,6 +34,9 @@ PIECE_MAX_BYTES = 256 << 10
 
 REASON_MAX_BYTES = 512
 """A reason is one line."""
+
+LAST_WORD_MAX_BYTES = REASON_MAX_BYTES + 64
+"""A reason, and the lengths and the tag before it."""
 
 
 @frozen(kw_only=True)
@@ -111,7 +114,7 @@ class SnapshotRead:
 
 @frozen(kw_only=True)
 class Unavailable:
-    """Not here, or not now."""
+    """Not here, or not now. On either lane also the last word of whoever refuses a connection."""
 
     reason: str
 
@@ -174,6 +177,22 @@ def decode_answer(header: bytes, body: bytes) -> Answer:
     if isinstance(answer, SnapshotRead) and crc32c(body) != answer.crc:
         raise FrameError(f"a piece of snapshot {answer.index} at {answer.offset}: wrong crc")
     return answer
+
+
+def encode_last_word(reason: str) -> bytes:
+    """What a listener sends before it closes a connection that it refuses."""
+    return b"".join(encode_answer(Unavailable(reason=reason)))
+
+
+def decode_last_word(content: bytes) -> str:
+    """The reason in what came before the end of a connection; empty if there is none. Never
+    raises: whatever it was, it is over."""
+    try:
+        frames = FrameReader(LAST_WORD_MAX_BYTES, first=False).feed(memoryview(content))
+        answer = decode_answer(*frames[0]) if frames else None
+    except FrameError:
+        return ""
+    return answer.reason if isinstance(answer, Unavailable) else ""
 
 
 def _numbers(header: bytes) -> list[int]:

@@ -12,6 +12,8 @@ Laws:
 - Frames are never torn by a drop: one that was begun is finished or dies with its connection.
 - What comes in is bounded by the frame reader; who comes in is checked by the hello before
   anything else of theirs is looked at. A stranger costs one small buffer for `HELLO_TIMEOUT_S`.
+- Who is refused behind a hello is told why, as the last word on the connection; and both sides log
+  it once, not at each dial that follows.
 
 Non-blocking sockets are used directly: trio's own `send` always visits
 the scheduler, and here most sends need no waiting at all. Elsewhere: the bytes (peer_frames), the
@@ -23,6 +25,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Never, Protocol
 
 import structlog
@@ -32,6 +35,11 @@ from attrs import frozen
 from dledger_py.actors import Inbox
 from dledger_py.ledger.conversation import Conversation
 from dledger_py.ledger.errors import FrameError
+from dledger_py.ledger.fetch_frames import (
+    LAST_WORD_MAX_BYTES,
+    decode_last_word,
+    encode_last_word,
+)
 from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
 from dledger_py.runtime.host import Host, RealHost, Socket
 
@@ -59,6 +67,12 @@ long partition, the kernel's own back-off could keep a healed link silent for a 
 STEADY_S = 1.0
 """A connection that lived this long resets the pause between dials. One that was closed at once was
 refused, and dialling again at full speed would only flood two logs."""
+
+REPEATED_S = 60.0
+"""A machine that is refused for the same reason again within this time is told of at DEBUG."""
+
+REFUSALS_KEPT = 64
+"""Refusals remembered for that; beyond, all are forgotten and told again."""
 
 
 @frozen(kw_only=True)
@@ -106,6 +120,7 @@ class PeerLink:
         self._frames_sent = 0
         self._frames_dropped = 0
         self._dials = 0
+        self._refusal = ""  # the reason told last
 
     def send(self, parts: Sequence[bytes | memoryview]) -> None:
         """Take the frame that `parts` make up, for the next `flush`; or drop it."""
@@ -171,6 +186,7 @@ class PeerLink:
                 await self._serve(sock)
             if trio.current_time() - began > STEADY_S + self._connect_timeout_s:
                 pause_s = self._redial_max_s / 50
+                self._refusal = ""
             self._sooner = trio.Event()
             # Jittered downwards only, so that the bound is a bound.
             with trio.move_on_after(pause_s * (0.5 + 0.5 * self._host.random.random())):
@@ -191,20 +207,32 @@ class PeerLink:
         self._left_bytes = 0
         self._left_over = trio.Event()
         self._socket = sock
+        reason = ""
         self._unsent.append(self._hello())
         self.flush()
         log.info("peer.dialled", peer=self.peer)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_left_over, sock, nursery.cancel_scope)
-                await wait_end(sock, self._host)
+                reason = await wait_end(sock, self._host)
                 nursery.cancel_scope.cancel()
         finally:
             self._socket = None
             self._host.notify_closing(sock)
             sock.close()
+        if reason:
+            self._refused(reason)
         log.info("peer.lost", peer=self.peer, direction="to")
         self._on_lost(self.peer)
+
+    def _refused(self, reason: str) -> None:
+        host, port = self._addresses[self._address]
+        address = f"{host}:{port}"
+        if reason == self._refusal:
+            log.debug("peer.dial_refused", peer=self.peer, address=address, reason=reason)
+            return
+        self._refusal = reason
+        log.warning("peer.dial_refused", peer=self.peer, address=address, reason=reason)
 
     def _keep(self, parts: Sequence[bytes | memoryview], sent: int) -> None:
         for part in parts:
@@ -285,6 +313,7 @@ class PeerListener:
         self._current: dict[_Line, trio.CancelScope] = {}
         self._conversations: dict[trio.CancelScope, str] = {}  # and their groups
         self._strangers = 0
+        self._refusals: dict[tuple[str, str], float] = {}  # (machine, reason) and when it was told
 
     async def run(self, inbox: Inbox[Never]) -> None:
         try:
@@ -319,13 +348,14 @@ class PeerListener:
                 await trio.sleep(0.1)
                 continue
             if self._strangers >= STRANGERS_LIMIT:
-                log.warning("peer.refused", remote=str(address), reason="too many connections")
+                self._tell_refused(str(address), "too many connections")
                 sock.close()
                 continue
             self._strangers += 1
             nursery.start_soon(self._serve, sock, str(address))
 
     async def _serve(self, sock: Socket, remote: str) -> None:
+        greeted = False
         try:
             prepare(sock)
             reader = FrameReader()
@@ -334,14 +364,31 @@ class PeerListener:
             finally:
                 self._strangers -= 1
             if frames:
-                await self._read(sock, remote, reader, frames)
+                hello = decode_hello(*frames.pop(0))
+                greeted = True
+                await self._read(sock, remote, reader, hello, frames)
         except FrameError as error:
-            log.warning("peer.refused", remote=remote, reason=str(error))
+            self._tell_refused(remote, str(error))
+            if greeted:
+                with suppress(OSError):
+                    sock.send(encode_last_word(str(error)))
         except OSError as error:
             log.debug("peer.broken", remote=remote, reason=str(error))
         finally:
             self._host.notify_closing(sock)
             sock.close()
+
+    def _tell_refused(self, remote: str, reason: str) -> None:
+        machine = remote.partition(",")[0]  # without the port, which is another one each time
+        now = trio.current_time()
+        told_at = self._refusals.get((machine, reason))
+        if told_at is not None and now < told_at + REPEATED_S:
+            log.debug("peer.refused", remote=remote, reason=reason)
+            return
+        if len(self._refusals) >= REFUSALS_KEPT:
+            self._refusals.clear()
+        self._refusals[machine, reason] = now
+        log.warning("peer.refused", remote=remote, reason=reason)
 
     async def _wait_hello(self, sock: Socket, reader: FrameReader) -> list[tuple[bytes, bytes]]:
         """The first frames; none if the stranger left again."""
@@ -360,10 +407,10 @@ class PeerListener:
         sock: Socket,
         remote: str,
         reader: FrameReader,
+        hello: Hello,
         frames: list[tuple[bytes, bytes]],
     ) -> None:
-        """Look at the hello, and then read this connection until it ends or is replaced."""
-        hello = decode_hello(*frames.pop(0))
+        """Read this connection, if its hello is admitted, until it ends or is replaced."""
         receiver = self._admit(hello)
         if isinstance(receiver, str):
             raise FrameError(receiver)
@@ -430,17 +477,22 @@ class PeerListener:
         return True
 
 
-async def wait_end(sock: Socket, host: Host) -> None:
-    """Wait until the other side closes or breaks a connection on which it has nothing to say."""
+async def wait_end(sock: Socket, host: Host) -> str:
+    """Wait until the other side closes or breaks a connection on which it has nothing to say but
+    why it does; that, or nothing."""
+    heard = b""
     while True:
         await host.wait_readable(sock)
         try:
-            if not sock.recv(4096):
-                return
+            content = sock.recv(4096)
         except BlockingIOError:
             continue
         except OSError:
-            return
+            break
+        if not content:
+            break
+        heard += content[: LAST_WORD_MAX_BYTES - len(heard)]
+    return decode_last_word(heard)
 
 
 def prepare(sock: Socket) -> None:

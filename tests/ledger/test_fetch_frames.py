@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.fetch_frames import (
     PIECE_MAX_BYTES,
+    REASON_MAX_BYTES,
     DescribeLog,
     LogDescribed,
     LogRead,
@@ -20,8 +21,10 @@ from dledger_py.ledger.fetch_frames import (
     SnapshotRead,
     Unavailable,
     decode_answer,
+    decode_last_word,
     decode_request,
     encode_answer,
+    encode_last_word,
     encode_request,
 )
 from dledger_py.ledger.peer_frames import FrameReader
@@ -82,6 +85,20 @@ def test_the_bytes_are_these_for_ever():
         "SnapshotRead": "0000001000000009840d09031a364b3fb7" + b"abc".hex(),
         "Unavailable": "0000000800000002810e" + b"no".hex(),
     } == {name: part.hex() for name, part in parts.items()}
+
+
+@given(reason=st.text(min_size=1, max_size=200))
+def test_a_last_word_is_understood(reason):
+    assert reason.encode()[:REASON_MAX_BYTES].decode(errors="replace") == decode_last_word(
+        encode_last_word(reason)
+    )
+
+
+@given(content=st.binary(max_size=40))
+def test_what_is_no_last_word_tells_nothing(content):
+    assert "" == decode_last_word(content)
+    assert "" == decode_last_word(encode_last_word("no")[:-1])
+    assert "" == decode_last_word(encode_request(DescribeLog()))
 
 
 @pytest.mark.parametrize(
