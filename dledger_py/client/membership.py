@@ -92,15 +92,16 @@ class Membership:
             consumer_data_set=tuple(joined.data for joined in self._joined.values()),
         )
         body = encode_heartbeat(data)
-        targets = set(self._brokers() if addresses is None else addresses)
-        self._beating |= targets
+        # In the order of the routes, so that a run can be repeated exactly.
+        targets = tuple(dict.fromkeys(self._brokers() if addresses is None else addresses))
+        self._beating.update(targets)
         try:
             with anyio.move_on_after(BEAT_TIMEOUT_S):
                 async with anyio.create_task_group() as tasks:
                     for address in targets:
                         tasks.start_soon(self._beat, address, body)
         finally:
-            self._beating -= targets
+            self._beating.difference_update(targets)
 
     async def _beat(self, address: str, body: bytes) -> None:
         try:
@@ -136,6 +137,6 @@ class Membership:
                     next_round = anyio.current_time() + HEARTBEAT_S
                     await self.beat()
                 else:
-                    await self.beat(new.intersection(self._brokers()))
+                    await self.beat(address for address in self._brokers() if address in new)
             except ClientClosed:
                 return
