@@ -84,6 +84,11 @@ class LyingFiles:
         self._stop_after = self._changes + changes
 
     @property
+    def stopped(self) -> bool:
+        """Whether the armed power cut has come; nothing works until `crash`."""
+        return self._stop_after is not None and self._changes > self._stop_after
+
+    @property
     def changes(self) -> int:
         """Changes (writes, truncations, syncs, names) made so far."""
         return self._changes
@@ -92,6 +97,16 @@ class LyingFiles:
         """The (after + 1)th next `operation` (pwrite, fdatasync, pread, …) raises this errno."""
         at = self._counts.get(operation, 0) + after + 1
         self._faults.setdefault(operation, {})[at] = code
+
+    def heal(self) -> None:
+        """Nothing armed goes off any more, and there is room."""
+        self._stop_after = None
+        self._faults.clear()
+        self.capacity_bytes = None
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(len(inode.seen) for inode in self._names.values())
 
     def flip_bit(self, path: str, offset: int, bit: int = 0) -> None:
         """Rot, on the disk as well as in the page cache."""
@@ -102,6 +117,11 @@ class LyingFiles:
 
     def content(self, path: str) -> bytes:
         return bytes(self._names[path].seen)
+
+    def survives(self, directory: str, piece: bytes) -> bool:
+        """Whether a file in this directory has these bytes after any power cut."""
+        names = sorted(_in_directory(self._disk_names, directory), reverse=True)
+        return any(piece in self._disk_names[f"{directory}/{name}"].disk for name in names)
 
     def put(self, path: str, content: bytes) -> None:
         """Replace a file, durably."""
@@ -169,7 +189,7 @@ class LyingFiles:
     def free_bytes(self, directory: str) -> int:
         if self.capacity_bytes is None:
             return FREE_BYTES
-        return max(0, self.capacity_bytes - self._used_bytes())
+        return max(0, self.capacity_bytes - self.used_bytes)
 
     def lock(self, path: str) -> LyingLock:
         if path in self._locks:
@@ -181,7 +201,7 @@ class LyingFiles:
 
     def _operation(self, operation: str, path: str) -> None:
         """Count it, and fail it if that is armed."""
-        if self._stop_after is not None and self._changes > self._stop_after:
+        if self.stopped:
             raise PowerCut
         count = self._counts[operation] = self._counts.get(operation, 0) + 1
         code = self._faults.get(operation, {}).pop(count, None)
@@ -192,9 +212,6 @@ class LyingFiles:
         self._changes += 1
         self._operation(operation, path)
         self.trace.append(f"{operation} {path}")
-
-    def _used_bytes(self) -> int:
-        return sum(len(inode.seen) for inode in self._names.values())
 
     def _names_after_crash(self) -> dict[str, _Inode]:
         names = {}
@@ -275,7 +292,7 @@ class LyingFile:
         capacity = files.capacity_bytes
         if capacity is not None:
             growth = max(0, offset + len(content) - len(self._inode.seen))
-            missing = files._used_bytes() + growth - capacity
+            missing = files.used_bytes + growth - capacity
             if missing > 0:
                 self._write(content[: max(0, len(content) - missing)], offset)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
