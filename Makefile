@@ -31,9 +31,12 @@ test: check      ## the checks, then every test
 
 SEED ?= 1
 RUNS ?= 200
-sim: $(READY)    ## simulated Raft clusters under faults: SEED=… RUNS=… or HOURS=…, MUTANTS=1
-	$(BIN)/python -m chaos.sim --seed $(SEED) --profile all --members 3 5 \
-		$(if $(HOURS),--hours $(HOURS),--runs $(RUNS))
+WHOLE_RUNS ?= 10
+SIM_LENGTH = $(if $(HOURS),--hours $(HOURS),--runs $(RUNS))
+sim: $(READY)    ## simulated clusters under faults: SEED=… RUNS=… or HOURS=…, WHOLE=1, MUTANTS=1
+	$(if $(WHOLE),,$(BIN)/python -m chaos.sim --seed $(SEED) --profile all --members 3 5 $(SIM_LENGTH))
+	$(BIN)/python -m chaos.sim.nodes --seed $(SEED) --members 3 5 \
+		$(if $(WHOLE),$(SIM_LENGTH),--runs $(WHOLE_RUNS))
 	$(if $(MUTANTS),$(BIN)/python -m chaos.sim.mutants)
 
 SCENARIO ?= leader-kills
