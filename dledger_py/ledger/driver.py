@@ -33,7 +33,7 @@ from dledger_py.ledger import errors
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.links import Links
 from dledger_py.ledger.log_tail import LogTail, TailEntry
-from dledger_py.ledger.log_writer import LogWriter, Write
+from dledger_py.ledger.log_writer import Drop, LogWriter, Write
 from dledger_py.ledger.machine import Applied, RoleName, RoleView
 from dledger_py.ledger.members import Members
 from dledger_py.ledger.peer_frames import Hello, decode_message, encode_head
@@ -41,6 +41,7 @@ from dledger_py.ledger.peer_link import PeerLink
 from dledger_py.ledger.reopening import stop_for
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.raft import vocabulary as raft
+from dledger_py.raft.membership import encode
 from dledger_py.raft.raft import Raft
 from dledger_py.storage import Batch, Log
 from dledger_py.storage.formats import ENTRY_HEADER_BYTES, KIND_NOOP
@@ -199,6 +200,15 @@ class Driver:
             return
         ticket = self._settlements.admit_barrier(settle)
         self._post_for_caller(raft.ChangeMembers(ticket=ticket, change=change))
+
+    def drop_before(self, index: int) -> None:
+        """Let go of the entries before this one, file by file; they are applied and written down
+        elsewhere."""
+        at, configuration = self._core.log.committed_configuration(self._core.commit)
+        self._writer.drop(Drop(index, (at, encode(configuration)), self._dropped))
+
+    def _dropped(self, first_index: int) -> None:
+        self.post(raft.Dropped(first_index=first_index))
 
     def set_electable(self, electable: bool) -> None:
         """What this member's user has to say about its leading."""

@@ -228,6 +228,16 @@ class Ledger:
         peers = statistics.raft.peers
         return tuple(each.peer for each in peers if each.ticks_since_contact < timeout_ticks)
 
+    def trim(self, index: int) -> None:
+        """The machine needs no entry up to `index` any more: let go of them. Event loop only.
+
+        To be called when an entry is applied, on every member, so that all let go of the same; each
+        in whole files, and once a snapshot of what is being applied now is on its disk.
+        """
+        snapshotter = self.parts.snapshotter
+        assert snapshotter is not None, "a machine that cannot be written down needs all entries"
+        snapshotter.trim(index)
+
     # ---- what others watch
 
     @property
@@ -287,7 +297,7 @@ class Ledger:
     @property
     def first_position(self) -> int:
         """The log position of the first byte kept."""
-        return 0  # until retention exists
+        return self._parts.log.first_position if self._parts is not None else 0
 
     @property
     def committed_position(self) -> int:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Never
+from typing import Never, cast
 
 import trio
 from attrs import frozen
@@ -57,6 +57,18 @@ class Write:
     batch: Batch | None
 
 
+@frozen
+class Drop:
+    """The log may begin with entry `first_index`, and whole files before it go.
+
+    `configuration` is what `Log.drop_before` wants; `done` is called on the loop with the first
+    index there is now."""
+
+    first_index: int
+    configuration: tuple[int, bytes]
+    done: Callable[[int], None]
+
+
 @frozen(kw_only=True)
 class WriterStatistics:
     """How the disk was used since the start. Writes over groups is what group commit saves."""
@@ -90,7 +102,7 @@ class LogWriter:
         self._on_durable = on_durable
         self._commit_hint = commit_hint
         self._monotonic = host.monotonic_s
-        self._thread: Worker[list[Write]] = host.worker("log writer")
+        self._thread: Worker[Job] = host.worker("log writer")
         self._waiting: deque[tuple[int, float]] = deque()
         self._failure: BaseException | None = None
         self._ended = trio.Event()
@@ -105,6 +117,10 @@ class LogWriter:
         """Queue writes. Never blocks; the core bounds how much can be waiting."""
         self._waiting.append((writes[-1].number, self._monotonic()))
         self._thread.put(writes)
+
+    def drop(self, drop: Drop) -> None:
+        """Queue the removal of old files. Never blocks."""
+        self._thread.put([drop])
 
     @property
     def ended(self) -> bool:
@@ -153,7 +169,7 @@ class LogWriter:
 
     # ---- the thread's side
 
-    def _work(self) -> Work[list[Write]]:
+    def _work(self) -> Work[Job]:
         try:
             yield from self._serve()
         except BaseException as error:
@@ -161,7 +177,7 @@ class LogWriter:
         with suppress(trio.RunFinishedError):  # then nobody is left to tell
             self._thread.call_soon(self._ended.set)
 
-    def _serve(self) -> Work[list[Write]]:
+    def _serve(self) -> Work[Job]:
         idle = True
         dirty_since: float | None = None
         monotonic = self._monotonic
@@ -188,10 +204,11 @@ class LogWriter:
                 self._close()
                 return
 
-    def _write_group(self, writes: list[Write]) -> bool:
-        """Write these and all that queued up behind them. False if the end was among it."""
+    def _write_group(self, jobs: Job) -> bool:
+        """Do these and all that queued up behind them. False if the end was among it."""
         began = self._monotonic()
         go_on = True
+        writes, drops = _sorted(jobs)
         size = _size(writes)
         while size < GROUP_LIMIT_BYTES:
             following = self._thread.take_nowait()
@@ -200,8 +217,22 @@ class LogWriter:
             if following is _END:
                 go_on = False
                 break
-            writes += following
-            size += _size(following)
+            more, more_drops = _sorted(following)
+            writes += more
+            drops += more_drops
+            size += _size(more)
+        try:
+            for drop in drops:
+                first_index = self._log.drop_before(drop.first_index, drop.configuration)
+                self._thread.call_soon(drop.done, first_index)
+        except trio.RunFinishedError:
+            return False
+        return self._write_all(writes, began) and go_on
+
+    def _write_all(self, writes: list[Write], began: float) -> bool:
+        """One group. False if there is nobody to tell any more."""
+        if not writes:
+            return True
         self._perform(writes)
         self._writes += len(writes)
         self._groups += 1
@@ -210,7 +241,7 @@ class LogWriter:
             self._thread.call_soon(self._report, writes[-1].number)
         except trio.RunFinishedError:
             return False
-        return go_on
+        return True
 
     def _perform(self, writes: list[Write]) -> None:
         hard = next((write.hard for write in reversed(writes) if write.hard is not None), None)
@@ -245,8 +276,16 @@ class LogWriter:
             self._hard_state.save(state.term, state.vote, commit)
 
 
-_END: list[Write] = []
+Job = list[Write] | list[Drop]
+
+_END: Job = []
 """The word that nothing more will be submitted; known by its identity."""
+
+
+def _sorted(jobs: Job) -> tuple[list[Write], list[Drop]]:
+    """Nearly always these are writes."""
+    drops = [job for job in jobs if type(job) is Drop]
+    return [job for job in jobs if type(job) is Write] if drops else cast(list[Write], jobs), drops
 
 
 def _size(writes: list[Write]) -> int:

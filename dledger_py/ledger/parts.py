@@ -42,7 +42,7 @@ from dledger_py.ledger.ticker import Ticker
 from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import LogView
-from dledger_py.raft.membership import MEMBERS_MAX, Configuration, decode, encode
+from dledger_py.raft.membership import MEMBERS_MAX, decode, encode
 from dledger_py.raft.raft import Raft
 from dledger_py.runtime.host import Host, Socket
 from dledger_py.storage import Log, Recovered, Snapshots
@@ -72,6 +72,7 @@ class Parts:
     links: Links
     members: Members
     snapshots: Snapshots | None
+    snapshotter: Snapshotter | None
     listener: Socket
     supervisor: Supervisor
 
@@ -140,11 +141,12 @@ class Assembly:
         )
         writer = self._writer(recovered, driver, applier)
         driver.connect(writer, applier)
+        snapshotter, snapshotting = self._snapshotter(memory, applier, recovered.log, driver)
         stall_s = config.election_timeout_ms / 1000 / LATE_TICK
         ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
         lanes: dict[str, Receiver | Answering] = {
             LANE_RAFT: driver,
-            LANE_FETCH: self._fetch_lane(recovered, memory, applier),
+            LANE_FETCH: self._fetch_lane(recovered, memory, applier, core),
         }
         acceptor = self._acceptor(listener, partial(_admit, members, lanes))
         supervisor = Supervisor(
@@ -159,7 +161,7 @@ class Assembly:
                 links.supervisor,
                 vital("links to start", links),
                 vital("member keeper", keeper),
-                *self._snapshotter(memory, applier, recovered.log),
+                *snapshotting,
                 *self._scrubber(recovered.log, members, driver),
             ),
             max_restarts=LINK_RESTARTS_MAX,
@@ -175,6 +177,7 @@ class Assembly:
             links=links,
             members=members,
             snapshots=memory.snapshots if memory is not None else None,
+            snapshotter=snapshotter,
             listener=listener,
             supervisor=supervisor,
         )
@@ -218,13 +221,19 @@ class Assembly:
         return PeerListener(listener, admit, self.host)
 
     def _snapshotter(
-        self, memory: Memory | None, applier: Applier, of: Log
-    ) -> tuple[Child[Any], ...]:
+        self, memory: Memory | None, applier: Applier, of: Log, driver: Driver
+    ) -> tuple[Snapshotter | None, tuple[Child[Any], ...]]:
         if memory is None:
-            return ()
-        every_bytes = self.config.snapshot_every_bytes
-        actor = Snapshotter(memory, applier, of, every_bytes=every_bytes, host=self.host)
-        return (vital("snapshotter", actor),)
+            return None, ()
+        actor = Snapshotter(
+            memory,
+            applier,
+            of,
+            every_bytes=self.config.snapshot_every_bytes,
+            drop_before=driver.drop_before,
+            host=self.host,
+        )
+        return actor, (vital("snapshotter", actor),)
 
     def _scrubber(self, of: Log, members: Members, driver: Driver) -> tuple[Child[Any], ...]:
         rate = self.config.scrub_max_bytes_per_s
@@ -240,7 +249,7 @@ class Assembly:
         return (vital("scrubber", scrubber),)
 
     def _fetch_lane(
-        self, recovered: Recovered, memory: Memory | None, applier: Applier
+        self, recovered: Recovered, memory: Memory | None, applier: Applier, core: Raft
     ) -> Answering:
         holdings = Holdings(
             log=recovered.log,
@@ -250,7 +259,7 @@ class Assembly:
                 term=applier.applied_term,
                 position=applier.applied_position,
             ),
-            configuration_before=partial(_configuration_before, recovered, self.config),
+            configuration_before=lambda _index: _committed_configuration(core),
         )
         pace = Pace(self.config.fetch_max_bytes_per_s)
         return Answering(FetchServer(holdings, pace, self.host).serve)
@@ -304,16 +313,10 @@ def _admit(
     return reason or lanes.get(hello.lane) or f"{hello.sender!r} wants lane {hello.lane!r}"
 
 
-def _configuration_before(
-    recovered: Recovered, config: LedgerConfig, index: int
-) -> tuple[int, bytes]:
-    """The configuration in force behind the entry where the log starts."""
-    known = [each for each in recovered.configurations if each[0] <= index]
-    return known[-1] if known else (0, encode(_bootstrap(config)))
-
-
-def _bootstrap(config: LedgerConfig) -> Configuration:
-    return Configuration(voters=_founders(config))
+def _committed_configuration(core: Raft) -> tuple[int, bytes]:
+    """Who the members are, as far as that is settled."""
+    index, configuration = core.log.committed_configuration(core.commit)
+    return index, encode(configuration)
 
 
 def _founders(config: LedgerConfig) -> tuple[raft.NodeId, ...]:

@@ -7,12 +7,13 @@ Laws:
   this entry: a log that ends before it has lost what was committed, and the member must not start.
 - A failed write is FailStop, like any other.
 
-The log is kept whole for now: snapshots shorten starts, they do not make room.
+- The front of the log is dropped only behind a snapshot that was taken after the machine was told:
+  no start has to apply what is gone, or finds it in the state that it restores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Never
 
 import structlog
@@ -71,11 +72,28 @@ async def remember(
     except (Corrupt, WrongIdentity, OSError) as error:
         raise FailStop(f"the snapshots of {config.node} cannot be used: {error}") from error
     start = None
+    _check_reach(config, of, stored)
     if stored is not None and machine.restore(stored.body):
         place = stored.place
         start = StatePlace(index=place.index, term=place.term, position=place.position)
         log.info("snapshot.restored", index=start.index, size_bytes=len(stored.body))
+    elif of.first_index > 1:
+        raise FailStop(
+            f"the state of {config.node} cannot be restored, and its log has no beginning to make"
+            f" it from. Have the member replaced (dledger admin replaceMember -m {config.node})"
+        )
     return Memory(machine=machine, snapshots=snapshots, start=start)
+
+
+def _check_reach(config: LedgerConfig, of: Log, stored: StoredSnapshot | None) -> None:
+    """**Raises** FailStop if there are entries missing between the snapshot and the log."""
+    reached = stored.place.index if stored is not None else 0
+    if reached < of.first_index - 1:
+        raise FailStop(
+            f"the log of {config.node} begins with entry {of.first_index}, but its newest snapshot"
+            f" is of entry {reached}: put the folder {FOLDER} back, or have the member replaced"
+            f" (dledger admin replaceMember -m {config.node})"
+        )
 
 
 def open_folder(
@@ -97,18 +115,33 @@ def open_folder(
             f"the log ends with entry {of.last_index}, but the state of entry {place.index} was"
             " written down: committed entries are missing",
         )
-    (entry,) = of.read(place.index, 1)
-    if (entry.term, entry_crc(entry.raw)) != (place.term, place.crc):
+    if place.index < of.start.index:
+        return snapshots, stored  # it does not reach; `remember` says what follows
+    if place.index == of.start.index:
+        found = (of.start.term, of.start.crc)
+    else:
+        (entry,) = of.read(place.index, 1)
+        found = (entry.term, entry_crc(entry.raw))
+    if found != (place.term, place.crc):
         raise Corrupt(
             data_dir,
-            entry.position,
+            place.position,
             f"entry {place.index} is not the one that the snapshot of it was taken behind",
         )
     return snapshots, stored
 
 
+@frozen
+class _Trim:
+    """Up to `index` nothing is needed; the machine was told so by entry `told_at`."""
+
+    index: int
+    told_at: int
+
+
 class Snapshotter:
-    """Actor: takes a snapshot once the log has grown enough, and one at a stop."""
+    """Actor: takes a snapshot once the log has grown enough, before its front is dropped, and at a
+    stop."""
 
     def __init__(
         self,
@@ -117,8 +150,11 @@ class Snapshotter:
         of: Log,
         *,
         every_bytes: int,
+        drop_before: Callable[[int], None],
         host: Host,
     ) -> None:
+        self._drop_before = drop_before
+        self._trim: _Trim | None = None
         self._snapshots = memory.snapshots
         self._machine = memory.machine
         self._applier = applier
@@ -126,6 +162,11 @@ class Snapshotter:
         self._every_bytes = every_bytes
         self._run_in_thread = host.run_in_thread
         self._last_position = applier.applied_position
+
+    def trim(self, index: int) -> None:
+        """Drop the entries up to `index` once there is a snapshot of what is being applied now."""
+        before = self._trim.index if self._trim is not None else 0
+        self._trim = _Trim(max(index, before), self._applier.applied_index + 1)
 
     async def run(self, inbox: Inbox[Never]) -> None:
         """**Raises** FailStop."""
@@ -140,9 +181,16 @@ class Snapshotter:
     async def _take_from_time_to_time(self) -> None:
         while True:
             await trio.sleep(LOOK_S)
-            if self._applier.applied_position - self._last_position >= self._every_bytes:
+            grown_bytes = self._applier.applied_position - self._last_position
+            trim = self._trim
+            due = trim is not None and self._applier.applied_index >= trim.told_at
+            if due or grown_bytes >= self._every_bytes:
                 with trio.CancelScope(shield=True):  # a stop waits for it, it takes moments
                     await self._take()
+            if due and trim is not None and self._snapshots.newest_index >= trim.told_at:
+                self._drop_before(trim.index + 1)
+                if self._trim is trim:
+                    self._trim = None
 
     async def _take(self) -> None:
         applier = self._applier

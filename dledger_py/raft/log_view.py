@@ -107,6 +107,11 @@ class LogView:
         while len(history) > 1 and history[1][0] <= commit:
             del history[0]
 
+    def committed_configuration(self, commit: Index) -> tuple[Index, Configuration]:
+        """The latest committed configuration, and where it stands: no cut goes behind it."""
+        self.settle_configurations(commit)
+        return self._configurations[0]
+
     def may_elect(self, node: NodeId, commit: Index) -> bool:
         """Whether `node` has a vote, or had one until an entry that is not known to be committed.
 

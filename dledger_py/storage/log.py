@@ -125,6 +125,11 @@ class Log:
         return self._start
 
     @property
+    def boundaries(self) -> tuple[End, ...]:
+        """Where the log could begin instead: what each file but the first continues. Any thread."""
+        return self._segments.boundaries()
+
+    @property
     def last_index(self) -> int:
         """The last entry sealed (0: none ever)."""
         return self._end.index
@@ -314,8 +319,8 @@ class Log:
         `configuration` is the index and payload of one that is committed: the latest before
         `index`, or a later one.
 
-        Writer thread. Blocks: one sync of a header, and one of the directory; freeing the space of
-        a large file may take the file system a while.
+        Writer thread. Blocks: syncs of a small file, a header, and the directory, twice; freeing
+        the space of a large file may take the file system a while.
         Durability: on disk on return; a crash before leaves it done or not done.
         Raises OSError, and LogFailed ever after: stop the process.
         """

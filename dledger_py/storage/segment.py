@@ -80,6 +80,11 @@ class Segments:
             self._forget(start)
         return self.path(start)
 
+    def boundaries(self) -> tuple[End, ...]:
+        """The end of the log that each segment but the first continues. Any thread."""
+        with self._lock:
+            return tuple(self._befores[1:])
+
     def floor(self, index: int) -> End:
         """What the last segment continues that begins with entry `index` or an earlier one; the
         first segment's if there is none."""

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dledger_py.raft.log_view import ENTRY_OVERHEAD_BYTES, LogView
-from dledger_py.raft.membership import Configuration
-from dledger_py.raft.vocabulary import Entry, NodeId
+from dledger_py.raft.membership import Configuration, encode
+from dledger_py.raft.vocabulary import Entry, Kind, NodeId
 
 TERMS = st.lists(st.integers(1, 4), max_size=12).map(sorted)
 
@@ -152,3 +152,16 @@ def test_a_log_without_its_beginning_must_be_told_its_configuration() -> None:
     log = LogView(first_index=4, last_index=4, terms=[(4, 2)], previous_term=1)
     with pytest.raises(ValueError, match="must be told"):
         log.begin_with(Configuration(voters=(NodeId("n1"),)))
+
+
+def test_the_latest_committed_configuration_is_what_a_trimmed_log_must_keep() -> None:
+    """A later one may be cut again, an earlier one is not in force any more."""
+    one, two = (Configuration(voters=(NodeId(name),)) for name in ("n1", "n2"))
+    log = LogView()
+    log.begin_with(one)
+    log.append(Entry(index=1, term=1, kind=Kind.CONFIG, payload=encode(two)))
+    log.append(Entry(index=2, term=1, kind=Kind.CONFIG, payload=encode(one)))
+
+    assert (0, one) == log.committed_configuration(0)
+    assert (1, two) == log.committed_configuration(1)
+    assert (2, one) == log.committed_configuration(5)
