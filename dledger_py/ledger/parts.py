@@ -100,13 +100,7 @@ class Assembly:
         members = Members(
             config, self._own(recovered, listener), recovered.birth, core.configuration
         )
-        incarnation = self.host.random.getrandbits(62)
-        links = Links(
-            lambda peer, addresses: self._link(
-                peer, addresses, members, incarnation, lambda lost: driver.lost(lost)
-            )
-        )
-        links.follow(members.others())
+        links = self._links(members, lambda lost: driver.lost(lost))
         keeper = MemberKeeper(
             members, lambda: driver.view, self._changer(lambda: driver), partial(_streams_to, core)
         )
@@ -142,8 +136,7 @@ class Assembly:
         writer = self._writer(recovered, driver, applier)
         driver.connect(writer, applier)
         snapshotter, snapshotting = self._snapshotter(memory, applier, recovered.log, driver)
-        stall_s = config.election_timeout_ms / 1000 / LATE_TICK
-        ticker = Ticker(config.tick_ms / 1000, driver.tick, stall_s=stall_s)
+        ticker = self._ticker(driver)
         lanes: dict[str, Receiver | Answering] = {
             LANE_RAFT: driver,
             LANE_FETCH: self._fetch_lane(recovered, memory, applier, core),
@@ -181,6 +174,10 @@ class Assembly:
             listener=listener,
             supervisor=supervisor,
         )
+
+    def _ticker(self, driver: Driver) -> Ticker:
+        stall_s = self.config.election_timeout_ms / 1000 / LATE_TICK
+        return Ticker(self.config.tick_ms / 1000, driver.tick, stall_s=stall_s)
 
     def _writer(self, recovered: Recovered, driver: Driver, applier: Applier) -> LogWriter:
         return LogWriter(
@@ -282,6 +279,14 @@ class Assembly:
             await waiter.wait()
 
         return change
+
+    def _links(self, members: Members, on_lost: Callable[[str], None]) -> Links:
+        incarnation = self.host.random.getrandbits(62)
+        links = Links(
+            lambda peer, addresses: self._link(peer, addresses, members, incarnation, on_lost)
+        )
+        links.follow(members.others())
+        return links
 
     def _link(
         self,
