@@ -10,6 +10,7 @@ from dledger_py.raft.roles import Leader
 from dledger_py.raft.vocabulary import (
     AddLearner,
     Change,
+    ClockStalled,
     ElectableChanged,
     NodeId,
     PeerUnreachable,
@@ -33,6 +34,8 @@ class Nemesis:
         self._plan(world.knobs.transfer_rate, self._hand_over)
         self._plan(world.knobs.change_rate, self._change_members)
         self._plan(world.knobs.retention_rate, self._retain)
+        self._plan(world.knobs.stall_rate, self._stall)
+        self._plan(world.knobs.ambush_rate, self._ambush)
 
     def _plan(self, rate: float, strike: Callable[[], None]) -> None:
         if rate:
@@ -93,11 +96,16 @@ class Nemesis:
             links += [(b, a) for a, b in links]
         elif self._random.random() < 0.5:
             links = [(b, a) for a, b in links]
+        world.count("partitions one way" if one_way else "partitions")
+        for link in links if not one_way else ():
+            self._report(world.nodes[link[0]], link[1])
+        self._cut(links)
+
+    def _cut(self, links: list[tuple[NodeId, NodeId]]) -> None:
+        """Nothing gets over these links for a while."""
+        world = self._world
         for link in links:
             world.blocked[link] = world.blocked.get(link, 0) + 1
-            if not one_way:
-                self._report(world.nodes[link[0]], link[1])
-        world.count("partitions one way" if one_way else "partitions")
         length = int(world.knobs.partition_us * self._random.uniform(0.2, 2))
         world.at(length, self._rejoin, links)
 
@@ -153,6 +161,43 @@ class Nemesis:
         node = self._mostly_a_leader()
         if node.up:
             self._world.retention.decide(node)
+
+    def _stall(self) -> None:
+        """A member stands still, stopped or busy with something else, and its clock with it."""
+        world = self._world
+        node = self._mostly_a_leader()
+        if node.listens:
+            world.count("stalls")
+            length = int(self._random.uniform(0.05, 2.5) * 1_000_000)
+            node.still_until = world.now + length
+            world.at(length, self._go_on, node, node.incarnation)
+
+    def _go_on(self, node: Node, incarnation: int) -> None:
+        """It finds that out before anything else, and a client is there at once."""
+        if node.up and node.incarnation == incarnation:
+            self._world.post(node, ClockStalled())
+            self._world.read(node)
+
+    def _ambush(self) -> None:
+        """A leader hands over, or all others restart; and it is cut off before it hears of that."""
+        world = self._world
+        leader = self._mostly_a_leader()
+        others = [name for name in world.names if name != leader.name]
+        if not leader.listens or not others:
+            return
+        world.count("ambushes")
+        links = [link for other in others for link in ((leader.name, other), (other, leader.name))]
+        if self._random.random() < 0.5:
+            world.transfer(leader, self._random.choice(others))
+            trip = 2 * world.knobs.delay_us + world.knobs.sync_us
+            world.at(int(trip * self._random.random()), self._cut, links)
+            return
+        self._cut(links)
+        for other in others:
+            node = world.nodes[other]
+            if node.up:
+                world.crash(node)
+                world.at(self._random.randrange(1, 10_000), world.restart, node)
 
     def _mostly_a_leader(self) -> Node:
         nodes = list(self._world.nodes.values())

@@ -9,6 +9,8 @@ candidates are stranded in terms nobody else has heard of.
 *change* is one of the others, while leadership is handed over and members come and go.
 *retain* is one of the others, *change* included, while logs lose their beginning, members are away
 for long, and get copies of the others' logs.
+*lease* has readers trust clocks that go at different rates, while leaders are cut off, handed over,
+and stand still.
 """
 
 from collections.abc import Callable
@@ -16,12 +18,13 @@ from random import Random
 
 from attrs import evolve, frozen
 
-TICK_US = 50_000
-ELECTION_TIMEOUT_TICKS = 10
-HEARTBEAT_TICKS = 2
-ELECTION_TIMEOUT_US = TICK_US * ELECTION_TIMEOUT_TICKS
+from dledger_py.raft.config import SLACK_TICKS
 
-PROFILES = ("swarm", "hell", "cut", "change", "retain")
+ELECTION_TIMEOUT_US = 500_000
+HEARTBEATS = 5
+"""In an election timeout."""
+
+PROFILES = ("swarm", "hell", "cut", "change", "retain", "lease")
 
 
 @frozen(kw_only=True)
@@ -82,6 +85,25 @@ class Knobs:
 
     retention_rate: float = 0.0
     """How often somebody decides that logs may begin later."""
+
+    election_timeout_ticks: int = 10
+    """Few ticks make fast runs. Leases need more of them: they are rounded down."""
+
+    lease_ticks: int = 0
+    stall_rate: float = 0.0
+    """How often somebody stands still for a while: nothing is heard, and no tick comes."""
+
+    ambush_rate: float = 0.0
+    """How often a leader is cut off in the very moment in which others find a reason to elect."""
+
+    @property
+    def tick_us(self) -> int:
+        """How long a tick is by a clock that goes right."""
+        return ELECTION_TIMEOUT_US // self.election_timeout_ticks
+
+    @property
+    def heartbeat_ticks(self) -> int:
+        return self.election_timeout_ticks // HEARTBEATS
 
 
 def draw(profile: str, random: Random, seconds: float) -> Knobs:
@@ -213,12 +235,29 @@ def _retain(random: Random, faulty_us: int) -> Knobs:
     )
 
 
+def _lease(random: Random, faulty_us: int) -> Knobs:
+    around = random.choice((_swarm, _hell, _cut, _cut, _change))(random, faulty_us)
+    return evolve(
+        around,
+        election_timeout_ticks=50,
+        lease_ticks=50 // 2 - SLACK_TICKS,
+        # Two clocks then differ by a factor of less than two.
+        skew=random.choice((1.0, 1.2, 1.4)),
+        stall_rate=random.choice((0.0, 0.3, 1.0)),
+        ambush_rate=random.choice((0.0, 0.3, 1.0)),
+        transfer_rate=random.choice((0.0, 0.3)),
+        read_rate=random.choice((20.0, 50.0)),
+        propose_rate=max(around.propose_rate, 10.0),
+    )
+
+
 _DRAWN: dict[str, Callable[[Random, int], Knobs]] = {
     "swarm": _swarm,
     "hell": _hell,
     "cut": _cut,
     "change": _change,
     "retain": _retain,
+    "lease": _lease,
 }
 
 
@@ -229,6 +268,8 @@ def healed(knobs: Knobs) -> Knobs:
         transfer_rate=0.0,
         change_rate=0.0,
         retention_rate=0.0,
+        stall_rate=0.0,
+        ambush_rate=0.0,
         loss=0.0,
         repeat=0.0,
         delay_us=500,

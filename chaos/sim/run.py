@@ -22,6 +22,9 @@ class Result:
     committed: int
     acknowledged: int
     reads: int
+    reads_at_once: int
+    """Of these, those that took no round: by lease, or of a group of one."""
+
     transfers: int
     changes: int
     drops: int
@@ -55,6 +58,7 @@ def run(seed: int, profile: str, members: int, seconds: float) -> Result:
         committed=len(world.checker.committed),
         acknowledged=len(world.acked),
         reads=world.reads_passed,
+        reads_at_once=world.reads_at_once,
         transfers=world.transfers_done,
         changes=world.changes_done,
         drops=world.retention.drops,

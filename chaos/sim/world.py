@@ -21,10 +21,7 @@ from zlib import crc32
 from chaos.sim.disk import SimDisk
 from chaos.sim.invariants import Checker, Violation, apply
 from chaos.sim.profiles import (
-    ELECTION_TIMEOUT_TICKS,
     ELECTION_TIMEOUT_US,
-    HEARTBEAT_TICKS,
-    TICK_US,
     Knobs,
     draw,
     healed,
@@ -82,7 +79,7 @@ REST_TIMEOUTS = 24
 leader must be there after 20.
 """
 
-TRANSFER_TICKS_MAX = 2 * ELECTION_TIMEOUT_TICKS + 1
+TRANSFER_TIMEOUTS = 2
 """A transfer is settled within one election timeout, and one more if leadership ended meanwhile."""
 
 CALM_TERMS_MAX = 4
@@ -99,7 +96,9 @@ class Node:
         self.up = False
         self.incarnation = 0
         self.electable = True
-        self.tick_us = TICK_US
+        self.tick_us = world.knobs.tick_us
+        self.still_until = 0
+        """It stands still: what happens to it waits until then."""
         self.core: Raft
         self.restart()
 
@@ -108,6 +107,7 @@ class Node:
         world = self.world
         disk = self.disk
         self.up = True
+        self.still_until = 0
         self.incarnation += 1
         # The book of its log is whole: what went before it is what was committed there.
         dropped = world.checker.committed[: disk.first_index - 1]
@@ -134,6 +134,11 @@ class Node:
         self.transfers: dict[int, int] = {}
         """Ticket and tick of every transfer asked for and not settled."""
         self.changes: dict[int, Change] = {}
+
+    @property
+    def listens(self) -> bool:
+        """Whether it is there for clients."""
+        return self.up and self.world.now >= self.still_until
 
     def note_configurations(self, entries: Iterable[Entry]) -> None:
         """Keep the book of the configurations in this member's log: all of them, unlike the core,
@@ -168,6 +173,7 @@ class World:
         self.acked_index: Index = 0
         self.failed: dict[bytes, None] = {}
         self.reads_passed = 0
+        self.reads_at_once = 0
         self.transfers_done = 0
         self.changes_done = 0
         self.faults: dict[str, int] = {}
@@ -180,6 +186,7 @@ class World:
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self.checker = Checker(self.names)
         self.retention = Retention(self)
+        self.transfer_ticks_max = TRANSFER_TIMEOUTS * self.knobs.election_timeout_ticks + 1
         self.nodes = {name: Node(self, name) for name in self.names}
         for node in self.nodes.values():
             self._start_ticking(node)
@@ -194,14 +201,15 @@ class World:
             node=name,
             members=self.founders,
             joining=name not in self.founders,
-            election_timeout_ticks=ELECTION_TIMEOUT_TICKS,
-            heartbeat_ticks=HEARTBEAT_TICKS,
+            election_timeout_ticks=knobs.election_timeout_ticks,
+            heartbeat_ticks=knobs.heartbeat_ticks,
             append_entries_max=knobs.append_entries_max,
             append_bytes_max=knobs.append_bytes_max,
             window_messages=knobs.window_messages,
             window_bytes=knobs.window_bytes,
             tail_bytes_max=knobs.tail_bytes_max,
             uncommitted_bytes_max=knobs.uncommitted_bytes_max,
+            lease_ticks=knobs.lease_ticks,
         )
 
     # ----------------------------------------------------------------------------------------- time
@@ -310,7 +318,9 @@ class World:
             self.at(int(delay), self._deliver, self.nodes[send.to], sender, send.message)
 
     def _deliver(self, node: Node, sender: NodeId, message: Message) -> None:
-        if node.up:
+        if self.now < node.still_until:
+            self.at(node.still_until - self.now, self._deliver, node, sender, message)
+        elif node.up:
             self.post(node, Received(sender=sender, message=message))
 
     def _persist(self, node: Node, persist: Persist) -> None:
@@ -333,7 +343,9 @@ class World:
             self.at(int(delay), self._flushed, node, node.incarnation)
 
     def _flushed(self, node: Node, incarnation: int) -> None:
-        if node.up and node.incarnation == incarnation:
+        if self.now < node.still_until:
+            self.at(node.still_until - self.now, self._flushed, node, incarnation)
+        elif node.up and node.incarnation == incarnation:
             write = node.disk.finish_flush()
             self._flush(node)
             self.post(node, Persisted(write=write))
@@ -387,7 +399,7 @@ class World:
     def _settle_transfer(self, node: Node, settle: Settle) -> None:
         asked_at = node.transfers.pop(settle.ticket)
         outcome = settle.outcome
-        if node.core.now - asked_at > TRANSFER_TICKS_MAX:
+        if node.core.now - asked_at > self.transfer_ticks_max:
             raise Violation(f"I23: {node.name} settled a transfer after {node.core.now - asked_at}")
         if type(outcome) is Transferred and outcome.leader != node.name:
             self.transfers_done += 1
@@ -410,7 +422,7 @@ class World:
         knobs = self.knobs
         burst = 1 + self.clients.randrange(knobs.burst_max)
         node = self._somebody()
-        for _ in range(burst if node.up else 0):
+        for _ in range(burst if node.listens else 0):
             self._tickets += 1
             value = self._tickets.to_bytes(4, "big")
             value += bytes(self.clients.randrange(knobs.payload_bytes_max))
@@ -422,13 +434,19 @@ class World:
 
     def _read_some(self) -> None:
         node = self._somebody()
-        for _ in range(self.clients.choice((1, 1, 3)) if node.up else 0):
-            self._tickets += 1
-            node.reads[self._tickets] = self.acked_index
-            self.post(node, ReadBarrier(ticket=self._tickets))
+        for _ in range(self.clients.choice((1, 1, 3)) if node.listens else 0):
+            self.read(node)
         if self.now < self.knobs.faulty_us + 10 * ELECTION_TIMEOUT_US:
             pause = self.clients.expovariate(self.knobs.read_rate)
             self.at(int(pause * 1_000_000), self._read_some)
+
+    def read(self, node: Node) -> None:
+        """A client asks for what has been acknowledged before."""
+        self._tickets += 1
+        node.reads[self._tickets] = self.acked_index
+        passed = self.reads_passed
+        self.post(node, ReadBarrier(ticket=self._tickets))
+        self.reads_at_once += self.reads_passed - passed
 
     def _somebody(self) -> Node:
         """Mostly one who thinks it leads, of whatever term; sometimes anybody."""
@@ -464,13 +482,15 @@ class World:
 
     def _start_ticking(self, node: Node) -> None:
         skew = self.knobs.skew
-        node.tick_us = int(TICK_US * self.random.uniform(1 / skew, skew))
+        node.tick_us = int(self.knobs.tick_us * self.random.uniform(1 / skew, skew))
         self.at(self.random.randrange(node.tick_us), self._tick, node, node.incarnation)
 
     def _tick(self, node: Node, incarnation: int) -> None:
-        if node.up and node.incarnation == incarnation:
+        if self.now < node.still_until:
+            self.at(node.still_until - self.now, self._tick, node, incarnation)
+        elif node.up and node.incarnation == incarnation:
             self.post(node, Tick())
-            if any(node.core.now - at > TRANSFER_TICKS_MAX for at in node.transfers.values()):
+            if any(node.core.now - at > self.transfer_ticks_max for at in node.transfers.values()):
                 raise Violation(f"I23: {node.name} does not settle a transfer")
             self.at(node.tick_us, self._tick, node, incarnation)
 
@@ -479,7 +499,7 @@ class World:
         self.on_elected = None
         for node in self.nodes.values():
             self.restart(node)
-            node.tick_us = TICK_US
+            node.tick_us = self.knobs.tick_us
             node.electable = True
             self.post(node, ElectableChanged(electable=True))
 

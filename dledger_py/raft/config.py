@@ -6,6 +6,11 @@ from attrs import frozen
 
 from dledger_py.raft.vocabulary import NodeId
 
+SLACK_TICKS = 2
+"""What a lease is shorter than half an election timeout by: a tick may be late by one, and by
+another until it is noticed.
+"""
+
 
 @frozen(kw_only=True)
 class RaftConfig:
@@ -33,6 +38,11 @@ class RaftConfig:
     heartbeat_ticks: int = 5
     """At most this long between two messages to a follower: 100 ms with ticks of 20 ms (etcd 100
     ms, DLedger 2 s).
+    """
+
+    lease_ticks: int = 0
+    """How long an answered round lets readers pass without another (lease.py); 0 for never. The
+    same on all members, at most half an election timeout less `SLACK_TICKS`.
     """
 
     append_entries_max: int = 512
@@ -72,6 +82,12 @@ class RaftConfig:
             raise ValueError(
                 f"heartbeat_ticks {self.heartbeat_ticks} must be at least 1 and below"
                 f" election_timeout_ticks {self.election_timeout_ticks}"
+            )
+        lease_max = max(0, self.election_timeout_ticks // 2 - SLACK_TICKS)
+        if not 0 <= self.lease_ticks <= lease_max:
+            raise ValueError(
+                f"lease_ticks {self.lease_ticks}: 0 to {lease_max} are safe with an election"
+                f" timeout of {self.election_timeout_ticks} ticks"
             )
         for name in ("append_entries_max", "append_bytes_max", "window_messages", "window_bytes"):
             if getattr(self, name) < 1:

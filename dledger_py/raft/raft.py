@@ -26,7 +26,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from dledger_py.raft import changes, reads, replication, transfer
+from dledger_py.raft import changes, lease, reads, replication, transfer
 from dledger_py.raft.config import RaftConfig
 from dledger_py.raft.log_view import ENTRY_OVERHEAD_BYTES, LogView
 from dledger_py.raft.membership import Configuration
@@ -39,6 +39,7 @@ from dledger_py.raft.vocabulary import (
     REQUESTS,
     Busy,
     ChangeMembers,
+    ClockStalled,
     Commit,
     Dropped,
     Effect,
@@ -95,6 +96,7 @@ class Raft:
         "_told",
         "_writes",
         "behind_in_term",
+        "bond",
         "change",
         "commit",
         "config",
@@ -145,6 +147,7 @@ class Raft:
         self.change: changes.Pending | None = None
         self.behind_in_term: Term = 0
         self.now = 0
+        self.bond = lease.bond_of(config)
         self.timer = ElectionTimer(config, random)
         self._electable = electable
         self._writes = Writes(log.last_index)
@@ -163,6 +166,7 @@ class Raft:
             PeerUnreachable: self._on_peer_unreachable,
             EntriesRead: self._on_entries_read,
             Dropped: self._on_dropped,
+            ClockStalled: partial(reads.clock_stalled, self),
             ElectableChanged: self._on_electable_changed,
             TransferLeadership: partial(transfer.start, self),
             ChangeMembers: partial(changes.begin, self),
@@ -381,9 +385,15 @@ class Raft:
 
         §6, thesis §4.2.3. A leader that asks for votes does not lead any more: it does not count.
         """
+        if self.is_bound(asker):
+            return True
         if self.leader is None or self.leader == asker:
             return False
         return self.leader == self.node or self.timer.elapsed < self.config.election_timeout_ticks
+
+    def is_bound(self, candidate: NodeId) -> bool:
+        """Whether a leader may still rely on this member not to help `candidate` (lease.py)."""
+        return self.bond is not None and self.bond.forbids(candidate, self.now)
 
     def vote_for(self, candidate: NodeId) -> None:
         """Cast this term's vote, once; only a vote that is given restarts the timer."""
@@ -407,10 +417,12 @@ class Raft:
         if self.configuration.is_majority(role.granted):
             self.campaign()
 
-    def may_lead(self) -> bool:
-        """Whether this member may stand for election: it has a vote, as far as is known, and its
-        disk is well and answers.
+    def may_lead(self, *, called: bool = False) -> bool:
+        """Whether this member may stand for election: it has a vote, as far as is known, its disk
+        is well and answers, and no leader relies on it, unless `called` by that.
         """
+        if self.is_bound(self.node) and not called:
+            return False
         stalled = self._writes.waiting_ticks(self.now) > self.config.election_timeout_ticks
         return self._electable and not stalled and self.log.may_elect(self.node, self.commit)
 
@@ -462,6 +474,7 @@ class Raft:
             match=dict.fromkeys(self.configuration.members, 0),
             heard=dict.fromkeys(self.configuration.members, self.now),
             answered=dict.fromkeys(self.configuration.members, 0),
+            lease=lease.lease_of(self.config),
         )
         leader.match[self.node] = self._writes.durable_index
         leader.answered[self.node] = ALWAYS
@@ -484,6 +497,8 @@ class Raft:
     def _lead_on(self, leader: Leader) -> None:
         """A tick of a leader: still fit to lead? Then keep the followers warm."""
         leader.heard[self.node] = self.now
+        if leader.lease is not None:
+            leader.lease.begin_tick(self.now, leader.round)
         timeout = self.config.election_timeout_ticks
         alone = self.now - self.configuration.agreed(leader.heard) > timeout
         stalled = self._writes.waiting_ticks(self.now) > timeout
@@ -512,6 +527,8 @@ class Raft:
             if self.transfer is not None:
                 transfer.leader_known(self, self.transfer, leader)
         self.timer.elapsed = 0
+        if self.bond is not None:
+            self.bond.renew(leader, self.now)
 
     def _adopt(self, term: Term) -> None:
         """§5.1: a newer term. The election timer runs on, or a node that only raises terms could

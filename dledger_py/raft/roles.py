@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from attrs import define, field
 
+from dledger_py.raft.lease import Lease
 from dledger_py.raft.progress import Progress
 from dledger_py.raft.statistics import PeerStatistics
 from dledger_py.raft.vocabulary import (
@@ -72,6 +73,9 @@ class Leader:
 
     settled: bool = False
     """Whether the configuration in force is known to be committed and final, with us in it."""
+
+    lease: Lease | None = None
+    """Unless leases are off."""
 
     read_round: Round = 0
     """The last round before the heartbeats that were sent for the sake of readers."""

@@ -84,6 +84,8 @@ def count_pre_vote(raft: "Raft", sender: NodeId, message: PreVoteGranted) -> Non
 def consider_vote(raft: "Raft", sender: NodeId, message: RequestVote | RequestVoteNow) -> None:
     """§5.2: one vote per term, first come first served; §5.4.1: not for a log worse than ours."""
     free = raft.vote == sender or (raft.vote is None and raft.leader is None)
+    if type(message) is RequestVote and raft.is_bound(sender):
+        free = False  # the term may be new to us, and the leader we heard still rely on us
     if free and raft.log.is_as_good_as_ours(message.last_index, message.last_term):
         raft.vote_for(sender)
         raft.promise(sender, VoteGranted(term=raft.term))
@@ -111,7 +113,7 @@ def retry_soon(raft: "Raft", sender: NodeId, message: VoteRefused) -> None:
 
 def campaign_now(raft: "Raft", sender: NodeId, message: TimeoutNow) -> None:
     """Thesis §3.10: the leader wants it, so there is nobody to ask first."""
-    if raft.may_lead():
+    if raft.may_lead(called=True):
         raft.campaign(called=True)
 
 
@@ -242,6 +244,8 @@ def back_off(raft: "Raft", sender: NodeId, message: AppendRefused) -> None:
 def note_answer(raft: "Raft", leader: Leader, sender: NodeId, round: Round) -> None:
     """Any answer of this term shows that the follower still follows (thesis §6.2, §6.4)."""
     leader.heard[sender] = raft.now
+    if leader.lease is not None:
+        leader.lease.answered(sender, round)
     if round > leader.answered[sender]:
         leader.answered[sender] = round
 

@@ -78,6 +78,8 @@ def urge(raft: "Raft", leader: Leader, transfer: Transfer) -> None:
     told_at = transfer.told_at
     if told_at is None or raft.now - told_at >= raft.config.heartbeat_ticks:
         transfer.told_at = raft.now
+        if leader.lease is not None:
+            leader.lease.void = True
         raft.say(Send(to=transfer.to, message=TimeoutNow(term=raft.term)))
 
 

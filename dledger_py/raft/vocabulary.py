@@ -299,6 +299,11 @@ class EntriesRead:
 
 
 @frozen(kw_only=True)
+class ClockStalled:
+    """More time has passed than ticks were posted; leases do not count it (lease.py)."""
+
+
+@frozen(kw_only=True)
 class Dropped:
     """The entries before `first_index` are gone from the disk: all of them committed, announced
     by `Commit`, and applied to a state that is durable. They are not asked for any more.
@@ -394,6 +399,7 @@ Event: TypeAlias = (
     | PeerUnreachable
     | EntriesRead
     | Dropped
+    | ClockStalled
     | ElectableChanged
     | TransferLeadership
     | ChangeMembers

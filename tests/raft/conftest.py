@@ -18,6 +18,7 @@ from dledger_py.raft.vocabulary import (
     Append,
     Change,
     ChangeMembers,
+    ClockStalled,
     Dropped,
     Effect,
     ElectableChanged,
@@ -180,6 +181,10 @@ class Stage:
 
     def read(self, name: str) -> None:
         self.step(name, ReadBarrier(ticket=next(self._tickets)))
+
+    def stall(self, name: str) -> None:
+        """A member finds that its clock stood still."""
+        self.step(name, ClockStalled())
 
     def transfer(self, name: str, to: str) -> None:
         """Ask a member to hand its leadership over."""

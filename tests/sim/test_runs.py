@@ -16,6 +16,7 @@ RUNS = tuple(
         ("cut", 0.5),
         ("change", 1.0),
         ("retain", 0.5),
+        ("lease", 0.5),
     )
     for members, count, seconds in ((3, 70, 12.0), (5, 35, 8.0))
 )
@@ -23,7 +24,7 @@ RUNS = tuple(
 
 @pytest.mark.parametrize("profile,members,count,seconds", RUNS)
 def test_every_invariant_holds(profile: str, members: int, count: int, seconds: float) -> None:
-    acknowledged = elections = reads = transfers = changes = drops = copies = 0
+    acknowledged = elections = reads = by_lease = transfers = changes = drops = copies = 0
     for seed in range(count):
         result = run(seed, profile, members, seconds)
 
@@ -34,6 +35,7 @@ def test_every_invariant_holds(profile: str, members: int, count: int, seconds: 
         acknowledged += result.acknowledged
         elections += result.elections
         reads += result.reads
+        by_lease += result.reads_at_once
         transfers += result.transfers
         changes += result.changes
         drops += result.drops
@@ -45,6 +47,8 @@ def test_every_invariant_holds(profile: str, members: int, count: int, seconds: 
     if profile == "change":
         assert transfers > count // 4
         assert changes > 3 * count
+    if profile == "lease":
+        assert by_lease > reads // 4
     if profile == "retain":
         assert drops > 10 * count
         assert copies > count // 2

@@ -5,8 +5,9 @@ somewhere. A mutant that survives its seeds means that a fault profile or a chec
 """
 
 from chaos.sim.mutants.consensus import CONSENSUS
+from chaos.sim.mutants.leases import LEASES
 from chaos.sim.mutants.membership import MEMBERSHIP
 from chaos.sim.mutants.mutant import Mutant
 from chaos.sim.mutants.retention import RETENTION
 
-MUTANTS: tuple[Mutant, ...] = (*CONSENSUS, *MEMBERSHIP, *RETENTION)
+MUTANTS: tuple[Mutant, ...] = (*CONSENSUS, *MEMBERSHIP, *RETENTION, *LEASES)

@@ -255,13 +255,13 @@ CONSENSUS: tuple[Mutant, ...] = (
     Mutant(
         name="votes of an older term counted",
         profile="hell",
-        seeds=100,
+        seeds=40,
         patches=((STALE, VoteGranted, count_old_vote),),
     ),
     Mutant(
         name="late write vouches for what replaced it (ABA)",
         profile="hell",
-        seeds=100,
+        seeds=40,
         patches=((Writes, "cut", cut_nothing),),
     ),
     Mutant(

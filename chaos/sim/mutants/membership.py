@@ -97,7 +97,7 @@ MEMBERSHIP: tuple[Mutant, ...] = (
     Mutant(
         name="configuration kept although its entry was cut",
         profile="change",
-        seeds=100,
+        seeds=40,
         patches=((LogView, "cut", cut_but_keep_configurations),),
     ),
     Mutant(
@@ -133,14 +133,14 @@ MEMBERSHIP: tuple[Mutant, ...] = (
     Mutant(
         name="whoever appended its own removal stands for no election",
         profile="change",
-        seeds=100,
+        seeds=40,
         members=1,
         patches=((LogView, "may_elect", only_voters_stand),),
     ),
     Mutant(
         name="joint elections by the new voters alone",
         profile="change",
-        seeds=100,
+        seeds=40,
         patches=((Configuration, "is_majority", majority_of_the_new_alone),),
     ),
 )

@@ -195,13 +195,13 @@ RETENTION: tuple[Mutant, ...] = (
     Mutant(
         name="too far behind a leader of an older term",
         profile="retain",
-        seeds=100,
+        seeds=40,
         patches=((STALE, TooFarBehind, rules.heed),),
     ),
     Mutant(
         name="append from before the log start refused",
         profile="retain",
-        seeds=100,
+        seeds=40,
         patches=((LogView, "agrees", refuse_what_was_dropped),),
     ),
     Mutant(
