@@ -180,6 +180,30 @@ def test_who_hears_a_leader_is_not_disturbed() -> None:
     assert ["PreVoteRefused"] == [type(message).__name__ for message in said(ask)]
 
 
+def test_a_leader_that_can_speak_but_not_hear_falls_silent(led: Build) -> None:
+    """Its heartbeats would keep the others from electing one whose writes can be acknowledged."""
+    stage = led()
+    for _ in range(12):
+        for name in ("n1", "n2", "n3"):
+            stage.tick(name)
+        stage.deliver("n2", "n3")
+        stage.sync()
+        stage.drop("n1")
+
+    assert "leader" != stage.cores["n1"].role.name
+    stage.lines.clear()
+    for _ in range(30):
+        for name in ("n1", "n2", "n3"):
+            stage.tick(name)
+        for _ in range(3):
+            stage.drop("n1")
+            stage.deliver()
+            stage.sync()
+
+    assert [] == [line for line in stage.lines if line.startswith("n1@") and " Append " in line]
+    assert "leader" in (stage.cores["n2"].role.name, stage.cores["n3"].role.name)
+
+
 def test_a_leader_that_asks_for_votes_is_no_reason_to_refuse_them() -> None:
     raft = core(1)
     receive(raft, N2, append(1, (1, 1)))
