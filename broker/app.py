@@ -11,6 +11,7 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ clock         deadlines of held pulls, silent clients, gathered offsets, rates
     ├─ server        the listeners, once the log is replayed
     ├─ registrar     tells the name servers
+    ├─ retention     lets the oldest messages go, if this member leads
     ├─ preferred     gives leadership to the member that should have it, if that is another one
     └─ farewell      hands leadership over before a planned stop
 
@@ -31,10 +32,18 @@ import trio
 from attrs import define, evolve, field
 
 from broker.config import BrokerConfig
+from broker.errors import MessagesGone
 from broker.formats import UNIT_TAGS_CODE
 from broker.ground import Ground
 from broker.machine import commands, put_messages
-from broker.machine.effects import DropQueues, GroupsChanged, IndexMessages, TopicsChanged
+from broker.machine.effects import (
+    DropEntries,
+    DropQueues,
+    GroupsChanged,
+    IndexMessages,
+    TopicsChanged,
+    TrimQueues,
+)
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
 from broker.machine.names import TEMPLATE_TOPIC
@@ -65,6 +74,7 @@ from broker.serving.proposals import Proposals
 from broker.serving.put_batch import PutBatch
 from broker.serving.rates import Rates
 from broker.serving.registrar import Registrar
+from broker.serving.retention import Retention, Wish
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
 from broker.store.queue_files import QueueFiles
@@ -106,7 +116,8 @@ class _LogReader:
 
 @define(eq=False)
 class _IndexedReader:
-    """The same, at positions that our own index named: what is not there is damage."""
+    """The same, at positions that our own index named: what is not there is damage, unless it has
+    just been let go of (`MessagesGone`)."""
 
     log: _LogReader
 
@@ -114,6 +125,8 @@ class _IndexedReader:
         try:
             return self.log.read_bytes(position, length, nowait=nowait)
         except LookupError as error:
+            if position < self.log.ledger.first_position:
+                raise MessagesGone from error
             raise FailStop(f"the index names what the log has not: {error}") from error
 
 
@@ -202,6 +215,7 @@ class Broker:
                 Child("clock", lambda: _Clock(self)),
                 Child("server", lambda: _Listening(self)),
                 Child("registrar", lambda: self.registrar),
+                Child("retention", self._retention),
                 *self._preferring(),
                 Child("farewell", lambda: Farewell((self.ledger,))),
             ),
@@ -372,6 +386,12 @@ class Broker:
                     if self.polls.waits(topic, queue_id):
                         codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
                         self.polls.wake(topic, queue_id, codes)
+                case TrimQueues(queues):
+                    for topic, queue_id, first_offset in queues:
+                        self.queues.trim(topic, queue_id, first_offset)
+                case DropEntries(index):
+                    self.ledger.trim(index)
+                    self._first_message = None
                 case DropQueues(topic):
                     self.queues.drop(topic)
                     self.rates.forget_topic(topic)
@@ -449,6 +469,22 @@ class Broker:
 
     def _term(self) -> int:
         return self.ledger.view.term
+
+    def _retention(self) -> Retention:
+        return Retention(
+            wish=Wish(
+                age_ms=self.config.retention_hours * 3_600_000, bytes=self.config.retention_bytes
+            ),
+            log=lambda: self.ledger.log,
+            leads=lambda: self.leadership.leads,
+            behind=self.ledger.furthest_behind,
+            queues=self.machine.queues.all,
+            min_offset=self.machine.queues.min_offset,
+            first_at=self.queues.first_at,
+            commit=self.ledger.commit,
+            run_in_thread=self._ground.host.run_in_thread,
+            now_ms=self._ground.now_ms,
+        )
 
     def _earliest_ms(self, reader: MessageReader) -> int:
         """When the oldest message was stored; -1 if there is none, or only the disk knows it."""

@@ -104,6 +104,12 @@ class BrokerConfig:
         doc="free disk below which sends are refused; below half of it this member does not lead"
         " (RocketMQ: 90 % used, whatever that leaves)",
     )
+    retention_hours: int = setting(
+        72, doc="age from which messages go, in whole log files; 0: never (RocketMQ: 72)"
+    )
+    retention_bytes: int = setting(
+        0, doc="length of the log from which the oldest messages go, whatever their age; 0: none"
+    )
     register_period_s: int = setting(30, doc="pause between two registrations, in s")
     forward_wait_ms: int = setting(
         1500, doc="how long a write that arrives without a leader waits for one, in ms"
@@ -136,7 +142,10 @@ class BrokerConfig:
         ):
             if not 1 <= value <= largest:
                 raise ValueError(f"{name} = {value}: 1 to {largest} are possible")
-        for name in ("forward_wait_ms", "join_wait_ms", "disk_floor_bytes"):
+        for name in (
+            *("forward_wait_ms", "join_wait_ms", "disk_floor_bytes"),
+            *("retention_hours", "retention_bytes"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: 0 or more")
 

@@ -33,6 +33,15 @@ class OutcomeUnknown(Refused):
         )
 
 
+class MessagesGone(Refused):
+    """They were the oldest, and retention has let go of them a moment ago."""
+
+    code = ResponseCode.SYSTEM_ERROR
+
+    def __init__(self) -> None:
+        super().__init__("the oldest messages have just gone: ask again")
+
+
 class TooBusy(Refused):
     """More is waiting for the log than the broker will hold."""
 

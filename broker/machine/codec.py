@@ -24,6 +24,7 @@ from broker.machine.commands import (
     Initialise,
     PutGroup,
     PutTopic,
+    TrimLog,
 )
 from broker.machine.errors import MalformedCommand, UnknownCommand
 from broker.machine.groups import GroupConfig
@@ -112,6 +113,11 @@ ROWS: Mapping[type[Command], _Row] = {
     DeleteGroup: _Row(8, 1, record(DeleteGroup, stamped_ms=INT, name=TEXT, clean_offsets=FLAG)),
     CommitOffsets: _Row(
         9, 1, record(CommitOffsets, stamped_ms=INT, commits=many(row(TEXT, TEXT, INT, INT)))
+    ),
+    TrimLog: _Row(
+        10,
+        1,
+        record(TrimLog, stamped_ms=INT, index=INT, position=INT, queues=many(row(TEXT, INT, INT))),
     ),
 }
 

@@ -94,6 +94,24 @@ class CommitOffsets:
     commits: tuple[Commit, ...]
 
 
+QueueStart = tuple[str, int, int]
+"""(topic, queue id, first offset that stays)."""
+
+
+@frozen(kw_only=True)
+class TrimLog:
+    """Forget the oldest messages: the entries up to `index`, which end at log position `position`.
+
+    `queues` says where each queue begins then; the leader has looked that up. Many queues take
+    several commands, of which the last alone has an index; the others have 0.
+    """
+
+    stamped_ms: int
+    index: int
+    position: int
+    queues: tuple[QueueStart, ...]
+
+
 Command = (
     PutMessages
     | Initialise
@@ -104,4 +122,5 @@ Command = (
     | PutGroup
     | DeleteGroup
     | CommitOffsets
+    | TrimLog
 )

@@ -40,6 +40,22 @@ class DropQueues:
 
 
 @frozen
+class TrimQueues:
+    """These queues begin later now: (topic, queue id, first offset)."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    queues: tuple[tuple[str, int, int], ...]
+
+
+@frozen
+class DropEntries:
+    """Nothing up to this entry of the log is needed any more."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    index: int
+
+
+@frozen
 class TopicsChanged:
     """These topics were created, altered or deleted. The leader registers them at once."""
 
@@ -55,4 +71,4 @@ class GroupsChanged:
     groups: tuple[str, ...]
 
 
-Effect = IndexMessages | DropQueues | TopicsChanged | GroupsChanged
+Effect = IndexMessages | DropQueues | TrimQueues | DropEntries | TopicsChanged | GroupsChanged

@@ -30,8 +30,16 @@ from broker.machine.commands import (
     Initialise,
     PutGroup,
     PutTopic,
+    TrimLog,
 )
-from broker.machine.effects import DropQueues, Effect, GroupsChanged, TopicsChanged
+from broker.machine.effects import (
+    DropEntries,
+    DropQueues,
+    Effect,
+    GroupsChanged,
+    TopicsChanged,
+    TrimQueues,
+)
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.offsets import Offsets
 from broker.machine.put_messages import PutMessages
@@ -205,6 +213,15 @@ def _commit_offsets(machine: Machine, command: CommitOffsets) -> Applied:
     return Applied(Done(changed=True))
 
 
+def _trim_log(machine: Machine, command: TrimLog) -> Applied:
+    effects: list[Effect] = []
+    if moved := machine.queues.trim(command.queues):
+        effects.append(TrimQueues(moved))
+    if command.index > 0:
+        effects.append(DropEntries(command.index))
+    return Applied(Done(changed=bool(effects)), effects)
+
+
 # `Any`: each function takes the command of its row, which no type of a mapping can say.
 APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     Initialise: _initialise,
@@ -215,6 +232,7 @@ APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     PutGroup: _put_group,
     DeleteGroup: _delete_group,
     CommitOffsets: _commit_offsets,
+    TrimLog: _trim_log,
 }
 
 

@@ -5,6 +5,8 @@ a topic of a thousand unused queues costs nothing. Where the messages lie is not
 `IndexMessages`. A deleted topic takes its queues along, so its successor starts at 0 again.
 """
 
+from collections.abc import Iterable
+
 from attrs import define, field, frozen
 
 from broker.formats import UNIT
@@ -57,6 +59,12 @@ class Queues:
         """When the newest message was stamped; 0 if there is none."""
         return self._get(topic, queue_id).last_stored_ms
 
+    def all(self) -> tuple[tuple[str, int], ...]:
+        """Every (topic, queue id) that ever got a message, sorted."""
+        return tuple(
+            (topic, each) for topic in sorted(self._topics) for each in self.written(topic)
+        )
+
     def written(self, topic: str) -> tuple[int, ...]:
         """The queues of a topic that ever got a message, sorted."""
         return tuple(sorted(self._topics.get(topic, ())))
@@ -80,6 +88,17 @@ class Queues:
     def drop(self, topic: str) -> None:
         """Forget a deleted topic's queues."""
         self._topics.pop(topic, None)
+
+    def trim(self, starts: Iterable[tuple[str, int, int]]) -> tuple[tuple[str, int, int], ...]:
+        """Let queues begin at these offsets; those that begin later now. A queue that is gone, or
+        begins there already, stays as it is."""
+        moved = []
+        for topic, queue_id, first in starts:
+            queue = self._topics.get(topic, {}).get(queue_id)
+            if queue is not None and queue.min_offset < min(first, queue.next_offset):
+                queue.min_offset = min(first, queue.next_offset)
+                moved.append((topic, queue_id, queue.min_offset))
+        return tuple(moved)
 
     def put(self, command: PutMessages, topics: Topics, position: int) -> Applied:
         """Give each message the next offset of its queue; `position` is the log's, of the payload.

@@ -12,6 +12,7 @@ from attrs import define, field
 
 from broker.errors import TooBusy
 from dledger_py.actors import Inbox
+from dledger_py.remoting.rooms import Refused
 from dledger_py.runtime.host import Host
 
 THREADS = 4  # as many reads as a disk gains from doing at once
@@ -19,7 +20,7 @@ WAITING_MAX = 10_000  # beyond that consumers are told to come back
 
 Found = Callable[[Any], None]
 Failed = Callable[[Exception], None]
-Job = tuple[Callable[[], Any], Found]
+Job = tuple[Callable[[], Any], Found, Failed]
 
 
 @define(eq=False)
@@ -36,10 +37,11 @@ class ColdReads:
     def submit(self, read: Callable[[], Any], found: Found, failed: Failed) -> None:
         """Run `read` in a thread, then `found` with its result on the loop.
 
-        `failed` is called instead, at once, if too many reads wait already.
+        `failed` is called instead, at once, if too many reads wait already; on the loop, if the
+        read is refused.
         """
         try:
-            self._jobs[0].send_nowait((read, found))
+            self._jobs[0].send_nowait((read, found, failed))
         except trio.WouldBlock:
             failed(TooBusy())
 
@@ -53,7 +55,12 @@ class ColdReads:
             nursery.cancel_scope.cancel()
 
     async def _work(self) -> None:
-        async for read, found in self._jobs[1]:
-            # A disk that hangs must not keep the process from ending.
-            found(await self.host.run_in_thread(read, abandon_on_cancel=True))
+        async for read, found, failed in self._jobs[1]:
+            try:
+                # A disk that hangs must not keep the process from ending.
+                result = await self.host.run_in_thread(read, abandon_on_cancel=True)
+            except Refused as error:
+                failed(error)
+            else:
+                found(result)
             self.flush()

@@ -55,6 +55,8 @@ class Checkpoint:
     _unsynced: dict[Key, bool] = field(factory=dict, init=False)
     _synced: bool = field(default=False, init=False)
     _written: bool = field(default=False, init=False)
+    released: bool = field(default=False, init=False)
+    """Whether no start will use an older one."""
     _aside_before: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -112,6 +114,7 @@ class Checkpoint:
         for number, folder in _asides(self._files.directory):
             if number < self._aside_before:
                 remove(folder)
+        self.released = True
 
     def moves(self, topic: str, place: Path, unsynced: Mapping[Key, bool]) -> None:
         """A topic is about to be set aside there, with these files not synced yet. Loop only."""

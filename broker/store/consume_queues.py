@@ -73,6 +73,10 @@ class ConsumeQueues:
     _tail_bytes: int = field(default=0, init=False)
     _flushes: int = field(default=0, init=False)
     _checkpoint: Checkpoint | None = field(default=None, init=False)
+    _trimmed: dict[tuple[str, int], int] = field(factory=dict, init=False)
+    """Where queues begin that were trimmed since the last checkpoint began."""
+    _outgrown: dict[tuple[str, int], int] = field(factory=dict, init=False)
+    """The same, of the checkpoint under way."""
     _covered: bool = field(default=False, init=False)
     """Whether a start may have to go on from a checkpoint, so that its files must be kept."""
 
@@ -116,6 +120,7 @@ class ConsumeQueues:
         self._topics.clear()
         self._waiting.clear()
         self._tail_bytes = 0
+        self._trimmed.clear()
         self._covered = False
 
     def checkpoint(self) -> Checkpoint:
@@ -126,12 +131,23 @@ class ConsumeQueues:
         assert self._checkpoint is None, "a checkpoint is under way"
         self._covered = True
         self._checkpoint = Checkpoint(self._files, list(self._waiting), self._flush_waiting)
+        self._outgrown, self._trimmed = self._trimmed, {}
         return self._checkpoint
 
     def end_checkpoint(self) -> None:
-        """Let go of the checkpoint under way; if it was not synced, the next one has to do it."""
+        """Let go of the checkpoint under way; if it was not synced, the next one has to do it.
+
+        If no older one will be used, files go that hold only what was trimmed before it began.
+        **Raises** `FailStop`.
+        """
         assert self._checkpoint is not None
         self._checkpoint.give_up_unless_synced()
+        if self._checkpoint.released:
+            for (topic, queue_id), first in self._outgrown.items():
+                self._files.remove_below(topic, queue_id, first)
+        else:
+            self._trimmed = self._outgrown | self._trimmed
+        self._outgrown = {}
         self._checkpoint = None
 
     def index(self, topic: str, queue_id: int, first_offset: int, units: bytes) -> None:
@@ -179,6 +195,20 @@ class ConsumeQueues:
         of_files = self._files.read(topic, queue_id, offset, min(end, queue.tail_offset) - offset)
         return of_files + queue.tail[:upto] if upto > 0 else of_files
 
+    def trim(self, topic: str, queue_id: int, first_offset: int) -> None:
+        """Let a queue begin later. Its files go once a checkpoint can do without them."""
+        queue = self._get(topic, queue_id)
+        if queue is not None and queue.min_offset < first_offset:
+            assert first_offset <= queue.next_offset
+            queue.min_offset = first_offset
+            self._trimmed[topic, queue_id] = first_offset
+
+    def first_at(self, topic: str, queue_id: int, position: int) -> int:
+        """The first offset whose message lies at this log position or behind it; the next offset if
+        none does. **Blocks**: for some pages of the files."""
+        first, end = self.min_offset(topic, queue_id), self.next_offset(topic, queue_id)
+        return _first(first, end, lambda offset: self._place(topic, queue_id, offset) >= position)
+
     def min_offset(self, topic: str, queue_id: int) -> int:
         """The first offset that can be looked up; 0 for a queue without messages."""
         queue = self._get(topic, queue_id)
@@ -195,8 +225,8 @@ class ConsumeQueues:
 
         So it also tells whether a position somebody named is a record at all.
         """
-        first, end = self.min_offset(topic, queue_id), self.next_offset(topic, queue_id)
-        found = _first(first, end, lambda offset: self._place(topic, queue_id, offset) >= position)
+        end = self.next_offset(topic, queue_id)
+        found = self.first_at(topic, queue_id, position)
         if found < end and self._place(topic, queue_id, found) == position:
             return found
         return None
@@ -236,6 +266,8 @@ class ConsumeQueues:
             waiting = self._waiting.pop((topic, queue_id), None)
             if waiting is not None:
                 self._tail_bytes -= len(waiting.tail)
+            for starts in (self._trimmed, self._outgrown):
+                starts.pop((topic, queue_id), None)
         if not self._covered:
             self._files.delete(topic)
             return

@@ -104,6 +104,23 @@ class QueueFiles:
             count -= within
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def remove_below(self, topic: str, queue_id: int, first_offset: int) -> None:
+        """Remove a queue's files that hold offsets below this one only. **Raises** `FailStop`."""
+        folder = self.folder(topic, queue_id)
+        keep = queue_file_name(first_offset)
+        try:
+            outgrown = [name for name in os.listdir(folder) if name < keep]
+            for name in outgrown:
+                descriptor = self._open.pop((topic, queue_id, name), None)
+                if descriptor is not None:
+                    os.close(descriptor)
+                self._unsynced.pop((topic, queue_id, name), None)
+                os.unlink(folder / name)
+        except FileNotFoundError:
+            pass  # it has no files yet
+        except OSError as error:
+            raise FailStop(f"removing from consume queue {folder}: {error}") from error
+
     def delete(self, topic: str) -> None:
         """Remove a topic's files. **Raises** `FailStop`."""
         self.take_unsynced(topic)

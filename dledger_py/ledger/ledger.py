@@ -238,6 +238,14 @@ class Ledger:
         assert snapshotter is not None, "a machine that cannot be written down needs all entries"
         snapshotter.trim(index)
 
+    def furthest_behind(self) -> tuple[str, int]:
+        """Of this leader's followers the one that has the least of the log, and its last entry;
+        this member itself if it follows or is alone."""
+        core = self.parts.core.statistics()
+        matches = [(peer.match, peer.peer) for peer in core.peers]
+        index, name = min(matches, default=(core.last_index, core.node))
+        return name, index
+
     # ---- what others watch
 
     @property

@@ -15,6 +15,7 @@ from broker.machine.commands import (
     Initialise,
     PutGroup,
     PutTopic,
+    TrimLog,
 )
 from broker.machine.groups import GroupConfig
 from broker.machine.put_messages import Message, encode_put_messages
@@ -69,6 +70,12 @@ EXAMPLES: dict[str, Command] = {
     "09-commit-offsets": CommitOffsets(
         stamped_ms=1_700_000_000_000, commits=(("shop", "orders", 3, 42), ("shop", "orders", 0, -1))
     ),
+    "10-trim-log": TrimLog(
+        stamped_ms=1_700_000_000_000,
+        index=812,
+        position=67108864,
+        queues=(("orders", 3, 42), ("%RETRY%shop", 0, 1)),
+    ),
 }
 
 MESSAGES: list[Message] = [
@@ -119,6 +126,13 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(PutGroup, stamped_ms=_times, config=_configs),
     st.builds(DeleteGroup, stamped_ms=_times, name=_groups, clean_offsets=st.booleans()),
     st.builds(CommitOffsets, stamped_ms=_times, commits=_commits),
+    st.builds(
+        TrimLog,
+        stamped_ms=_times,
+        index=_small,
+        position=_times,
+        queues=st.lists(st.tuples(_names, _queue_ids, _small), max_size=3).map(tuple),
+    ),
 )
 
 messages: st.SearchStrategy[list[Message]] = st.lists(

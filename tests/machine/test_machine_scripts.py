@@ -32,8 +32,17 @@ from broker.machine.commands import (
     Initialise,
     PutGroup,
     PutTopic,
+    TrimLog,
 )
-from broker.machine.effects import DropQueues, Effect, GroupsChanged, IndexMessages, TopicsChanged
+from broker.machine.effects import (
+    DropEntries,
+    DropQueues,
+    Effect,
+    GroupsChanged,
+    IndexMessages,
+    TopicsChanged,
+    TrimQueues,
+)
 from broker.machine.groups import GroupConfig, standard_groups
 from broker.machine.machine import Machine
 from broker.machine.put_messages import encode_put_messages
@@ -72,6 +81,16 @@ class Stage:
             assert isinstance(reply, Declined)
             yield f"declined, {reply.reason.value}: {reply.detail}"
         yield from map(effect_line, applied.effects)
+
+    def do_trim(self, index: str, *starts: str) -> Iterator[str]:
+        queues = []
+        for start in starts:
+            queue, _, first = start.rpartition("=")
+            topic, _, queue_id = queue.rpartition("/")
+            queues.append((topic, int(queue_id), int(first)))
+        yield from self.apply(
+            TrimLog(stamped_ms=self.stamped_ms, index=int(index), position=0, queues=tuple(queues))
+        )
 
     def do_at(self, stamped_ms: str) -> Iterator[str]:
         self.stamped_ms = int(stamped_ms)
@@ -206,6 +225,10 @@ def effect_line(effect: Effect) -> str:
             return f"> {name} {effect.topic}/{effect.queue_id} from {effect.first_offset}: {units}"
         case DropQueues():
             return f"> {name} {effect.topic}"
+        case TrimQueues():
+            return f"> {name} " + " ".join(f"{t}/{q} from {first}" for t, q, first in effect.queues)
+        case DropEntries():
+            return f"> {name} up to {effect.index}"
         case TopicsChanged():
             return f"> {name} {' '.join(effect.topics)}"
         case GroupsChanged():
