@@ -37,6 +37,11 @@ class LedgerSettings:
         1000,
         doc="silence of the leader after which followers campaign, in ms (DLedger: about 6000)",
     )
+    lease_reads: bool = setting(
+        False,
+        doc="let readers pass by the leader's lease, without a round to the others: it rests on"
+        " clocks, and elections wait longer (operations.md); the same on all members",
+    )
     segment_size_bytes: int = setting(
         64 * 1024 * 1024, doc="size at which a log segment is closed (RocketMQ: 1 GiB)"
     )
@@ -265,6 +270,7 @@ class BrokerConfig:
             election_timeout_ms=self.ledger.election_timeout_ms,
             segment_size_bytes=self.ledger.segment_size_bytes,
             snapshot_every_bytes=self.ledger.snapshot_every_bytes,
+            lease_reads=self.ledger.lease_reads,
             fetch_max_bytes_per_s=self.ledger.fetch_max_bytes_per_s,
             scrub_max_bytes_per_s=self.ledger.scrub_max_bytes_per_s,
         )

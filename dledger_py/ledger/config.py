@@ -61,6 +61,13 @@ class LedgerConfig:
     """Silence after which a leader is given up (etcd 1 s, DLedger 6 s). A leader that dies is
     noticed sooner, by its connections; this is for one that falls silent."""
 
+    lease_reads: bool = False
+    """Whether a leader lets readers pass without a round for up to half an election timeout after a
+    majority has answered it. The same on all members. It rests on their monotonic clocks: none may
+    go twice as fast as another, and a machine that is suspended, or moved while it runs, must not
+    have it, since its clock does not count that. Members then wait an election timeout before they
+    elect anybody, after a start and after a broken connection too."""
+
     segment_size_bytes: int = 64 << 20
     """A log file is closed once it is this long: small enough to check or drop as a whole."""
 
@@ -120,6 +127,11 @@ class LedgerConfig:
             raise ValueError(
                 f"election_timeout_ms {self.election_timeout_ms}: three heartbeats of"
                 f" {self.heartbeat_ms} ms must fit, so that a lost one deposes nobody"
+            )
+        if self.lease_reads and self.election_timeout_ms < 4 * (self.heartbeat_ms + self.tick_ms):
+            raise ValueError(
+                f"lease_reads: with an election timeout of {self.election_timeout_ms} ms a lease"
+                f" would be over before the next heartbeat ({self.heartbeat_ms} ms) renews it"
             )
         if not 1 <= self.payload_max_bytes <= PAYLOAD_MAX_BYTES:
             raise ValueError(

@@ -67,6 +67,10 @@ _TICK = raft.Tick()
 _VOTE_REQUESTS = frozenset((raft.PreVote, raft.RequestVote, raft.RequestVoteNow))
 
 
+def _take_it_on_trust() -> None:
+    """Without leases nobody counts on time."""
+
+
 class Driver:
     """Owns the core. `run` is its task: it only waits, for a stop or for a failure to report."""
 
@@ -104,6 +108,8 @@ class Driver:
         self._applier: Applier
         self._events: deque[tuple[raft.Event, bytes]] = deque()
         self._busy = False
+        self.look_at_clock: Callable[[], None] = _take_it_on_trust
+        """Called before a reader may be let pass by lease."""
         self._failure: Exception | None = None
         self._over = trio.Event()
         self._deposed = trio.Event()
@@ -184,6 +190,7 @@ class Driver:
         if self._failure is not None:
             self._settlements.refuse(settle, errors.NotLeader(None))
             return
+        self.look_at_clock()
         ticket = self._settlements.admit_barrier(settle)
         self._post_for_caller(raft.ReadBarrier(ticket=ticket))
 
@@ -269,6 +276,10 @@ class Driver:
 
     def tick(self) -> None:
         self.post(_TICK)
+
+    def clock_stalled(self) -> None:
+        """Ticks have not come that should have."""
+        self.post(raft.ClockStalled())
 
     def persisted(self, write: int) -> None:
         self.post(raft.Persisted(write=write))

@@ -40,7 +40,7 @@ from dledger_py.ledger.settlements import Settlements, Waiter
 from dledger_py.ledger.snapshotter import Memory, Snapshotter
 from dledger_py.ledger.ticker import Ticker
 from dledger_py.raft import vocabulary as raft
-from dledger_py.raft.config import RaftConfig
+from dledger_py.raft.config import SLACK_TICKS, RaftConfig
 from dledger_py.raft.log_view import LogView
 from dledger_py.raft.membership import MEMBERS_MAX, decode, encode
 from dledger_py.raft.raft import Raft
@@ -177,7 +177,11 @@ class Assembly:
 
     def _ticker(self, driver: Driver) -> Ticker:
         stall_s = self.config.election_timeout_ms / 1000 / LATE_TICK
-        return Ticker(self.config.tick_ms / 1000, driver.tick, stall_s=stall_s)
+        tick_s = self.config.tick_ms / 1000
+        ticker = Ticker(tick_s, driver.tick, stall_s=stall_s, stalled=driver.clock_stalled)
+        if self.config.lease_reads:
+            driver.look_at_clock = ticker.look
+        return ticker
 
     def _writer(self, recovered: Recovered, driver: Driver, applier: Applier) -> LogWriter:
         return LogWriter(
@@ -330,12 +334,14 @@ def _founders(config: LedgerConfig) -> tuple[raft.NodeId, ...]:
 
 
 def _raft_config(config: LedgerConfig) -> RaftConfig:
+    election_timeout_ticks = -(-config.election_timeout_ms // config.tick_ms)
     return RaftConfig(
         node=raft.NodeId(config.node),
         members=_founders(config),
         joining=config.join,
-        election_timeout_ticks=-(-config.election_timeout_ms // config.tick_ms),
+        election_timeout_ticks=election_timeout_ticks,
         heartbeat_ticks=config.heartbeat_ms // config.tick_ms,
+        lease_ticks=election_timeout_ticks // 2 - SLACK_TICKS if config.lease_reads else 0,
         append_bytes_max=config.append_max_bytes,
         window_bytes=config.window_max_bytes,
         uncommitted_bytes_max=config.uncommitted_max_bytes,
