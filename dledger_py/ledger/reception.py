@@ -25,6 +25,7 @@ import trio
 from attrs import define, field
 
 from dledger_py.actors import Inbox
+from dledger_py.ledger.conversation import Conversation
 from dledger_py.ledger.peer_frames import Hello
 from dledger_py.ledger.peer_link import Answering, PeerListener, Receiver
 from dledger_py.runtime.host import Host, Socket
@@ -42,6 +43,7 @@ class Reception:
         self._awaited: set[str] = set()
         self._all_seen = trio.Event()
         self._open: dict[str, Admit] = {}
+        self._closed: set[str] = set()
         self._acceptor = PeerListener(listener, self._admit, host)
 
     def expect(self, group: str) -> None:
@@ -53,13 +55,15 @@ class Reception:
 
     def open(self, group: str, admit: Admit) -> None:
         self._open[group] = admit
+        self._closed.discard(group)
         self._awaited.discard(group)
         if not self._awaited:
             self._all_seen.set()
 
     def close(self, group: str) -> None:
-        """Refuse this group's peers, and read no more of those that were admitted."""
+        """Turn this group's peers away, and read no more of those that were admitted."""
         self._open.pop(group, None)
+        self._closed.add(group)
         self._acceptor.dismiss(group)
 
     async def run(self, inbox: Inbox[Never]) -> None:
@@ -72,6 +76,8 @@ class Reception:
 
     def _admit(self, hello: Hello) -> Receiver | Answering | str:
         admit = self._open.get(hello.group)
+        if admit is None and hello.group in self._closed:
+            return Answering(_turn_away)
         if admit is None:
             here = ", ".join(sorted(self._open)) or "none"
             return f"{hello.sender!r} looks for group {hello.group!r}; open here: {here}"
@@ -93,6 +99,11 @@ class Door:
             await inbox.wait_closed()
         finally:
             self.reception.close(self.group)
+
+
+async def _turn_away(hello: Hello, conversation: Conversation) -> None:
+    """Close the connection without a word: the member is stopping, or opens its folder again, and
+    its peers dial again by themselves."""
 
 
 async def _cancel_when_closed(inbox: Inbox[Never], scope: trio.CancelScope) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -129,12 +130,18 @@ async def test_behind_a_closed_door_nobody_reads_and_the_other_group_goes_on(rec
                 await stream.send_all(hello(group))
                 await inboxes[group].until(lambda group=group: inboxes[group].events)
         assert b"" == await streams["b"].receive_some(1)
+        with structlog.testing.capture_logs() as logged:
+            again = await dial(reception)
+            await again.send_all(hello("b"))
+            assert b"" == await again.receive_some(1)
+            await again.aclose()
         await streams["a"].send_all(FRAME)
         await inboxes["a"].until(lambda: inboxes["a"].frames)
         for stream in streams.values():
             await stream.aclose()
 
     assert ["found n1"] == inboxes["b"].events  # and not that it was lost: who would care?
+    assert [] == logged  # a group that stops is nothing to warn of
 
 
 async def test_a_door_that_closes_in_the_turn_in_which_frames_came_keeps_them_out(
