@@ -217,7 +217,7 @@ class Broker:
                 Child("registrar", lambda: self.registrar),
                 Child("retention", self._retention),
                 *self._preferring(),
-                Child("farewell", lambda: Farewell((self.ledger,))),
+                *self._farewell(alone=reception is None),
             ),
             Strategy.REST_FOR_ONE,
         )
@@ -270,6 +270,10 @@ class Broker:
     def _preferring(self) -> tuple[Child[Never], ...]:
         preferred = self.preferred
         return () if preferred is None else (Child("preferred leader", lambda: preferred),)
+
+    def _farewell(self, *, alone: bool) -> tuple[Child[Never], ...]:
+        """Several members of a process take leave side by side, before any of them stops."""
+        return (Child("farewell", lambda: Farewell((self.ledger,))),) if alone else ()
 
     def _rooms(self, address: str, port: int) -> Routes:
         """Every room with exactly what it uses, and a refusal for what no room does."""

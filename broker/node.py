@@ -4,7 +4,8 @@
     ├─ reception      the one listener for peers, where there are several groups
     ├─ broker-a       a whole member: ledger, queues, rooms, a port for clients (see `app`)
     ├─ broker-b
-    └─ farewell       hands the leadership of all groups over before a planned stop
+    └─ farewell       hands the leadership of all groups over before a planned stop; a single member
+                      does so by itself
 
 Members of different groups have nothing in common but the loop, the listener for peers and the
 disk: each has a folder of its own, and a thread that writes its log. They start and serve side by
@@ -74,7 +75,7 @@ class Node:
             (
                 *(() if self.reception is None else (_child("reception", self.reception),)),
                 *(_child(b.config.broker_name, _Member(b)) for b in self.brokers),
-                Child("farewell", lambda: Farewell(ledgers)),
+                *(() if self.reception is None else (_child("farewell", Farewell(ledgers)),)),
             ),
         )
 
