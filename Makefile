@@ -41,8 +41,8 @@ sim: $(READY)    ## simulated clusters under faults: SEED=… RUNS=… or HOURS=
 
 SCENARIO ?= leader-kills
 CHAOS = $(if $(TIMES),--times $(TIMES)) $(if $(NODES),--nodes $(NODES)) \
-	$(if $(ALL),--all) $(if $(ONE_WAY),--one-way)
-chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES=… (docs/chaos.md)
+	$(if $(ALL),--all) $(if $(ONE_WAY),--one-way) $(if $(filter-out 1,$(GROUPS)),--groups $(GROUPS))
+chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES=… GROUPS=… (docs/chaos.md)
 	$(BIN)/python -m chaos $(SCENARIO) $(CHAOS)
 
 bench: $(READY)  ## throughput and latency of a local cluster, both flush policies

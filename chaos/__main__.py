@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     scenarios = parser.add_subparsers(required=True, metavar="SCENARIO")
 
     kills = scenarios.add_parser("leader-kills", parents=[common], help="SIGKILL the leader")
+    kills.add_argument("--groups", type=int, default=1, help="broker groups on the nodes")
     kills.add_argument("--all", action="store_true", help="kill every node at once")
     kills.add_argument("--flush", choices=("sync", "async"), default="sync")
     kills.add_argument(
@@ -73,11 +74,13 @@ def _leader_kills(options: argparse.Namespace) -> tuple[str, Run]:
         times=options.times,
         kill_all=options.all,
         nodes=options.nodes,
+        groups=options.groups,
         flush=options.flush,
         snapshot_every_bytes=options.snapshot_every,
     )
     whom = "all nodes" if plan.kill_all else "the leader"
-    title = f"{plan.nodes} nodes, flush {plan.flush}, {whom} killed {plan.times} times"
+    groups = "" if plan.groups == 1 else f" with {plan.groups} groups"
+    title = f"{plan.nodes} nodes{groups}, flush {plan.flush}, {whom} killed {plan.times} times"
     return title, lambda directory, say: leader_kills.run(directory, plan, say=say)
 
 

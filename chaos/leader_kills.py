@@ -1,7 +1,8 @@
 """The scenario: kill the leader under load, again and again, and judge what clients saw.
 
 Two ways to kill: the leader alone, which is started again once somebody else leads, or every node
-at once, after which all acknowledged messages must be there when they are back.
+at once, after which all acknowledged messages must be there when they are back. With several groups
+the leader of one after the other is killed, and with the node all that it leads.
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ class Plan:
     times: int = 10
     kill_all: bool = False
     nodes: int = 3
+    groups: int = 1
     flush: str = "sync"
     snapshot_every_bytes: int = 0
     """Make the brokers write their state down this often; 0 leaves it to them."""
@@ -34,22 +36,25 @@ async def run(directory: Path, plan: Plan, *, say: Say) -> Verdict:
     cluster = LocalCluster(
         directory,
         nodes=plan.nodes,
+        groups=plan.groups,
         flush="async" if plan.flush == "async" else "sync",
         settings={"ledger.snapshot_every_bytes": often} if plan.snapshot_every_bytes else {},
     )
     async with cluster.running():
-        await cluster.wait_leader()
+        await cluster.wait_leaders()
+        await cluster.wait_preferred()
         async with under_load(cluster, recorder, say) as load:
             await load.more_sends()
             for number in range(1, plan.times + 1):
-                victims = await _kill(cluster, load, plan)
+                victims = await _kill(cluster, load, plan, number)
                 await _recover(cluster, load, victims)
                 say(f"kill {number} of {plan.times}: {', '.join(victims)}")
     return judge(recorder.history())
 
 
-async def _kill(cluster: LocalCluster, load: Load, plan: Plan) -> tuple[str, ...]:
-    leader = await cluster.wait_leader()
+async def _kill(cluster: LocalCluster, load: Load, plan: Plan, number: int) -> tuple[str, ...]:
+    groups = cluster.layout.broker_names
+    leader = (await cluster.wait_leaders())[groups[(number - 1) % len(groups)]]
     victims = tuple(cluster.members) if plan.kill_all else (leader,)
     load.fault("killed", *victims)
     for node in victims:

@@ -19,6 +19,7 @@ from attrs import define
 from chaos.checkers.history import Fault
 from chaos.recorder import Recorder, now_ns
 from chaos.workloads.messages import Workload
+from dledger_py.admin import Admin
 from dledger_py.client import connect
 from dledger_py.cluster.local import LocalCluster
 
@@ -66,12 +67,19 @@ async def under_load(
     cluster: LocalCluster, recorder: Recorder, say: Say, *, body_bytes: int = 1024
 ) -> AsyncIterator[Load]:
     """Run the load on a running cluster. Raises: TimeoutError if it cannot be finished."""
+    brokers = cluster.layout.broker_names
     async with connect(cluster.namesrv_address) as client:
+        if len(brokers) > 1:  # a topic that is created on use is where the first sends went
+            admin = Admin(cluster.namesrv_address)
+            await admin.update_topic(
+                TOPIC, cluster=cluster.cluster_name, read_queues=QUEUES, write_queues=QUEUES
+            )
         workload = Workload(
             name_server=cluster.namesrv_address,
             client=client,
             topic=TOPIC,
             group=GROUP,
+            brokers=brokers,
             queues=QUEUES,
             recorder=recorder,
             body_bytes=body_bytes,

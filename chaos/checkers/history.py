@@ -1,6 +1,7 @@
 """What clients saw, in the order in which they saw it.
 
-A *value* names one message for ever: no two sends of a run use the same value. Times are
+A *value* names one message for ever: no two sends of a run use the same value. A queue is one of a
+*broker*, which is a group's name; where there is one group it may be left out. Times are
 nanoseconds of one monotonic clock, so that a gap can be measured across clients of one process.
 """
 
@@ -26,6 +27,7 @@ class Acknowledged:
     at_ns: int
     producer: str
     value: str
+    broker: str = ""
     queue_id: int
     offset: int
 
@@ -55,6 +57,7 @@ class Received:
     at_ns: int
     consumer: str
     value: str
+    broker: str = ""
     queue_id: int
     offset: int
 
@@ -65,6 +68,7 @@ class OffsetCommitted:
 
     at_ns: int
     group: str
+    broker: str = ""
     queue_id: int
     offset: int
 
@@ -76,6 +80,7 @@ class OffsetRead:
     began_ns: int
     at_ns: int
     group: str
+    broker: str = ""
     queue_id: int
     offset: int | None
 
@@ -85,6 +90,7 @@ class Stored:
     """Found at this place when everything was over: the final content of a queue."""
 
     value: str
+    broker: str = ""
     queue_id: int
     offset: int
 

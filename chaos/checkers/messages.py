@@ -22,14 +22,15 @@ from chaos.checkers.history import (
     Stored,
 )
 
-Place = tuple[int, int]  # queue id, offset
+QueueKey = tuple[str, int]  # broker, queue id
+Place = tuple[str, int, int]  # broker, queue id, offset
 
 
 def lost(history: History) -> tuple[str, ...]:
     """An acknowledged message is in the log when everything is over."""
     stored = {event.value for event in history.of(Stored)}
     return tuple(
-        f"{event.value}, acknowledged at queue {event.queue_id} offset {event.offset}, is gone"
+        f"{event.value}, acknowledged at {_queue(event)} offset {event.offset}, is gone"
         for event in history.of(Acknowledged)
         if event.value not in stored
     )
@@ -41,10 +42,11 @@ def displaced(history: History) -> tuple[str, ...]:
     found = []
     for event in history.events:
         if isinstance(event, Acknowledged | Received | Stored):
-            place = (event.queue_id, event.offset)
+            place = (event.broker, event.queue_id, event.offset)
             known = seen.setdefault(place, event.value)
             if known != event.value:
-                found.append(f"queue {place[0]} offset {place[1]} held {known} and {event.value}")
+                at = f"{_queue(event)} offset {event.offset}"
+                found.append(f"{at} held {known} and {event.value}")
     return tuple(found)
 
 
@@ -78,14 +80,14 @@ def reordered(history: History) -> tuple[str, ...]:
     A producer sends one at a time, so the place its send was acknowledged at must grow.
     """
     found = []
-    last: dict[tuple[str, int], Acknowledged] = {}
+    last: dict[tuple[str, str, int], Acknowledged] = {}
     for event in history.of(Acknowledged):
-        key = (event.producer, event.queue_id)
+        key = (event.producer, event.broker, event.queue_id)
         before = last.get(key)
         if before is not None and event.offset <= before.offset:
             found.append(
                 f"{event.producer} sent {before.value} then {event.value}, stored at"
-                f" {before.offset} then {event.offset} of queue {event.queue_id}"
+                f" {before.offset} then {event.offset} of {_queue(event)}"
             )
         last[key] = event
     return tuple(found)
@@ -93,12 +95,12 @@ def reordered(history: History) -> tuple[str, ...]:
 
 def holes(history: History) -> tuple[str, ...]:
     """The offsets of a queue are dense: a reader neither skips nor waits for ever."""
-    offsets = defaultdict(set)
+    offsets: dict[str, set[int]] = defaultdict(set)
     for event in history.of(Stored):
-        offsets[event.queue_id].add(event.offset)
+        offsets[_queue(event)].add(event.offset)
     return tuple(
-        f"queue {queue_id} has {len(found)} messages up to offset {max(found)}"
-        for queue_id, found in sorted(offsets.items())
+        f"{queue} has {len(found)} messages up to offset {max(found)}"
+        for queue, found in sorted(offsets.items())
         if len(found) != max(found) + 1
     )
 
@@ -106,19 +108,19 @@ def holes(history: History) -> tuple[str, ...]:
 def rewound(history: History) -> tuple[str, ...]:
     """A query sees every commit that was acknowledged before the query began."""
     found = []
-    commits: dict[tuple[str, int], list[OffsetCommitted]] = defaultdict(list)
+    commits: dict[tuple[str, QueueKey], list[OffsetCommitted]] = defaultdict(list)
     for commit in history.of(OffsetCommitted):
-        commits[commit.group, commit.queue_id].append(commit)
+        commits[commit.group, (commit.broker, commit.queue_id)].append(commit)
     for read in history.of(OffsetRead):
         known = [
             commit.offset
-            for commit in commits[read.group, read.queue_id]
+            for commit in commits[read.group, (read.broker, read.queue_id)]
             if commit.at_ns <= read.began_ns
         ]
         answer = -1 if read.offset is None else read.offset
         if known and answer < max(known):
             found.append(
-                f"group {read.group} queue {read.queue_id} was at {max(known)}"
+                f"group {read.group} {_queue(read)} was at {max(known)}"
                 f" and a later query answered {read.offset}"
             )
     return tuple(found)
@@ -152,6 +154,10 @@ def write_gaps(history: History) -> tuple[Gap, ...]:
         seconds = longest / 1e9 if after else float("inf")
         found.append(Gap(what=fault.what, nodes=fault.nodes, seconds=seconds))
     return tuple(found)
+
+
+def _queue(event: Acknowledged | Received | Stored | OffsetCommitted | OffsetRead) -> str:
+    return f"queue {event.queue_id}" + (f" of {event.broker}" if event.broker else "")
 
 
 def stalled(gaps: Sequence[Gap], *, at_most_s: float) -> tuple[str, ...]:

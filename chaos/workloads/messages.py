@@ -1,8 +1,13 @@
 """Producers, consumers and an offset keeper on one topic, all through the public client.
 
+With one broker group, producers name the queues in turn. With several, the client chooses, so that
+it can turn to another group while one has no leader.
+
 Every client records the attempt before it acts and the outcome after it, so that a history can tell
 what was promised from what was only tried.
 """
+
+from collections.abc import Sequence
 
 import structlog
 import trio
@@ -36,7 +41,10 @@ class Workload:
     client: Client
     topic: str
     group: str
+    brokers: Sequence[str]
+    """The groups that have the topic."""
     queues: int
+    """Of the topic, in each group."""
     recorder: Recorder
     body_bytes: int = 1024
 
@@ -48,7 +56,8 @@ class Workload:
             self.recorder.add(Sent(at_ns=now_ns(), producer=name, value=value))
             body = value.encode().ljust(self.body_bytes, b".")
             try:
-                receipt = await self.client.send(self.topic, body, queue=number % self.queues)
+                queue = number % self.queues if len(self.brokers) == 1 else None
+                receipt = await self.client.send(self.topic, body, queue=queue)
             except SendUncertain:
                 self.recorder.add(Unknown(at_ns=now_ns(), producer=name, value=value))
             except SendRefused:
@@ -59,6 +68,7 @@ class Workload:
                         at_ns=now_ns(),
                         producer=name,
                         value=value,
+                        broker=receipt.broker,
                         queue_id=receipt.queue_id,
                         offset=receipt.queue_offset,
                     )
@@ -79,6 +89,7 @@ class Workload:
                             at_ns=now_ns(),
                             consumer=name,
                             value=value_of(message.body),
+                            broker=message.queue.broker,
                             queue_id=message.queue.queue_id,
                             offset=message.queue_offset,
                         )
@@ -89,22 +100,30 @@ class Workload:
         offset = 0
         while not stopped.is_set():
             offset += 1
-            queue_id = offset % self.queues
-            place = (self.topic, queue_id)
+            broker, queue_id = self._places()[offset % len(self._places())]
             try:
-                await self.client.commit_offset(KEEPER_GROUP, *place, offset)
+                await self.client.commit_offset(
+                    KEEPER_GROUP, self.topic, queue_id, offset, broker=broker
+                )
                 self.recorder.add(
                     OffsetCommitted(
-                        at_ns=now_ns(), group=KEEPER_GROUP, queue_id=queue_id, offset=offset
+                        at_ns=now_ns(),
+                        group=KEEPER_GROUP,
+                        broker=broker,
+                        queue_id=queue_id,
+                        offset=offset,
                     )
                 )
                 began_ns = now_ns()
-                read = await self.client.committed_offset(KEEPER_GROUP, *place)
+                read = await self.client.committed_offset(
+                    KEEPER_GROUP, self.topic, queue_id, broker=broker
+                )
                 self.recorder.add(
                     OffsetRead(
                         began_ns=began_ns,
                         at_ns=now_ns(),
                         group=KEEPER_GROUP,
+                        broker=broker,
                         queue_id=queue_id,
                         offset=read,
                     )
@@ -115,21 +134,27 @@ class Workload:
 
     async def inspect(self) -> None:
         """Read every queue from its first offset to its end."""
-        for queue_id in range(self.queues):
-            offset = await self.client.min_offset(self.topic, queue_id)
-            end = await self.client.max_offset(self.topic, queue_id)
+        for broker, queue_id in self._places():
+            place = (self.topic, queue_id)
+            offset = await self.client.min_offset(*place, broker=broker)
+            end = await self.client.max_offset(*place, broker=broker)
             while offset < end:
-                result = await self.client.pull(self.topic, queue_id, offset)
+                result = await self.client.pull(*place, offset, broker=broker)
                 for message in result.messages:
                     self.recorder.add(
                         Stored(
                             value=value_of(message.body),
+                            broker=broker,
                             queue_id=queue_id,
                             offset=message.queue_offset,
                         )
                     )
                 assert result.next_offset > offset, f"queue {queue_id} stands still at {offset}"
                 offset = result.next_offset
+
+    def _places(self) -> list[tuple[str, int]]:
+        """Every queue: its broker and number."""
+        return [(broker, queue_id) for broker in self.brokers for queue_id in range(self.queues)]
 
 
 def value_of(body: bytes) -> str:

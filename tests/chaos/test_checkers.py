@@ -1,6 +1,7 @@
 """Each judge passes a good history and catches the smallest bad one."""
 
 import pytest
+from attrs import evolve
 
 from chaos.checkers.history import (
     Acknowledged,
@@ -104,6 +105,38 @@ def test_two_producers_may_interleave() -> None:
     events = [acked("a", 1, producer="p1"), acked("b", 0, producer="p2")]
 
     assert () == reordered(History(events))
+
+
+def test_places_and_offsets_are_those_of_one_broker() -> None:
+    events = [
+        sent("a"),
+        evolve(acked("a", 7), broker="x"),
+        evolve(received("a", 7), broker="x"),
+        evolve(committed(9, at=1), broker="x"),
+        sent("b"),
+        evolve(acked("b", 0), broker="y"),
+        evolve(received("b", 0), broker="y"),
+        evolve(read(4, began=2), broker="y"),
+        *(evolve(stored("a", offset), broker="x") for offset in range(8)),
+        evolve(stored("b", 0), broker="y"),
+    ]
+
+    assert [()] * len(CHECKERS) == [checker(History(events)) for checker in CHECKERS]
+
+
+@pytest.mark.parametrize(
+    ("checker", "events", "where"),
+    [
+        (displaced, [acked("a", 3), stored("b", 3)], "queue 0 of x offset 3 held a and b"),
+        (holes, [stored("a", 0), stored("b", 2)], "queue 0 of x has 2 messages"),
+        (rewound, [committed(9, at=1), read(4, began=2)], "group g queue 0 of x was at 9"),
+        (reordered, [acked("a", 1), acked("b", 0)], "1 then 0 of queue 0 of x"),
+    ],
+)
+def test_a_finding_names_the_broker(checker, events: list[Event], where: str) -> None:
+    (finding,) = checker(History([evolve(event, broker="x") for event in events]))
+
+    assert where in finding
 
 
 def test_duplicates_are_counted() -> None:

@@ -16,8 +16,10 @@ pytestmark = pytest.mark.e2e
         leader_kills.Plan(times=2),
         leader_kills.Plan(times=1, kill_all=True),
         leader_kills.Plan(times=1, flush="async"),
+        leader_kills.Plan(times=2, groups=3),
+        leader_kills.Plan(times=1, groups=3, kill_all=True),
     ],
-    ids=["leader", "everybody", "leader, flush async"],
+    ids=["leader", "everybody", "leader, flush async", "leaders of groups", "all groups"],
 )
 async def test_nothing_acknowledged_is_lost_and_no_offset_rewound(
     plan: leader_kills.Plan, tmp_path: Path
