@@ -48,8 +48,8 @@ chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES
 bench: $(READY)  ## throughput and latency of a local cluster, both flush policies
 	$(BIN)/python -m bench
 
-interop: $(READY)  ## unmodified Apache clients against a cluster (needs go, node, mvn)
-	$(BIN)/python tests/interop/run.py
+interop: $(READY)  ## unmodified Apache clients against a cluster (needs go, node, mvn): GROUPS=…
+	$(BIN)/python tests/interop/run.py --groups $(GROUPS)
 
 clean:           ## remove caches and the environment; keeps data/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

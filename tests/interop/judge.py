@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from attrs import define, field
 
 Place = tuple[int, int]
-"""Queue and offset."""
+"""Queue and offset, of one broker."""
 
 
 @define
@@ -16,6 +16,8 @@ class History:
     """What a producer and a consumer said. Times are those of the driver, in seconds."""
 
     acked: dict[str, Place] = field(factory=dict)
+    acked_by: dict[str, str] = field(factory=dict)
+    """Key to broker."""
     acked_at: list[float] = field(factory=list)
     failed: dict[str, str] = field(factory=dict)
     received: dict[str, set[Place]] = field(factory=dict)
@@ -25,8 +27,15 @@ class History:
     def take(self, line: dict[str, object], now: float) -> None:
         """Remember one line of a program."""
         match line:
-            case {"event": "acked", "key": str(key), "queue": int(queue), "offset": int(offset)}:
+            case {
+                "event": "acked",
+                "key": str(key),
+                "broker": str(broker),
+                "queue": int(queue),
+                "offset": int(offset),
+            }:
                 self.acked[key] = (queue, offset)
+                self.acked_by[key] = broker
                 self.acked_at.append(now)
             case {"event": "failed", "key": str(key), "error": error}:
                 self.failed[key] = str(error)
@@ -46,6 +55,11 @@ class History:
         return [key for key, at in self.acked.items() if at not in self.received.get(key, set())]
 
     @property
+    def brokers(self) -> int:
+        """How many brokers took messages."""
+        return len(set(self.acked_by.values()))
+
+    @property
     def longest_pause_s(self) -> float:
         """The longest time between two acknowledgements."""
         pairs = zip(self.acked_at, self.acked_at[1:], strict=False)
@@ -61,9 +75,10 @@ def faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str
         found.append(f"{len(history.failed)} sends failed: {_some(history.failed.values())}")
     if history.missing:
         found.append(f"{len(history.missing)} acknowledged and lost: {_some(history.missing)}")
-    shared = [place for place, times in Counter(history.acked.values()).items() if times > 1]
+    places = Counter((history.acked_by[key], *at) for key, at in history.acked.items())
+    shared = [str(place) for place, times in places.items() if times > 1]
     if shared:
-        found.append(f"one place, several messages (queue, offset): {_some(map(str, shared))}")
+        found.append(f"one place, several messages (broker, queue, offset): {_some(shared)}")
     return found
 
 

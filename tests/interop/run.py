@@ -57,8 +57,9 @@ async def _run(
     if options.namesrv is not None:
         return [await _steady(program, options, options.namesrv, folder) for program in programs]
     results: list[Result] = []
-    async with LocalCluster(folder / "cluster").running() as cluster:
-        await cluster.wait_leader()
+    async with LocalCluster(folder / "cluster", groups=options.groups).running() as cluster:
+        await cluster.wait_leaders()
+        await cluster.wait_preferred()
         for program in programs:
             if STEADY in options.scenarios:
                 results.append(await _steady(program, options, cluster.namesrv_address, folder))
@@ -104,7 +105,8 @@ async def _failover(
     result = await _played(scenario)
     for node in killed:
         await cluster.start(node)
-    await cluster.wait_leader()
+    await cluster.wait_leaders()
+    await cluster.wait_preferred()
     return result
 
 
@@ -125,7 +127,7 @@ def _build(program: Program) -> None:
 
 def _report(results: Sequence[Result]) -> int:
     table = Table("client", "scenario", title="Unmodified clients")
-    columns = ("acked", "failed", "consumed", "again", "longest pause", "took")
+    columns = ("brokers", "acked", "failed", "consumed", "again", "longest pause", "took")
     for column in columns:
         table.add_column(column, justify="right")
     table.add_column("")
@@ -134,6 +136,7 @@ def _report(results: Sequence[Result]) -> int:
         table.add_row(
             result.client,
             result.scenario,
+            str(history.brokers),
             str(len(history.acked)),
             str(len(history.failed)),
             str(len(history.received)),
@@ -155,6 +158,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--scenarios", nargs="+", choices=(STEADY, FAILOVER), default=(STEADY, FAILOVER)
     )
+    parser.add_argument("--groups", type=int, default=1, help="broker groups on the three nodes")
     parser.add_argument("--messages", type=int, default=300, help="acknowledged sends wanted")
     parser.add_argument("--namesrv", help="another cluster's name server: only the steady scenario")
     parser.add_argument("--keep", action="store_true", help="keep logs and data after success")

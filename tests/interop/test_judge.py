@@ -14,8 +14,8 @@ def history(*lines: dict[str, object]) -> History:
     return taken
 
 
-def acked(key: str, queue: int = 0, offset: int = 0) -> dict[str, object]:
-    return {"event": "acked", "key": key, "queue": queue, "offset": offset}
+def acked(key: str, queue: int = 0, offset: int = 0, broker: str = "a") -> dict[str, object]:
+    return {"event": "acked", "key": key, "broker": broker, "queue": queue, "offset": offset}
 
 
 def received(key: str, queue: int = 0, offset: int = 0) -> dict[str, object]:
@@ -48,6 +48,13 @@ def test_a_message_stored_twice_is_no_loss() -> None:
     taken = history(acked("a", 0, 7), received("a", 0, 5), received("a", 0, 7))
 
     assert [] == faults(taken, wanted=1, failures_allowed=False)
+
+
+def test_two_brokers_have_places_of_their_own() -> None:
+    taken = history(acked("a"), acked("b", broker="b"), received("a"), received("b"))
+
+    assert [] == faults(taken, wanted=2, failures_allowed=False)
+    assert 2 == taken.brokers
 
 
 def test_failed_sends_are_fine_while_the_leader_dies() -> None:

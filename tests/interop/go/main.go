@@ -105,7 +105,12 @@ func produce(o options) int {
 			continue
 		}
 		acked++
-		say("acked", map[string]any{"key": key, "queue": result.MessageQueue.QueueId, "offset": result.QueueOffset})
+		say("acked", map[string]any{
+			"key":    key,
+			"broker": result.MessageQueue.BrokerName,
+			"queue":  result.MessageQueue.QueueId,
+			"offset": result.QueueOffset,
+		})
 		time.Sleep(time.Duration(o.interval) * time.Millisecond)
 	}
 	_ = p.Shutdown()

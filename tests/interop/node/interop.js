@@ -59,7 +59,8 @@ async function produce() {
     try {
       const result = await producer.send(message);
       if (result.sendStatus !== SEND_OK) throw new Error(`status ${result.sendStatus}`);
-      say('acked', { key, queue: Number(result.messageQueue.queueId), offset: result.queueOffset });
+      const { brokerName, queueId } = result.messageQueue;
+      say('acked', { key, broker: brokerName, queue: Number(queueId), offset: result.queueOffset });
       acked++;
     } catch (error) {
       say('failed', { key, error: String(error) });

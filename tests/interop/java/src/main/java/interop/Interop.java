@@ -71,6 +71,7 @@ public final class Interop {
                 }
                 say("acked", Map.of(
                     "key", key,
+                    "broker", result.getMessageQueue().getBrokerName(),
                     "queue", result.getMessageQueue().getQueueId(),
                     "offset", result.getQueueOffset()));
                 acked++;
