@@ -509,6 +509,7 @@ class Driver:
                 self._settlements.touch()
             self._settlements.applied(index, term, applied.reply)
             return
+        self._settlements.touch()  # no caller may be answered, but the index is another one
         self._settlements.applied(index, term, None)
         view = self.view
         if kind == KIND_NOOP and view.role == "leader" and view.term == term:

@@ -97,6 +97,24 @@ async def test_many_proposals_of_one_turn_are_settled_in_order_and_never_inside_
         assert len(turns) < 300  # answers of one burst share a turn
 
 
+async def test_a_turn_ends_after_entries_that_are_no_commands_too(open_group):
+    """Nobody is answered and nothing has effects; but who waits for an index wants to know."""
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        seen = {}
+        for name, member in group.members.items():
+            member.ledger.after_turn(
+                lambda name=name, ledger=member.ledger: seen.update({name: ledger.applied_index})
+            )
+            member.ledger.after_turn(group._tell)
+        first = leader.ledger.applied_index + 1  # at least: the next leader's first entry
+        await leader.ledger.transfer_leadership(group.follower().name)
+        await group.wait_until(lambda: all(seen.get(name, 0) >= first for name in group.names))
+
+        assert [] == [m.machine.commands for m in group.members.values() if m.machine.commands]
+
+
 async def test_a_settled_caller_may_propose_again_at_once(open_group):
     async with open_group(3) as group:
         await group.start()
