@@ -12,6 +12,7 @@ from attrs import Factory, evolve, frozen
 from broker.machine.topics import QUEUES_MAX
 from dledger_py.ledger.config import LedgerConfig, split_address
 from dledger_py.runtime.settings import setting
+from dledger_py.runtime.tls import TlsFiles
 
 VIP_PORT_DISTANCE: Final = 2  # RocketMQ's "fast" listener: old clients and dashboards dial port - 2
 ANY_ADDRESS: Final = {"", "0.0.0.0", "::", "*"}
@@ -57,6 +58,18 @@ class LedgerSettings:
         32 * 1024 * 1024,
         doc="how fast this member hands its log to members that repair or replace theirs, bytes/s",
     )
+    tls_certificate: str = setting(
+        "",
+        doc="PEM file: this member's certificate, with the node as a DNS entry of its"
+        " subjectAltName; with the next two, members speak TLS and prove who they are",
+    )
+    tls_key: str = setting("", doc="PEM file: its key, not encrypted")
+    tls_ca: str = setting("", doc="PEM file: the CA that signs for the members, and nobody else")
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """Where this member's certificate is, if it has one. Raises: ValueError."""
+        return TlsFiles.of(certificate=self.tls_certificate, key=self.tls_key, ca=self.tls_ca)
 
 
 @frozen(kw_only=True)
@@ -138,6 +151,8 @@ class BrokerConfig:
             self._check_groups()
         else:
             self._check_members()
+        if (tls := self.ledger.tls) is not None:
+            tls.load(self.node)  # for the sake of the errors: they belong to the start
         for name_server in self.namesrv:
             split_address(name_server, of="namesrv")
         for name, value, largest in (
@@ -272,6 +287,9 @@ class BrokerConfig:
             snapshot_every_bytes=self.ledger.snapshot_every_bytes,
             lease_reads=self.ledger.lease_reads,
             fetch_max_bytes_per_s=self.ledger.fetch_max_bytes_per_s,
+            tls_certificate=self.ledger.tls_certificate,
+            tls_key=self.ledger.tls_key,
+            tls_ca=self.ledger.tls_ca,
             scrub_max_bytes_per_s=self.ledger.scrub_max_bytes_per_s,
         )
 

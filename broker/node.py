@@ -36,6 +36,7 @@ from dledger_py.actors import (
     TreeNode,
 )
 from dledger_py.ledger.config import split_address
+from dledger_py.ledger.credentials import Credentials
 from dledger_py.ledger.peer_link import open_listener
 from dledger_py.ledger.reception import Reception
 from dledger_py.ledger.reopening import Reopen
@@ -159,13 +160,15 @@ async def serve(config: BrokerConfig) -> None:
 
 def _reception(config: BrokerConfig, ground: Ground) -> Reception:
     address = config.ledger.peers[config.node]
+    files = config.ledger.tls
+    credentials = Credentials(config.node, files) if files is not None else None
     try:
         listener = open_listener(*split_address(address, of=config.node), ground.host)
     except OSError as error:
         raise FailStop(
             f"{config.node} cannot listen for its peers at {address}: {error}"
         ) from error
-    return Reception(listener, ground.host)
+    return Reception(listener, ground.host, credentials)
 
 
 def _child(name: str, actor: Actor[Never]) -> Child[Never]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from dledger_py.runtime.tls import TlsFiles
 from dledger_py.storage.formats import PAYLOAD_MAX_BYTES
 
 FETCH_MIN_BYTES_PER_S = 64 << 10
@@ -110,6 +111,18 @@ class LedgerConfig:
     listen: str | None = None
     """Where to listen for peers, if not at this member's address in `peers`: behind a NAT, say."""
 
+    tls_certificate: str = ""
+    """The file with this member's certificate, in PEM, perhaps with those between it and the CA. It
+    names `node` as a DNS entry of its subjectAltName. With it, and the next two, every connection
+    between members is TLS and both sides prove who they are; without, both speak plainly."""
+
+    tls_key: str = ""
+    """The file with the key of that certificate, in PEM, not encrypted."""
+
+    tls_ca: str = ""
+    """The file with the certificates of the CA, in PEM: whoever it signs for is of the cluster, so
+    it should sign for nobody else. Two while one follows the other."""
+
     connect_timeout_ms: int = 1000
     """How long a dial may take before it is tried again."""
 
@@ -150,6 +163,13 @@ class LedgerConfig:
             raise ValueError("a member that joins needs the address of another one in peers")
         for name, address in self.peers.items():
             split_address(address, of=name)
+        if self.tls is not None:
+            self.tls.load(self.node)  # for the sake of the errors: they belong to the start
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """Where this member's certificate is, if it has one. **Raises** ValueError."""
+        return TlsFiles.of(certificate=self.tls_certificate, key=self.tls_key, ca=self.tls_ca)
 
     @property
     def others(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import trio
 from attrs import define
 
 from dledger_py.ledger.conversation import Conversation
+from dledger_py.ledger.credentials import Credentials
 from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.fetch_frames import (
     PIECE_MAX_BYTES,
@@ -98,18 +99,22 @@ class Fetch:
 
 
 @asynccontextmanager
-async def open_fetch(hello: Hello, address: tuple[str, int], host: Host) -> AsyncIterator[Fetch]:
+async def open_fetch(
+    hello: Hello, address: tuple[str, int], host: Host, credentials: Credentials | None = None
+) -> AsyncIterator[Fetch]:
     """A connection to the fetch lane of `hello.receiver`. **Raises** FetchFailed."""
     peer = hello.receiver
     try:
         with trio.fail_after(DIAL_S):
             sock = await host.dial(*address)
+            prepare(sock)
+            if credentials is not None:
+                sock = await credentials.meet(sock, peer, host)
     except (OSError, trio.TooSlowError) as error:
         raise FetchFailed(f"{peer} cannot be reached at {address}: {error}") from error
     try:
         conversation = Conversation(sock, host, FrameReader(ANSWER_LIMIT_BYTES, first=False))
         try:
-            prepare(sock)
             await conversation.send(encode_hello(hello))
         except OSError as error:
             raise FetchFailed(f"{peer}: {error}") from error

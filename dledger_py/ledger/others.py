@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dledger_py.ledger import details
 from dledger_py.ledger.config import LedgerConfig, split_address
+from dledger_py.ledger.credentials import Credentials
 from dledger_py.ledger.fetch_client import Fetch, open_fetch
 from dledger_py.ledger.peer_frames import LANE_FETCH, Hello
 from dledger_py.raft import membership
@@ -25,6 +26,11 @@ class Others:
     config: LedgerConfig
     birth: int
     addresses: dict[str, str]
+    credentials: Credentials | None = field(init=False)
+
+    @credentials.default
+    def _own(self) -> Credentials | None:
+        return Credentials.of(self.config)
 
     @classmethod
     def of(cls, config: LedgerConfig, birth: int, configuration: bytes | None) -> Others:
@@ -55,4 +61,6 @@ class Others:
             incarnation=host.random.getrandbits(62),
             birth=self.birth,
         )
-        return open_fetch(hello, split_address(self.addresses[peer], of=peer), host)
+        return open_fetch(
+            hello, split_address(self.addresses[peer], of=peer), host, self.credentials
+        )

@@ -17,11 +17,12 @@ from functools import partial
 from typing import Any, Never
 
 import trio
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from dledger_py.actors import Actor, ActorDown, Child, FailStop, Supervisor
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig, split_address
+from dledger_py.ledger.credentials import Credentials
 from dledger_py.ledger.details import Details
 from dledger_py.ledger.driver import Driver, Vital, vital
 from dledger_py.ledger.entry_reader import EntryReader
@@ -88,6 +89,11 @@ class Assembly:
     host: Host
     on_role: Callable[[RoleView], None]
     reception: Reception | None
+    _credentials: Credentials | None = field(init=False)
+
+    @_credentials.default
+    def _own_credentials(self) -> Credentials | None:
+        return Credentials.of(self.config)
 
     def build(self, recovered: Recovered, listener: Socket, memory: Memory | None) -> Parts:
         """Make the parts, and the supervisor they will run under. Nothing runs yet. **Raises**
@@ -219,7 +225,7 @@ class Assembly:
     def _acceptor(self, listener: Socket, admit: Admit) -> Actor[Never]:
         if self.reception is not None:
             return Door(self.reception, self.config.group, admit)
-        return PeerListener(listener, admit, self.host)
+        return PeerListener(listener, admit, self.host, self._credentials)
 
     def _snapshotter(
         self, memory: Memory | None, applier: Applier, of: Log, driver: Driver
@@ -310,6 +316,7 @@ class Assembly:
             redial_max_s=config.redial_max_ms / 1000,
             on_lost=on_lost,
             host=self.host,
+            credentials=self._credentials,
         )
 
 

@@ -73,8 +73,12 @@ LANE_RAFT = "raft"
 LANE_FETCH = "fetch"
 """The lane of a connection on which the dialler asks and the listener answers (fetch_frames)."""
 
+_TLS_HANDSHAKE = 0x1603
+"""How a TLS connection begins, where a length should be; no frame is that long."""
+
 _LENGTHS = Struct(">II")
 assert _LENGTHS.size == 8
+assert FRAME_LIMIT_BYTES < _TLS_HANDSHAKE << 16
 
 _HELLO_TAG = 0
 _TAGS: dict[type[Message], int] = {
@@ -304,6 +308,8 @@ class FrameReader:
 
     def _lengths(self, data: memoryview | bytearray, at: int) -> tuple[int, int]:
         total, header_length = _LENGTHS.unpack_from(data, at)
+        if total >> 16 == _TLS_HANDSHAKE:
+            raise FrameError("speaks TLS, and tls_certificate is not set here")
         if not 4 <= total <= self._limit_bytes:
             raise FrameError(f"a frame of {total} bytes; 4 to {self._limit_bytes} are possible")
         if header_length > min(total - 4, HELLO_LIMIT_BYTES):

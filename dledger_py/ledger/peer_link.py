@@ -34,6 +34,7 @@ from attrs import frozen
 
 from dledger_py.actors import Inbox
 from dledger_py.ledger.conversation import Conversation
+from dledger_py.ledger.credentials import Credentials
 from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.fetch_frames import (
     LAST_WORD_MAX_BYTES,
@@ -42,6 +43,7 @@ from dledger_py.ledger.fetch_frames import (
 )
 from dledger_py.ledger.peer_frames import FrameReader, Hello, decode_hello
 from dledger_py.runtime.host import Host, RealHost, Socket
+from dledger_py.runtime.tls import READ_MIN_BYTES, NotTls, TlsError, listed
 
 log = structlog.get_logger()
 
@@ -101,7 +103,9 @@ class PeerLink:
         redial_max_s: float,
         on_lost: Callable[[str], None],
         host: Host,
+        credentials: Credentials | None = None,
     ) -> None:
+        """Without `credentials` members speak plainly."""
         self.peer = peer
         self._addresses = addresses
         self._address = 0  # the place of the one in use
@@ -111,6 +115,7 @@ class PeerLink:
         self._redial_max_s = redial_max_s
         self._on_lost = on_lost
         self._host = host
+        self._credentials = credentials
         self._socket: Socket | None = None
         self._unsent: list[bytes | memoryview] = []
         self._left: deque[memoryview] = deque()
@@ -180,6 +185,8 @@ class PeerLink:
             try:
                 sock = await self._dial()
             except OSError as error:
+                if isinstance(error, TlsError):
+                    self._refused(str(error))
                 log.debug("peer.dial_failed", peer=self.peer, reason=str(error))
                 self._address = (self._address + 1) % len(self._addresses)
             else:
@@ -198,7 +205,9 @@ class PeerLink:
         with trio.move_on_after(self._connect_timeout_s):
             sock = await self._host.dial(host, port)
             prepare(sock)
-            return sock
+            if self._credentials is None:
+                return sock
+            return await self._credentials.meet(sock, self.peer, self._host)
         raise OSError(f"no connection to {host}:{port} within {self._connect_timeout_s:g} s")
 
     async def _serve(self, sock: Socket) -> None:
@@ -296,6 +305,19 @@ _Line = tuple[str, str]
 """A group, and the member of it whose newest connection is read."""
 
 
+@frozen
+class _Greeting:
+    """Somebody who has said a hello."""
+
+    sock: Socket
+    reader: FrameReader
+    hello: Hello
+    frames: list[tuple[bytes, bytes]]
+    """What came behind it."""
+    names: tuple[str, ...] | None
+    """Those of the certificate; None where no certificates are asked for."""
+
+
 class PeerListener:
     """Actor: accepts the other members' connections and reads them."""
 
@@ -304,11 +326,14 @@ class PeerListener:
         listener: Socket,
         admit: Callable[[Hello], Receiver | Answering | str],
         host: Host,
+        credentials: Credentials | None = None,
     ) -> None:
-        """`admit` says who takes the frames behind a hello, or the reason to refuse it."""
+        """`admit` says who takes the frames behind a hello, or the reason to refuse it. Without
+        `credentials` members speak plainly."""
         self._listener = listener
         self._admit = admit
         self._host = host
+        self._credentials = credentials
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._current: dict[_Line, trio.CancelScope] = {}
         self._conversations: dict[trio.CancelScope, str] = {}  # and their groups
@@ -355,23 +380,23 @@ class PeerListener:
             nursery.start_soon(self._serve, sock, str(address))
 
     async def _serve(self, sock: Socket, remote: str) -> None:
-        greeted = False
+        greeting: _Greeting | None = None
         try:
             prepare(sock)
-            reader = FrameReader()
             try:
-                frames = await self._wait_hello(sock, reader)
+                greeting = await self._wait_hello(sock)
             finally:
                 self._strangers -= 1
-            if frames:
-                hello = decode_hello(*frames.pop(0))
-                greeted = True
-                await self._read(sock, remote, reader, hello, frames)
+            if greeting is not None:
+                await self._read(greeting, remote)
         except FrameError as error:
             self._tell_refused(remote, str(error))
-            if greeted:
-                with suppress(OSError):
-                    sock.send(encode_last_word(str(error)))
+            if greeting is not None:
+                _say_last(greeting.sock, str(error))
+        except TlsError as error:
+            self._tell_refused(remote, str(error))
+            if isinstance(error, NotTls):
+                _say_last(sock, "only TLS is spoken here, and tls_certificate is not set there")
         except OSError as error:
             log.debug("peer.broken", remote=remote, reason=str(error))
         finally:
@@ -390,27 +415,30 @@ class PeerListener:
         self._refusals[machine, reason] = now
         log.warning("peer.refused", remote=remote, reason=reason)
 
-    async def _wait_hello(self, sock: Socket, reader: FrameReader) -> list[tuple[bytes, bytes]]:
-        """The first frames; none if the stranger left again."""
+    async def _wait_hello(self, sock: Socket) -> _Greeting | None:
+        """The hello and what came with it; nothing if the stranger left again."""
+        reader = FrameReader()
         frames: list[tuple[bytes, bytes]] = []
+        names: tuple[str, ...] | None = None
         with trio.move_on_after(HELLO_TIMEOUT_S):
-            while not frames:
+            if self._credentials is not None:
+                sock = tls = await self._credentials.receive(sock, self._host)
+                names = tls.names
+            # The hello may have come with the end of the handshake: look before waiting.
+            while self._receive(sock, reader, frames):
+                if frames:
+                    hello = decode_hello(*frames.pop(0))
+                    return _Greeting(sock, reader, hello, frames, names)
                 await self._host.wait_readable(sock)
-                if not self._receive(sock, reader, frames):
-                    return []
-        if not frames:
-            raise FrameError(f"no hello within {HELLO_TIMEOUT_S:g} s")
-        return frames
+            return None
+        raise FrameError(f"no hello within {HELLO_TIMEOUT_S:g} s")
 
-    async def _read(
-        self,
-        sock: Socket,
-        remote: str,
-        reader: FrameReader,
-        hello: Hello,
-        frames: list[tuple[bytes, bytes]],
-    ) -> None:
+    async def _read(self, greeting: _Greeting, remote: str) -> None:
         """Read this connection, if its hello is admitted, until it ends or is replaced."""
+        sock, hello, names = greeting.sock, greeting.hello, greeting.names
+        reader, frames = greeting.reader, greeting.frames
+        if names is not None and hello.sender not in names:
+            raise FrameError(f"{hello.sender!r} came with a certificate for {listed(names)}")
         receiver = self._admit(hello)
         if isinstance(receiver, str):
             raise FrameError(receiver)
@@ -484,15 +512,22 @@ async def wait_end(sock: Socket, host: Host) -> str:
     while True:
         await host.wait_readable(sock)
         try:
-            content = sock.recv(4096)
+            content = sock.recv(READ_MIN_BYTES)
         except BlockingIOError:
             continue
+        except TlsError as error:
+            return str(error)  # with TLS 1.3, a dialler hears only now that it was not accepted
         except OSError:
             break
         if not content:
             break
         heard += content[: LAST_WORD_MAX_BYTES - len(heard)]
     return decode_last_word(heard)
+
+
+def _say_last(sock: Socket, reason: str) -> None:
+    with suppress(OSError):
+        sock.send(encode_last_word(reason))
 
 
 def prepare(sock: Socket) -> None:

@@ -26,6 +26,7 @@ from attrs import define, field
 
 from dledger_py.actors import Inbox
 from dledger_py.ledger.conversation import Conversation
+from dledger_py.ledger.credentials import Credentials
 from dledger_py.ledger.peer_frames import Hello
 from dledger_py.ledger.peer_link import Answering, PeerListener, Receiver
 from dledger_py.runtime.host import Host, Socket
@@ -37,14 +38,16 @@ Admit = Callable[[Hello], Receiver | Answering | str]
 class Reception:
     """Actor: accepts connections for all groups and takes each to the group its hello names."""
 
-    def __init__(self, listener: Socket, host: Host) -> None:
+    def __init__(
+        self, listener: Socket, host: Host, credentials: Credentials | None = None
+    ) -> None:
         """`listener` stays its opener's to close, after everything else has ended."""
         self.listener = listener
         self._awaited: set[str] = set()
         self._all_seen = trio.Event()
         self._open: dict[str, Admit] = {}
         self._closed: set[str] = set()
-        self._acceptor = PeerListener(listener, self._admit, host)
+        self._acceptor = PeerListener(listener, self._admit, host, credentials)
 
     def expect(self, group: str) -> None:
         """Wait for this group's door before anybody is let in. **Raises** ValueError if the name

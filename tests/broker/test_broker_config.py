@@ -6,6 +6,7 @@ import pytest
 
 from broker.config import BrokerConfig, GroupSettings, LedgerSettings
 from dledger_py.runtime.settings import SettingsError, load
+from tests.runtime.test_tls import write_files
 
 PEERS = {"n0": "127.0.0.1:1", "n1": "127.0.0.1:2"}
 MEMBERS = {"n0": "127.0.0.1:3", "n1": "127.0.0.1:4"}
@@ -29,6 +30,11 @@ MEMBERS = {"n0": "127.0.0.1:3", "n1": "127.0.0.1:4"}
         ({"forward_wait_ms": -1}, "forward_wait_ms"),
         ({"join_wait_ms": -1}, "join_wait_ms"),
         ({"preferred_leader": "n7"}, "preferred_leader"),
+        ({"ledger": LedgerSettings(tls_certificate="c", tls_ca="a")}, "tls_key missing"),
+        (
+            {"ledger": LedgerSettings(tls_certificate="c", tls_key="k", tls_ca="a")},
+            "tls_certificate = 'c': No such file",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(settings, complaint) -> None:
@@ -53,6 +59,15 @@ def test_ids_are_numbers_plus_one() -> None:
     )
 
     assert 2 == config.broker_id
+
+
+def test_certificates_reach_the_ledger_and_are_looked_at_before_the_start(tmp_path) -> None:
+    files = {f"tls_{kind}": file for kind, file in write_files(tmp_path, "n0").items()}
+    config = BrokerConfig(ledger=LedgerSettings(**files)).ledger_config()
+
+    assert files == {name: getattr(config, name) for name in files}
+    with pytest.raises(ValueError, match="is for 'n0': 'n1' must be a DNS entry"):
+        BrokerConfig(node="n1", members=MEMBERS, ledger=LedgerSettings(peers=PEERS, **files))
 
 
 # --- several groups ------------------------------------------------------------------------------

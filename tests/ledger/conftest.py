@@ -77,6 +77,7 @@ class Group:
     settings: dict[str, Any]
     files: Callable[[str], FileSystem | None]
     machine: Callable[[], Recorder] = Recorder
+    own_settings: Callable[[str], dict[str, Any]] = lambda name: {}
     peers: dict[str, str] = field(factory=dict)
     members: dict[str, Member] = field(factory=dict)
     _sockets: dict[str, socket.socket] = field(factory=dict)
@@ -94,7 +95,13 @@ class Group:
             node=name,
             peers=settings.pop("peers", self.peers),
             data_dir=str(self.folder / name),
-            **{"election_timeout_ms": 400, "heartbeat_ms": 40, **self.settings, **settings},
+            **{
+                "election_timeout_ms": 400,
+                "heartbeat_ms": 40,
+                **self.settings,
+                **self.own_settings(name),
+                **settings,
+            },
         )
         machine = self.machine()
         ledger = Ledger(
@@ -188,12 +195,13 @@ def open_group(tmp_path: Path) -> Callable[..., Any]:
         *,
         files: Callable[[str], FileSystem | None] = lambda name: None,
         machine: Callable[[], Recorder] = Recorder,
+        own_settings: Callable[[str], dict[str, Any]] = lambda name: {},
         **settings: Any,
     ) -> AsyncIterator[Group]:
         names = tuple(f"n{number}" for number in range(size))
         with ExitStack() as at_last:  # listeners are closed when nobody waits at them any more
             async with trio.open_nursery() as nursery:
-                group = Group(nursery, tmp_path, names, settings, files, machine)
+                group = Group(nursery, tmp_path, names, settings, files, machine, own_settings)
                 at_last.callback(group.close)
                 try:
                     with trio.fail_after(PATIENCE_S):

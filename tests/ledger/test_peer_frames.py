@@ -217,3 +217,10 @@ def test_an_append_whose_entries_start_elsewhere_is_refused():
 
     with pytest.raises(FrameError):
         decode_message(header, raw)
+
+
+def test_tls_is_told_apart_from_a_frame_that_is_too_long():
+    with pytest.raises(FrameError, match="speaks TLS, and tls_certificate is not set here"):
+        FrameReader().feed(memoryview(bytes.fromhex("1603010200010001")))
+    with pytest.raises(FrameError, match="a frame of"):
+        FrameReader().feed(memoryview(bytes.fromhex("1604010200010001")))
