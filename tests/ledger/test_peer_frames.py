@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from pathlib import Path
 
 import attrs
 import cbor2
@@ -224,3 +226,23 @@ def test_tls_is_told_apart_from_a_frame_that_is_too_long():
         FrameReader().feed(memoryview(bytes.fromhex("1603010200010001")))
     with pytest.raises(FrameError, match="a frame of"):
         FrameReader().feed(memoryview(bytes.fromhex("1604010200010001")))
+
+
+def test_the_page_tells_every_message_and_its_numbers():
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    section = page.split("## Between members: Raft")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| ([\w ,]+) \|", section, re.MULTILINE)
+    told = {name: (int(tag), numbers.split(", ")) for tag, name, numbers in rows}
+    in_code = {}
+    for kind in MESSAGES:
+        fields = [field.name for field in attrs.fields(kind)]
+        values = {name: number for number, name in enumerate(fields, 50)}
+        if kind is Append:
+            values["entries"] = ()
+            fields = ["term", "prev_index", "prev_term", "commit", "round", "number of entries"]
+        ((header, _),) = frames_of(encode_head(kind(**values)))
+        tag, *numbers = cbor2.loads(header)
+        in_code[kind.__name__] = (tag, fields)
+        assert [values.get(name, 0) for name in fields] == numbers
+
+    assert in_code == told
