@@ -3,10 +3,11 @@ other.
 
 What is written down is the machine's tables; what the consume queues hold is made durable with
 them, so that a start goes on with both. Where the index files are not what the snapshot says, the
-whole log is applied again instead: they are derived from it.
+whole log is applied again instead: they are derived from it. A log that has lost its front cannot
+be: then they are made anew from what it has, and the snapshot.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 from attrs import define, field
@@ -14,6 +15,7 @@ from attrs import define, field
 from broker.machine.errors import SnapshotRefused
 from broker.machine.machine import Machine
 from broker.machine.snapshot import Captured, Place, capture, restore_snapshot
+from broker.rebuilding import index_again
 from broker.store.checkpoints import CannotResume, Checkpoint, Reached
 from broker.store.consume_queues import ConsumeQueues
 from dledger_py.actors import FailStop
@@ -44,11 +46,7 @@ class RememberingBroker:
         return WrittenState(capture(self.machine, at), self.queues.checkpoint(), self.queues)
 
     def restore(self, body: bytes) -> bool:
-        assert not self._begun, "something was applied already"
-        try:
-            restored, at = restore_snapshot(body)
-        except SnapshotRefused as error:
-            raise FailStop(f"the newest snapshot cannot be used: {error}") from error
+        restored, at = self._read(body)
         reached = {
             (topic, queue_id): Reached(
                 min_offset=restored.queues.min_offset(topic, queue_id),
@@ -65,6 +63,21 @@ class RememberingBroker:
         self._begun = True
         self.machine.become(restored)
         return True
+
+    def rebuild(self, body: bytes, commands: Callable[[], Iterator[Committed]]) -> None:
+        restored, at = self._read(body)
+        self.queues.clear()
+        index_again(self.queues, restored, commands)
+        self._begun = True
+        self.machine.become(restored)
+        log.info("broker.queues_rebuilt", index=at.index)
+
+    def _read(self, body: bytes) -> tuple[Machine, Place]:
+        assert not self._begun, "something was applied already"
+        try:
+            return restore_snapshot(body)
+        except SnapshotRefused as error:
+            raise FailStop(f"the newest snapshot cannot be used: {error}") from error
 
 
 @define(eq=False)

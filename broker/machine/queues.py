@@ -5,7 +5,7 @@ a topic of a thousand unused queues costs nothing. Where the messages lie is not
 `IndexMessages`. A deleted topic takes its queues along, so its successor starts at 0 again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from attrs import define, field, frozen
 
@@ -84,6 +84,12 @@ class Queues:
                 for queue_id, queue in sorted(queues.items())
             ],
         ]
+
+    def begin_at(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Let these queues, of which nothing was put yet, begin at these offsets."""
+        for (topic, queue_id), offset in offsets.items():
+            queue = Queue(min_offset=offset, next_offset=offset)
+            self._topics.setdefault(topic, {})[queue_id] = queue
 
     def drop(self, topic: str) -> None:
         """Forget a deleted topic's queues."""

@@ -195,6 +195,12 @@ class ConsumeQueues:
         of_files = self._files.read(topic, queue_id, offset, min(end, queue.tail_offset) - offset)
         return of_files + queue.tail[:upto] if upto > 0 else of_files
 
+    def begin(self, topic: str, queue_id: int, offset: int) -> None:
+        """Let a queue that is not known here begin at this offset, with no units yet."""
+        of_topic = self._topics.setdefault(topic, {})
+        assert queue_id not in of_topic
+        of_topic[queue_id] = _Queue(offset, offset)
+
     def trim(self, topic: str, queue_id: int, first_offset: int) -> None:
         """Let a queue begin later. Its files go once a checkpoint can do without them."""
         queue = self._get(topic, queue_id)

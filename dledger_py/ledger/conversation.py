@@ -47,10 +47,11 @@ class Conversation:
         """The next frame's header and body; None when the other side has closed. **Raises**
         FrameError, OSError."""
         while not self._received:
-            await self._host.wait_readable(self._socket)
             try:
+                # First, as TLS may have read ahead what nothing will be readable for.
                 content = self._socket.recv(RECEIVE_BYTES)
             except BlockingIOError:
+                await self._host.wait_readable(self._socket)
                 continue
             if not content:
                 return None

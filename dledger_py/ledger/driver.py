@@ -38,7 +38,7 @@ from dledger_py.ledger.machine import Applied, RoleName, RoleView
 from dledger_py.ledger.members import Members
 from dledger_py.ledger.peer_frames import Hello, decode_message, encode_head
 from dledger_py.ledger.peer_link import PeerLink
-from dledger_py.ledger.reopening import stop_for
+from dledger_py.ledger.reopening import FellBehind, stop_for
 from dledger_py.ledger.settlements import Settlements
 from dledger_py.raft import vocabulary as raft
 from dledger_py.raft.membership import encode
@@ -488,13 +488,18 @@ class Driver:
             self.post(raft.EntriesRead(peer=effect.peer, first=effect.first, entries=()))
 
     def _fell_behind(self, effect: raft.FellBehind) -> None:
-        """Nobody fetches a copy of the leader's log yet: an operator has to."""
         log.warning(
             "raft.fell_behind",
             node=self._node,
             leader=effect.leader,
             last_index=self._log.last_index,
             leader_first_index=effect.first_index,
+        )
+        self.fail(
+            FellBehind(
+                f"{self._node} has entries up to {self._log.last_index}, but its leader only those"
+                f" from {effect.first_index} on: a copy of another member's log is needed"
+            )
         )
 
     # ---- what the applier reports

@@ -9,7 +9,7 @@ Elsewhere: what is made of the bytes, and the proof that they are the right ones
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import trio
@@ -34,7 +34,7 @@ from dledger_py.ledger.fetch_frames import (
 )
 from dledger_py.ledger.peer_frames import FrameReader, Hello, encode_hello
 from dledger_py.ledger.peer_link import prepare
-from dledger_py.runtime.host import Host
+from dledger_py.runtime.host import Host, Socket
 
 DIAL_S = 5.0
 ANSWER_S = 30.0
@@ -100,18 +100,15 @@ class Fetch:
 
 @asynccontextmanager
 async def open_fetch(
-    hello: Hello, address: tuple[str, int], host: Host, credentials: Credentials | None = None
+    hello: Hello,
+    addresses: Iterable[tuple[str, int]],
+    host: Host,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[Fetch]:
-    """A connection to the fetch lane of `hello.receiver`. **Raises** FetchFailed."""
+    """A connection to the fetch lane of `hello.receiver`, at the first of these addresses where it
+    is met. **Raises** FetchFailed."""
     peer = hello.receiver
-    try:
-        with trio.fail_after(DIAL_S):
-            sock = await host.dial(*address)
-            prepare(sock)
-            if credentials is not None:
-                sock = await credentials.meet(sock, peer, host)
-    except (OSError, trio.TooSlowError) as error:
-        raise FetchFailed(f"{peer} cannot be reached at {address}: {error}") from error
+    sock = await _dial(peer, addresses, host, credentials)
     try:
         conversation = Conversation(sock, host, FrameReader(ANSWER_LIMIT_BYTES, first=False))
         try:
@@ -122,3 +119,23 @@ async def open_fetch(
     finally:
         host.notify_closing(sock)
         sock.close()
+
+
+async def _dial(
+    peer: str,
+    addresses: Iterable[tuple[str, int]],
+    host: Host,
+    credentials: Credentials | None,
+) -> Socket:
+    reasons = []
+    for name, port in addresses:
+        try:
+            with trio.fail_after(DIAL_S):
+                sock = await host.dial(name, port)
+                prepare(sock)
+                if credentials is None:
+                    return sock
+                return await credentials.meet(sock, peer, host)
+        except (OSError, trio.TooSlowError) as error:
+            reasons.append(f"{name}:{port}: {error}")
+    raise FetchFailed(f"cannot reach {peer} at " + "; ".join(reasons))

@@ -38,6 +38,7 @@ from dledger_py.ledger.parts import Assembly, Parts
 from dledger_py.ledger.peer_frames import Hello
 from dledger_py.ledger.peer_link import LinkStatistics, open_listener
 from dledger_py.ledger.reception import Reception
+from dledger_py.ledger.reopening import FellBehind
 from dledger_py.ledger.settlements import Settlements, Waiter
 from dledger_py.ledger.snapshotter import remember
 from dledger_py.raft import vocabulary as raft
@@ -49,6 +50,7 @@ from dledger_py.storage import (
     LogStatistics,
     RealFiles,
     Recovered,
+    want_installation,
 )
 
 log = structlog.get_logger()
@@ -376,6 +378,10 @@ class Ledger:
             await parts.supervisor.run(inbox)
         except RestartsExhausted as error:
             raise FailStop(f"{self.config.node} cannot reach its peers: {error}") from error
+        except FellBehind:
+            # Raft has ended, and the folder is still ours.
+            await self._host.run_in_thread(want_installation, self._files, config.data_dir)
+            raise
         finally:
             self._settlements.abandon()
             if listener is not None and self._reception is None:

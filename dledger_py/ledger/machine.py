@@ -9,7 +9,7 @@ again after a restart, so each must be harmless twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
@@ -95,6 +95,14 @@ class RememberingMachine(Machine, Protocol):
         """Become what the snapshot says, before anything is applied; False to apply the whole log.
 
         An exception ends the process: a snapshot that is damaged is an operator's business.
+        """
+        ...
+
+    def rebuild(self, body: bytes, commands: Callable[[], Iterator[Committed]]) -> None:
+        """The same for a log that cannot be applied whole, because it does not begin with entry 1:
+        become what the snapshot says, and make what is kept outside of it anew from `commands`,
+        those that the log still has up to the snapshot. Worker thread; may go through them again
+        and again. What they no longer tell is gone.
         """
         ...
 

@@ -1,6 +1,8 @@
-"""From a data folder to what a ledger runs on: recovered, and repaired first where that is needed.
+"""From a data folder to what a ledger runs on: recovered, and before that repaired, or replaced by
+a copy, where that is needed.
 
-Elsewhere: what recovery accepts (storage), how damage is mended (repairing).
+Elsewhere: what recovery accepts (storage), how damage is mended (repairing), how a member that fell
+behind gets a copy (installing).
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from attrs import define
 
 from dledger_py.actors import FailStop
 from dledger_py.ledger.config import LedgerConfig
+from dledger_py.ledger.installing import Installing
+from dledger_py.ledger.others import Others
 from dledger_py.ledger.repairing import Repairing
+from dledger_py.raft.log_view import LogView
 from dledger_py.runtime.host import Host
 from dledger_py.storage import (
     Corrupt,
@@ -22,6 +27,7 @@ from dledger_py.storage import (
     Identity,
     Recovered,
     WrongIdentity,
+    installation_wanted,
     recover,
 )
 
@@ -73,11 +79,43 @@ class Opening:
             config.segment_size_bytes,
             random_bits=self.host.random.getrandbits,
         )
+        recovered = await self._recover_whole(recovering, identity)
+        if await self.host.run_in_thread(installation_wanted, self.files, config.data_dir):
+            await self._install(recovered, identity)
+            recovered = await self.host.run_in_thread(recovering)
+        return recovered
+
+    async def _recover_whole(
+        self, recovering: Callable[[], Recovered], identity: Identity
+    ) -> Recovered:
         try:
             return await self.host.run_in_thread(recovering)
         except Corrupt as error:
             damage = error
         self.on_delay()
-        repairing = Repairing(config=config, identity=identity, files=self.files, host=self.host)
+        repairing = Repairing(
+            config=self.config, identity=identity, files=self.files, host=self.host
+        )
         await repairing.run(damage)
         return await self.host.run_in_thread(recovering)
+
+    async def _install(self, recovered: Recovered, identity: Identity) -> None:
+        of = recovered.log
+        view = LogView(
+            first_index=of.first_index,
+            last_index=of.last_index,
+            terms=of.terms,
+            previous_term=of.start.term,
+        )
+        newest = recovered.configurations[-1][1] if recovered.configurations else None
+        others = Others.of(self.config, recovered.birth.number, newest)
+        await self.host.run_in_thread(recovered.close)
+        self.on_delay()
+        await Installing(
+            config=self.config,
+            identity=identity,
+            files=self.files,
+            host=self.host,
+            others=others,
+            of=view,
+        ).run()

@@ -25,7 +25,8 @@ class Others:
 
     config: LedgerConfig
     birth: int
-    addresses: dict[str, str]
+    addresses: dict[str, tuple[str, ...]]
+    """Of each, best first: the settings' before the log's, as in `members`."""
     credentials: Credentials | None = field(init=False)
 
     @credentials.default
@@ -36,13 +37,20 @@ class Others:
     def of(cls, config: LedgerConfig, birth: int, configuration: bytes | None) -> Others:
         """The members that `configuration`, as it stands in the log, knows; where it is silent, or
         there is none, those of the settings. `birth` is that of this member's folder."""
-        addresses = dict(config.peers)
+        names: tuple[str, ...] = tuple(config.peers)
+        written: dict[str, str] = {}
         if configuration is not None:
             members = membership.decode(configuration)
-            told = {node: details.decode(raw).address for node, raw in members.details}
-            known = addresses | told
-            addresses = {node: known[node] for node in members.members if node in known}
-        addresses.pop(config.node, None)
+            names = members.members
+            written = {node: details.decode(raw).address for node, raw in members.details}
+        found = {
+            name: tuple(
+                dict.fromkeys(each for each in (config.peers.get(name), written.get(name)) if each)
+            )
+            for name in names
+            if name != config.node
+        }
+        addresses = {name: of_name for name, of_name in found.items() if of_name}
         return cls(config=config, birth=birth, addresses=addresses)
 
     @property
@@ -61,6 +69,5 @@ class Others:
             incarnation=host.random.getrandbits(62),
             birth=self.birth,
         )
-        return open_fetch(
-            hello, split_address(self.addresses[peer], of=peer), host, self.credentials
-        )
+        addresses = [split_address(each, of=peer) for each in self.addresses[peer]]
+        return open_fetch(hello, addresses, host, self.credentials)

@@ -19,6 +19,10 @@ class Reopen(FailStop):
     """
 
 
+class FellBehind(Reopen):
+    """This member lacks what no other one keeps any more: it needs a copy of another's log."""
+
+
 def stop_for(error: BaseException, story: str) -> FailStop:
     """What to stop with because of an error: a stop in it, `Reopen` for damage of files that may be
     mended by opening them, or else a FailStop with this story."""

@@ -14,6 +14,7 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Never
 
 import structlog
@@ -23,7 +24,13 @@ from attrs import frozen
 from dledger_py.actors import FailStop, Inbox
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig
-from dledger_py.ledger.machine import Machine, RememberingMachine, Snapshot, StatePlace
+from dledger_py.ledger.machine import (
+    Committed,
+    Machine,
+    RememberingMachine,
+    Snapshot,
+    StatePlace,
+)
 from dledger_py.runtime.host import Host
 from dledger_py.storage import (
     Corrupt,
@@ -37,11 +44,14 @@ from dledger_py.storage import (
     WrongIdentity,
     open_snapshots,
 )
-from dledger_py.storage.formats import entry_crc
+from dledger_py.storage.formats import KIND_COMMAND, entry_crc
 
 log = structlog.get_logger()
 
 FOLDER = "snapshots"
+READ_BYTES = 1 << 20
+"""Log read at a time to make anew what a machine derives from it."""
+
 LOOK_S = 0.2
 """How often the log's growth is looked at, and whether it is on the disk."""
 
@@ -73,15 +83,10 @@ async def remember(
         raise FailStop(f"the snapshots of {config.node} cannot be used: {error}") from error
     start = None
     _check_reach(config, of, stored)
-    if stored is not None and machine.restore(stored.body):
+    if stored is not None and await _become(machine, stored, of, host):
         place = stored.place
         start = StatePlace(index=place.index, term=place.term, position=place.position)
         log.info("snapshot.restored", index=start.index, size_bytes=len(stored.body))
-    elif of.first_index > 1:
-        raise FailStop(
-            f"the state of {config.node} cannot be restored, and its log has no beginning to make"
-            f" it from. Have the member replaced (dledger admin replaceMember -m {config.node})"
-        )
     return Memory(machine=machine, snapshots=snapshots, start=start)
 
 
@@ -94,6 +99,33 @@ def _check_reach(config: LedgerConfig, of: Log, stored: StoredSnapshot | None) -
             f" is of entry {reached}: put the folder {FOLDER} back, or have the member replaced"
             f" (dledger admin replaceMember -m {config.node})"
         )
+
+
+async def _become(machine: RememberingMachine, stored: StoredSnapshot, of: Log, host: Host) -> bool:
+    """False if the whole log has to be applied instead, which is there."""
+    if machine.restore(stored.body):
+        return True
+    if of.first_index == 1:
+        return False
+    log.warning("snapshot.rebuilding", index=stored.place.index, first_index=of.first_index)
+    commands = partial(_commands, of, stored.place.index)
+    await host.run_in_thread(machine.rebuild, stored.body, commands)
+    return True
+
+
+def _commands(of: Log, last_index: int) -> Iterator[Committed]:
+    """Those of the log up to this entry, from the disk."""
+    index = of.first_index
+    while index <= last_index:
+        for entry in of.read(index, READ_BYTES):
+            index = entry.index + 1
+            if index <= last_index + 1 and entry.kind == KIND_COMMAND:
+                yield Committed(
+                    index=entry.index,
+                    term=entry.term,
+                    position=entry.payload_position,
+                    payload=entry.payload,
+                )
 
 
 def open_folder(

@@ -2,7 +2,7 @@
 
     incoming = open_incoming(...) or begin_incoming(..., start, configurations)
     while …: incoming.take(committed bytes from incoming.wanted on)
-    while …: incoming.take_body(pieces of the snapshot from incoming.body_bytes on)
+    while …: incoming.take_body(pieces of the snapshot from incoming.body_bytes() on)
     incoming.finish_body(...); incoming.finish()
 
 The copy is a member's folder of its own, with a hard state that nobody uses; so it is opened by
@@ -70,6 +70,7 @@ class Incoming:
     _recovered: Recovered
     _partial: bytes = field(init=False, default=b"")
     _unsynced: int = field(init=False, default=0)
+    _closed: bool = field(init=False, default=False)
 
     @property
     def start(self) -> End:
@@ -107,7 +108,6 @@ class Incoming:
         if sync:
             self._unsynced = 0
 
-    @property
     def body_bytes(self) -> int:
         """How much of the snapshot's body is here."""
         if BODY_NAME not in self._files.list(self._directory):
@@ -174,7 +174,9 @@ class Incoming:
 
     def close(self) -> None:
         """Stop here; `open_incoming` goes on."""
-        self._recovered.close()
+        if not self._closed:
+            self._closed = True
+            self._recovered.close()
 
     @property
     def _snapshots(self) -> str:

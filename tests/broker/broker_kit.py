@@ -71,6 +71,9 @@ class BrokerGroup:
     names: tuple[str, ...]
     settings: dict[str, Any]
     ports: PortReservations = field(factory=PortReservations)
+    ledger_settings: dict[str, Any] = field(
+        factory=lambda: {"election_timeout_ms": 400, "heartbeat_ms": 40}
+    )
     members: dict[str, Member] = field(factory=dict)
     _addresses: dict[str, str] = field(factory=dict)
     _peers: dict[str, str] = field(factory=dict)
@@ -94,7 +97,7 @@ class BrokerGroup:
         }
 
     def config(self, name: str, **settings: Any) -> BrokerConfig:
-        ledger = LedgerSettings(peers=self._peers, election_timeout_ms=400, heartbeat_ms=40)
+        ledger = LedgerSettings(peers=self._peers, **self.ledger_settings)
         given = {
             "node": name,
             "listen": self._addresses[name],

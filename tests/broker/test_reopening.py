@@ -22,9 +22,37 @@ class Nodes:
         self.made: dict[str, list[Node]] = {name: [] for name in group.names}
         self.ready: list[str] = []
         self.news = trio.Event()
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._ended: dict[str, trio.Event] = {}
 
     def start(self, name: str) -> None:
-        self.group.nursery.start_soon(live, lambda: self._make(name))
+        self._ended[name] = trio.Event()
+        self.group.nursery.start_soon(self._live, name)
+
+    async def stop(self, name: str) -> None:
+        self._scopes[name].cancel()
+        await self._ended[name].wait()
+        self.ready.remove(name)
+
+    async def _live(self, name: str) -> None:
+        with trio.CancelScope() as self._scopes[name]:
+            await live(lambda: self._make(name))
+        self._ended[name].set()
+
+    async def wait_leader(self, *names: str) -> str:
+        """The one of these that leads, and has made the topics that every broker has."""
+
+        def leading() -> list[str]:
+            brokers = {name: self.broker(name) for name in names if self.made[name]}
+            return [
+                name
+                for name, broker in brokers.items()
+                if broker.leadership.leads and len(broker.machine.topics) > 10
+            ]
+
+        while not leading():
+            await trio.lowlevel.checkpoint()
+        return leading()[0]
 
     def broker(self, name: str):
         return self.made[name][-1].brokers[0]
@@ -59,10 +87,9 @@ async def test_a_member_whose_log_rotted_while_it_ran_serves_all_messages_again(
         for name in group.names:
             nodes.start(name)
         await nodes.until(lambda: len(nodes.ready) == 3)
-        await nodes.until(lambda: any(nodes.broker(n).leadership.leads for n in group.names))
-        leader = next(n for n in group.names if nodes.broker(n).leadership.leads)
+        leader = await nodes.wait_leader(*group.names)
         victim = next(n for n in group.names if n != leader)
-        async with dial(_Dialled(nodes.broker(leader))) as connection:
+        async with dial(Dialled(nodes.broker(leader))) as connection:
             for number in range(20):
                 await send(connection, TOPIC, b"message %d!" % number)
         ledger = nodes.broker(victim).ledger
@@ -72,7 +99,7 @@ async def test_a_member_whose_log_rotted_while_it_ran_serves_all_messages_again(
         with capture_logs() as logs:
             _rot(tmp_path / victim, b"message 7!")
             await nodes.until(lambda: nodes.ready.count(victim) == 2)
-        async with dial(_Dialled(nodes.broker(victim))) as connection:
+        async with dial(Dialled(nodes.broker(victim))) as connection:
             reply = await pull(connection, TOPIC)
 
         assert [b"message %d!" % number in reply.body for number in range(20)] == [True] * 20
@@ -83,7 +110,7 @@ async def test_a_member_whose_log_rotted_while_it_ran_serves_all_messages_again(
         group.nursery.cancel_scope.cancel()
 
 
-class _Dialled:
+class Dialled:
     def __init__(self, broker) -> None:
         self.address = broker.server.addresses[0]
 

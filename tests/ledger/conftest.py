@@ -180,6 +180,11 @@ class Group:
     def _tell(self) -> None:
         self._news.set()
 
+    def keep_away(self, name: str) -> None:
+        """Do not even listen for this member until it is started: what is said to it is lost."""
+        self._sockets[name].close()
+        self.make(name)  # which is why it opens a listener of its own when it is made again
+
     def close(self) -> None:
         for sock in self._sockets.values():
             sock.close()

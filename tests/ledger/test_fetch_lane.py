@@ -33,7 +33,7 @@ def sender_of(member):
 
 
 def fetch_from(member, **other):
-    return open_fetch(hello_to(member, **other), member.ledger.peer_address, HOST)
+    return open_fetch(hello_to(member, **other), [member.ledger.peer_address], HOST)
 
 
 async def test_the_committed_log_is_handed_out_byte_by_byte_wherever_one_begins(open_group):
@@ -122,7 +122,7 @@ async def test_strangers_get_nothing_but_the_reason(open_group, other):
         await group.wait_heard()
         leader = await group.wait_leader()
         hello = Hello(**{**hello_values(leader), **other})
-        async with open_fetch(hello, leader.ledger.peer_address, HOST) as fetch:
+        async with open_fetch(hello, [leader.ledger.peer_address], HOST) as fetch:
             with pytest.raises(FetchFailed, match=next(iter(other.values()))):
                 await fetch.describe()
 

@@ -64,6 +64,12 @@ class Diary(Recorder):
         self.restored = len(texts)
         return True
 
+    def rebuild(self, body, commands):
+        self.willing = True
+        self.restore(body)
+        self.calls.append(f"rebuilt from {[bytes(each.payload) for each in commands()]}")
+        assert list(commands()), "they can be had again and again"
+
 
 def unwilling():
     return Diary(willing=False)

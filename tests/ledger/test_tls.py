@@ -91,12 +91,12 @@ async def test_the_fetch_lane_speaks_tls_only_and_carries_the_log(open_group, ce
         await commit_all(leader, [b"%d" % n * 300_000 for n in range(4)])
         hello, address = hello_to(leader), leader.ledger.peer_address
         own = credentials(hello.sender, certified(hello.sender))
-        async with open_fetch(hello, address, HOST, own) as fetch:
+        async with open_fetch(hello, [address], HOST, own) as fetch:
             told = await fetch.describe()
             got = bytearray()
             while len(got) < told.commit_position:
                 got += await fetch.read_log(len(got))
-        async with open_fetch(hello, address, HOST) as fetch:
+        async with open_fetch(hello, [address], HOST) as fetch:
             with pytest.raises(FetchFailed, match="only TLS is spoken here"):
                 await fetch.describe()
 

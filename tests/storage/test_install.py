@@ -86,8 +86,8 @@ def install(files: LyingFiles, source: Source = SOURCE, piece_bytes: int = 333) 
         raw = source.bytes_from(incoming.wanted, piece_bytes)
         copied += len(raw)
         incoming.take(raw)
-    while incoming.body_bytes < len(BODY):
-        at = incoming.body_bytes
+    while incoming.body_bytes() < len(BODY):
+        at = incoming.body_bytes()
         incoming.take_body(at, BODY[at : at + 1000])
     try:
         incoming.finish_body(source.snapshot)
@@ -211,7 +211,7 @@ def test_wrong_bytes_are_refused() -> None:
         incoming.take_body(0, BODY)
         with pytest.raises(BadSnapshot):
             incoming.finish_body(wrong_snapshot)
-        assert 0 == incoming.body_bytes
+        assert 0 == incoming.body_bytes()
     incoming.close()
     install(files)
 
