@@ -78,10 +78,12 @@ class Checks:
         if sock.peer_address[1] != PEER_PORT:
             return
         wire = self._wires.setdefault(sock.number, _Wire())
+        if wire.hello is not None and wire.hello.lane != LANE_RAFT:
+            return
         for header, body in wire.reader.feed(memoryview(content)):
             if wire.hello is None:
                 wire.hello = decode_hello(header, body)
-            elif wire.hello.lane == LANE_RAFT:
+            else:
                 self.frames += 1
                 self._check_message(wire, wire.hello, decode_message(header, body))
 
@@ -144,7 +146,7 @@ class Checks:
                 f"W5: {member.name} leads in term {view.term} with a log of {log.end_position}"
                 f" bytes, but {end} are committed"
             )
-        first = self._checked.get(member, 0)
+        first = max(self._checked.get(member, 0), log.first_position)
         if log.read_bytes(first, end - first) != self.committed[first:]:
             raise Violation(
                 f"W5: {member.name} leads in term {view.term} without what is committed"
@@ -158,7 +160,7 @@ class Checks:
         """A member has applied something. **Raises** Violation."""
         broker = member.broker
         assert broker is not None
-        checked = self._checked[member]
+        checked = max(self._checked[member], broker.ledger.first_position)
         position = broker.ledger.committed_position
         if position <= checked:
             return

@@ -80,6 +80,8 @@ class Process:
         self.context = copy_context()
         """For what is done outside of any task."""
         self.context.run(TASKS.set, self.tasks)
+        self.on_powerless: Callable[[], None] = lambda: None
+        """Called once the power is gone, for what is not on the machine's disk."""
         self.on_power_cut: Callable[[Process], None] = Process.die
         self._network = machine.network
         self._sockets: dict[int, SimSocket] = {}
@@ -99,6 +101,7 @@ class Process:
             self._end()
             self._network.switch_off(self.machine.address)
             self.machine.disk.crash()
+            self.on_powerless()
 
     def _end(self) -> None:
         self.alive = False

@@ -12,6 +12,8 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from broker.store.checkpoints import Checkpoint
+from chaos.sim.nodes.plan import Fault
 from chaos.sim.nodes.run import Result, run
 from dledger_py.ledger import snapshotter
 from dledger_py.ledger.driver import Driver
@@ -32,6 +34,8 @@ class Mutant:
     seeds: int = 10
     members: int = 3
     seconds: float = 30.0
+    faults: tuple[Fault, ...] | None = None
+    """What goes wrong, if it is not the seed's own plan."""
 
 
 @contextmanager
@@ -51,7 +55,7 @@ def hunt(mutant: Mutant) -> Result | None:
     """The first run that catches it."""
     with planted(mutant):
         for seed in range(mutant.seeds):
-            result = run(seed, mutant.members, mutant.seconds)
+            result = run(seed, mutant.members, mutant.seconds, mutant.faults)
             if result.violation:
                 return result
     return None
@@ -97,6 +101,17 @@ def one_too_far(**place: int) -> StatePlace:
     return StatePlace(**(place | {"index": place["index"] + 1}))
 
 
+def sync_nothing(self: Checkpoint) -> None:
+    """A snapshot is written before the consume queues it goes with are on the disk."""
+    self._synced = True
+
+
+POWER_CUTS = tuple(
+    Fault(at_s=at_s, kind="power cut", target=f"n{at_s % 3}", other="n0", for_s=0.2)
+    for at_s in range(5, 28, 2)
+)
+"""One after the other, so that every state written down is needed."""
+
 MUTANTS = (
     Mutant(
         name="durable is reported before the sync",
@@ -120,5 +135,10 @@ MUTANTS = (
     Mutant(
         name="a snapshot names the wrong entry",
         patches=((snapshotter, "StatePlace", one_too_far),),
+    ),
+    Mutant(
+        name="a snapshot does not wait for the consume queues",
+        patches=((Checkpoint, "sync", sync_nothing),),
+        faults=POWER_CUTS,
     ),
 )

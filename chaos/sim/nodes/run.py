@@ -9,6 +9,7 @@ import trio
 from attrs import frozen
 
 from chaos.sim.nodes import scheduling
+from chaos.sim.nodes.folder import Folders
 from chaos.sim.nodes.nemesis import Nemesis
 from chaos.sim.nodes.plan import Fault, draw
 from chaos.sim.nodes.story import Story, Violation
@@ -50,9 +51,10 @@ def run(seed: int, members: int, seconds: float, faults: tuple[Fault, ...] | Non
     story = Story()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         story.folder = folder
-        with story.listening():
+        folders = Folders(Path(folder))
+        with story.listening(), folders.watched():
             return scheduling.run(
-                _run, seed, names, seconds, nemesis, story, Path(folder), seed=f"{seed}/{members}"
+                _run, seed, names, seconds, nemesis, story, folders, seed=f"{seed}/{members}"
             )
 
 
@@ -63,13 +65,13 @@ async def _run(
     seconds: float,
     nemesis: Nemesis,
     story: Story,
-    folder: Path,
+    folders: Folders,
 ) -> Result:
     violation = ""
     world = None
     try:
         async with trio.open_nursery() as nursery:
-            world = World(agenda, f"{seed}/{len(names)}", names, folder, nursery, story)
+            world = World(agenda, f"{seed}/{len(names)}", names, folders, nursery, story)
             await world.run(nemesis.inflict, seconds)
             await world.close()
     except* Violation as broken:

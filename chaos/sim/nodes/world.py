@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVarTuple, Unpack
 
 import trio
@@ -25,6 +24,7 @@ from chaos.checkers.messages import CHECKERS
 from chaos.recorder import Recorder
 from chaos.sim.nodes.checks import Checks
 from chaos.sim.nodes.clients import Clients
+from chaos.sim.nodes.folder import Folders
 from chaos.sim.nodes.host import Machine
 from chaos.sim.nodes.members import (
     NAME_SERVER,
@@ -61,7 +61,7 @@ class World:
     agenda: Agenda
     seed: str
     names: tuple[str, ...]
-    folder: Path
+    folders: Folders
     nursery: trio.Nursery
     story: Story
     members: dict[str, Member] = field(factory=dict)
@@ -96,7 +96,7 @@ class World:
         self.network = Network(self.agenda, dice(self.seed, "network"), weather)
         self.network.tap = self._guarded(self.checks.overhear)
         for name in self.names:
-            config = config_of(name, self.names, self.folder, settings)
+            config = config_of(name, self.names, self.folders.root, settings)
             machine = self._machine(name, address_of(name))
             self.members[name] = Member(machine, config, self.story, self._made)
         self.names_machine = self._machine("ns", NAME_SERVER[0])
@@ -249,6 +249,9 @@ class World:
         assert broker is not None
         process = member.process
         self.checks.started(member)
+        assert process is not None
+        chance = process.random
+        process.on_powerless = lambda: self.folders.crash(broker.config.data_dir, chance)
 
         def turn() -> None:
             if process is member.process and member.alive:
@@ -268,7 +271,7 @@ class World:
 
     async def _live_as_name_server(self) -> None:
         try:
-            await live_as_name_server(self.names_machine, self.story, self.folder)
+            await live_as_name_server(self.names_machine, self.story, self.folders.root)
         except Violation as violation:
             self._fail(violation)
 
@@ -276,7 +279,8 @@ class World:
         self._names_wanted.set()
 
     def kill_names(self) -> None:
-        self._names_wanted = trio.Event()
+        if self._names_wanted.is_set():  # else it is down, and waited for already
+            self._names_wanted = trio.Event()
         if self.names_machine.process is not None:
             self.names_machine.process.die()
 
