@@ -12,6 +12,7 @@ from chaos.sim.nodes.members import Member
 from chaos.sim.nodes.plan import LEADER, Fault
 from chaos.sim.nodes.scheduling import dice
 from chaos.sim.nodes.world import World
+from dledger_py.storage.formats import HEADER_BLOCK_BYTES, SEGMENT_SUFFIX
 
 
 @define(eq=False)
@@ -189,6 +190,24 @@ async def _slow_disk(world: World, fault: Fault, member: Member, other: Member) 
     member.machine.disk_delay_s = 0.001
 
 
+async def _rot(world: World, fault: Fault, member: Member, other: Member) -> None:
+    """A bit of the log is another one, on one member of the group: only a minority may rot, and
+    the rest of a run would be needed to tell when that one has mended it."""
+    if world.rotten not in (None, member) or member.process is None:
+        return
+    world.rotten = member
+    member.process.die()
+    disk, folder = member.machine.disk, str(member.config.data_dir)
+    segments = [name for name in disk.list(folder) if name.endswith(SEGMENT_SUFFIX)]
+    random = dice(world.seed, f"rot {fault.at_s}")
+    if segments:
+        path = f"{folder}/{random.choice(segments)}"
+        size = len(disk.content(path))
+        if size > HEADER_BLOCK_BYTES:
+            disk.flip_bit(path, random.randrange(HEADER_BLOCK_BYTES, size), random.randrange(8))
+    await _restart_later(world, fault, member)
+
+
 async def _transfer(world: World, fault: Fault, member: Member, other: Member) -> None:
     await world.clients[0].transfer(member.name, other.name)
 
@@ -216,6 +235,7 @@ _HOW: dict[str, Callable[[World, Fault, Member, Member], Awaitable[None]]] = {
     "full disk": _full_disk,
     "write error": _write_error,
     "sync error": _sync_error,
+    "rot": _rot,
     "slow disk": _slow_disk,
     "transfer": _transfer,
     "name server kill": _name_server_kill,

@@ -67,6 +67,7 @@ KINDS: dict[str, tuple[float, Draw]] = {
     "full disk": (0.7, _lasting("full disk", (0.5, 6.0), (0, 4096))),
     "write error": (0.7, _lasting("write error", (0.05, 2.0), (0, 20))),
     "sync error": (0.7, _lasting("sync error", (0.05, 2.0), (0, 20))),
+    "rot": (0.5, _lasting("rot", (0.05, 1.0), (0, 1))),
     "slow disk": (1.5, _lasting("slow disk", (0.5, 8.0), (0.01, 0.5))),
     "transfer": (1.5, _lasting("transfer", (0, 0))),
     "name server kill": (0.5, _lasting("name server kill", (0.1, 5.0))),

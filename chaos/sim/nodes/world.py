@@ -73,6 +73,8 @@ class World:
     network: Network = field(init=False)
     names_machine: Machine = field(init=False)
     starts: int = 0
+    rotten: Member | None = None
+    """Whose disk may be damaged."""
     _names_wanted: trio.Event = field(factory=trio.Event)
     failure: Violation | None = None
 
