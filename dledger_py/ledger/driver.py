@@ -464,8 +464,9 @@ class Driver:
                 self._settlements.lost(effect.ticket, errors.TransferFailed(reason))
             case raft.MembersChanged(index=index):
                 self._settlements.confirmed(effect.ticket, index, self._applier.applied_index)
-            case raft.ChangeRefused(reason=reason):
-                self._settlements.lost(effect.ticket, errors.ChangeRefused(reason))
+            case raft.ChangeRefused(reason=reason, passing=passing):
+                refusal = errors.ChangeRefused(reason, passing=passing)
+                self._settlements.lost(effect.ticket, refusal)
             case raft.Lost(index=index, term=term):
                 story = f"leadership was lost after entry {index} of term {term} was appended"
                 self._settlements.lost(effect.ticket, errors.Indefinite(story))

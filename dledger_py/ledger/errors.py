@@ -37,7 +37,11 @@ class TransferFailed(Refused):
 
 
 class ChangeRefused(Refused):
-    """Definite: the membership was not changed; says why. Some reasons pass with time."""
+    """Definite: the membership was not changed; says why. `passing`: it may be in a moment."""
+
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
 
 
 class Indefinite(LedgerError):

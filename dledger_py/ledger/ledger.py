@@ -55,6 +55,12 @@ from dledger_py.storage import (
 
 log = structlog.get_logger()
 
+CHANGE_WAIT_S = 5.0
+"""How long a change of members waits for another one to end: a few elections' time."""
+
+CHANGE_PAUSE_S = 0.05
+"""Between two attempts."""
+
 
 @frozen(kw_only=True)
 class LedgerStatistics:
@@ -204,11 +210,20 @@ class Ledger:
         await self._change(raft.Remove(node=raft.NodeId(name)))
 
     async def _change(self, change: raft.Change) -> None:
-        if self._parts is None:
-            raise NotLeader(None)
-        waiter = Waiter()
-        self._parts.driver.change(change, waiter.settle)
-        await waiter.wait()
+        """One change at a time: wait for the one that is under way, but not for ever."""
+        patience_ends = trio.current_time() + CHANGE_WAIT_S
+        while True:
+            waiter = Waiter()
+            if self._parts is None:
+                raise NotLeader(None)
+            self._parts.driver.change(change, waiter.settle)
+            try:
+                await waiter.wait()
+                return
+            except ChangeRefused as error:
+                if not error.passing or trio.current_time() >= patience_ends:
+                    raise
+            await trio.sleep(CHANGE_PAUSE_S)
 
     def _needs(self, name: str) -> str | None:
         """Why the group could not go on without this member; None if it can."""

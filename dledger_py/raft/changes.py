@@ -65,17 +65,18 @@ def begin(raft: "Raft", event: ChangeMembers) -> None:
     if raft.transfer is not None:
         raft.say(Settle(ticket=ticket, outcome=Transferring(to=raft.transfer.to)))
         return
+    if reason := _not_now(raft, leader):
+        refusal = ChangeRefused(reason=reason, passing=True)
+        raft.say(Settle(ticket=ticket, outcome=refusal))
+        return
     try:
-        reason = _not_now(raft, leader)
-        if reason:
-            raise membership.Forbidden(reason)
         configuration = raft.configuration.changed(event.change)
         if type(event.change) in (Promote, Replace):
             newcomer = configuration.voters[-1]
             if not is_caught_up(raft, leader, newcomer):
                 raise membership.Forbidden(f"{newcomer} has not caught up")
-    except membership.Forbidden as refusal:
-        raft.say(Settle(ticket=ticket, outcome=ChangeRefused(reason=str(refusal))))
+    except membership.Forbidden as error:
+        raft.say(Settle(ticket=ticket, outcome=ChangeRefused(reason=str(error))))
         return
     raft.change = Pending(ticket=ticket, index=raft.log.last_index + 1)
     append(raft, leader, configuration)
@@ -85,7 +86,7 @@ def _not_now(raft: "Raft", leader: Leader) -> str:
     """Why no change may begin yet, whatever it is; empty if one may."""
     if not own_term_is_committed(raft, leader):
         return "nothing of this leader's term is committed yet"
-    if raft.log.configuration_index > raft.commit:
+    if raft.log.configuration_index > raft.commit or raft.configuration.is_joint:
         return "another change is under way"
     return ""
 

@@ -520,9 +520,12 @@ class MembersChanged:
 
 @frozen(kw_only=True)
 class ChangeRefused:
-    """Refused (definite): the change is not possible, or not now; `reason` is for people."""
+    """Refused (definite): the change is not possible, or not now; `reason` is for people.
+    `passing`: it may be possible in a moment.
+    """
 
     reason: str
+    passing: bool = False
 
 
 Outcome: TypeAlias = (
