@@ -213,6 +213,7 @@ class Raft:
         message = event.message
         if sender not in self.peers and type(message) not in REQUESTS:
             return
+        self.timer.heard_at = self.now
         if message.term != self.term:
             if message.term < self.term:
                 STALE[type(message)](self, sender, message)
@@ -523,7 +524,7 @@ class Raft:
             if self.leader is not None:
                 raise Impossible(f"term {self.term} is led by {self.leader} and by {leader}")
             self._become(Follower(), leader)
-            self.timer.restart()
+            self.timer.follow(self._turn(without=leader))
             if self.transfer is not None:
                 transfer.leader_known(self, self.transfer, leader)
         self.timer.elapsed = 0

@@ -216,7 +216,7 @@ def test_a_refused_question_does_not_restart_the_election_timer() -> None:
     """Else a member that only raises terms could keep all others passive."""
     raft = core(1, 1)
     receive(raft, N2, append(1, (2, 1)))
-    for number in range(9):
+    for number in range(10):
         raft.step(Tick())
         receive(raft, N3, RequestVote(term=2 + number, last_index=1, last_term=1))
     raft.step(Tick())
@@ -262,7 +262,7 @@ def test_two_leaders_in_one_term_stop_the_process(led: Build) -> None:
 
 
 def test_candidates_seldom_split_votes_because_timeouts_differ() -> None:
-    """§5.2: drawn from one to two election timeouts."""
+    """§5.2: drawn from one to two election timeouts, where nothing gives members an order."""
     asked: list[int] = []
 
     def random(n: int) -> int:
@@ -271,10 +271,8 @@ def test_candidates_seldom_split_votes_because_timeouts_differ() -> None:
 
     config = RaftConfig(node=N1, members=(N1, N2), election_timeout_ticks=10, heartbeat_ticks=2)
     raft = Raft(config=config, log=LogView(), hard=HardState(), random=random)
-    receive(raft, N2, append(1, (0, 0)))
     asked.clear()
-    receive(raft, N2, append(2, (0, 0)))
-    raft.step(Persisted(write=2))
+    receive(raft, N2, RequestVote(term=1, last_index=0, last_term=0))
     for _ in range(18):
         assert [] == raft.step(Tick())
 
@@ -300,6 +298,38 @@ def test_members_that_know_nobody_leads_ask_in_turns() -> None:
             first_asks[lost, node] = ticks
 
     assert {(None, N2): 6, (None, N3): 10, (N1, N2): 2, (N1, N3): 6} == first_asks
+
+
+def test_followers_of_a_silent_leader_take_turns_after_one_election_timeout() -> None:
+    """They all began to count when they heard it last: with chance alone they would sit out more,
+    and might still ask at one time."""
+    first_asks = {}
+    for node in (N2, N3):
+        config = RaftConfig(node=node, members=(N1, N2, N3))
+        raft = Raft(config=config, log=LogView(), hard=HardState(), random=lambda n: n - 1)
+        receive(raft, N1, append(1, (0, 0)))
+        for _ in range(7):
+            raft.step(Tick())
+        receive(raft, N1, append(1, (0, 0)))
+        ticks = 1
+        while not said(raft.step(Tick())):
+            ticks += 1
+        first_asks[node] = ticks - config.election_timeout_ticks
+
+    assert {N2: 2, N3: 6} == first_asks
+
+
+def test_a_member_is_alone_that_heard_nobody_for_an_election_timeout() -> None:
+    raft = core(1)
+    for _ in range(10):
+        raft.step(Tick())
+    alone = [raft.timer.is_alone(raft.now)]
+    raft.step(Tick())
+    alone.append(raft.timer.is_alone(raft.now))
+    receive(raft, N3, PreVote(term=1, last_index=1, last_term=1))
+    alone.append(raft.timer.is_alone(raft.now))
+
+    assert [False, True, False] == alone
 
 
 def test_asking_early_does_not_disturb_a_leader_that_is_heard() -> None:
