@@ -172,6 +172,7 @@ class Broker:
             address_of=self._address_of,
             wait_ms=config.forward_wait_ms,
             view=self._view,
+            alone=lambda: self.ledger.alone,
             redispatch=self._redispatch,
             flush=self._flush,
             dial=ground.surroundings.dial,

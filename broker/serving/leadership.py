@@ -3,7 +3,8 @@
 Clients keep a route for up to 30 seconds, so after a change of leader they go on sending to the
 old address. A follower therefore hands such a request on to the leader, frame and all, and hands
 the answer back; where there is no leader yet, the request waits for one as long as `wait_ms`. Only
-then is it refused, with the code that makes every client try again.
+then is it refused, with the code that makes every client try again. A member that is cut off
+refuses at once, so that clients who reach the others lose no time with it.
 
 Laws: a forwarded frame says so, and is never forwarded again. A request is sent a second time only
 if the first leader certainly did nothing with it: nothing was written to it, or it answered
@@ -61,6 +62,8 @@ class Leadership:
     """Where clients reach another member, if that is known."""
     wait_ms: int
     view: Callable[[], RoleView]
+    alone: Callable[[], bool]
+    """Whether no other member was heard for so long that no leader is to be expected."""
     redispatch: Callable[[Port, Frame], None]
     """Answer a request as if it had come just now; used when this member has become the leader."""
     flush: Callable[[], None]
@@ -147,6 +150,9 @@ class Leadership:
             if self.leads:
                 self.redispatch(caller.connection, caller.frame)
                 return None
+            if leader is None and self.alone():
+                self._refused += 1
+                return refused
             if leader is None or leader == self.node:
                 with trio.move_on_at(deadline):
                     await changed.wait()

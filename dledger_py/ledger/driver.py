@@ -217,6 +217,11 @@ class Driver:
     def _dropped(self, first_index: int) -> None:
         self.post(raft.Dropped(first_index=first_index))
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other member was heard for an election timeout."""
+        return self._core.timer.is_alone(self._core.now)
+
     def set_electable(self, electable: bool) -> None:
         """What this member's user has to say about its leading."""
         self._wanted = electable

@@ -287,6 +287,12 @@ class Ledger:
         """
         return self._parts is not None and self._parts.driver.current
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other member was heard for an election timeout: it is cut off, or the others
+        are down, and no leader is to be expected."""
+        return self._parts is not None and self._parts.driver.alone
+
     def set_electable(self, electable: bool) -> None:
         """Whether this member may lead: one that may not gives way and does not stand for election.
 

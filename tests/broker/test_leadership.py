@@ -29,6 +29,7 @@ class Gate:
     members: dict[str, str]
     wait_ms: int = 1_000
     view: RoleView = RoleView(role="follower", term=1, leader="n1", ready=False)
+    alone: bool = False
     redispatched: list[Frame] = field(factory=list)
     flushes: int = 0
     client: Connection = field(factory=lambda: Connection(1))
@@ -41,6 +42,7 @@ class Gate:
             address_of=self.members.get,
             wait_ms=self.wait_ms,
             view=lambda: self.view,
+            alone=lambda: self.alone,
             redispatch=lambda connection, frame: self.redispatched.append(frame),
             flush=lambda: None,
         )
@@ -263,6 +265,14 @@ async def test_without_a_leader_requests_wait_and_are_then_refused() -> None:
 
     assert 14 == answer.code
     assert waited >= 0.06
+
+
+async def test_a_member_that_hears_nobody_waits_for_no_leader() -> None:
+    async with gate(wait_ms=60_000, alone=True) as made:
+        made.become("follower", None)
+        answer = await made.answer()
+
+    assert 14 == answer.code
 
 
 async def test_a_leader_that_cannot_be_reached_is_tried_until_time_is_up() -> None:
