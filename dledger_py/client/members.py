@@ -4,6 +4,7 @@ The leader, as the route says.  After a failure the next member: followers forwa
 serve reads, and one of them is the next leader.  A member that failed is passed over until the
 route names another leader, or for `AVOID_S`, so that a forwarded hop does not last for ever.  A
 route without a leader makes nobody forget: the member that was just deposed is often its first.
+Nor does one that names the very member that failed a moment ago: it may be older than the failure.
 """
 
 import anyio
@@ -13,6 +14,9 @@ from dledger_py.client.route_tables import BrokerGroup
 
 AVOID_S = 10.0
 """How long a member that failed is passed over: longer than an election, shorter than a refresh."""
+
+STALE_S = 1.0
+"""For how long a route may show what was before: members register when they see a change."""
 
 
 @define
@@ -53,11 +57,13 @@ class Members:
         now = anyio.current_time()
         for address in [each for each, until in avoided.until.items() if until <= now]:
             del avoided.until[address]
-        elected = group.leader is not None and group.leader != avoided.leader
-        if elected or not avoided.until:
+        if group.leader is None or group.leader == avoided.leader:
+            avoided.leader = group.leader
+        elif avoided.until.get(group.leader, now) - AVOID_S + STALE_S <= now:
+            avoided.until.clear()  # it was elected, and has not failed since
+        if not avoided.until:
             del self._avoided[group.name]
             return None
-        avoided.leader = group.leader
         return avoided
 
     def _best(self, group: BrokerGroup, avoided: _Avoided) -> str:

@@ -43,7 +43,8 @@ from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
 from dledger_py.remoting.wire.frame import ONE_WAY, Frame, encode_head
 
 ANSWERED_ROUTE_ASK_S = 1.0
-"""How often a topic's own route is asked for while sends go by the template topic's."""
+"""How often a better route is asked for while sends go by the template topic's, or by one that
+names no leader."""
 
 _render = msgspec.json.encode
 
@@ -194,8 +195,8 @@ class Producer:
         if verdict is not Verdict.DONE:
             self._refused(sealed, frame, verdict, attempts, route, queue, address)
             return None
-        if route.inherited:
-            await self._ask_own_route(route)
+        if route.inherited or group.leader is None:
+            await self._ask_better_route(route)
         return frame, queue
 
     def _refused(
@@ -292,11 +293,11 @@ class Producer:
         except ClientError:
             pass  # the old route is still worth an attempt; members may have moved on by now
 
-    async def _ask_own_route(self, inherited: TopicRoute) -> None:
-        """The topic exists now: find its own route, but not once per message."""
+    async def _ask_better_route(self, known: TopicRoute) -> None:
+        """The topic exists and somebody leads now: find that route, but not once per message."""
         now = anyio.current_time()
-        if now - self._asked_at.get(inherited.topic, -ANSWERED_ROUTE_ASK_S) < ANSWERED_ROUTE_ASK_S:
+        if now - self._asked_at.get(known.topic, -ANSWERED_ROUTE_ASK_S) < ANSWERED_ROUTE_ASK_S:
             return
-        self._asked_at[inherited.topic] = now
+        self._asked_at[known.topic] = now
         with anyio.move_on_after(ANSWERED_ROUTE_ASK_S):
-            await self._ask_again(inherited.topic, inherited)
+            await self._ask_again(known.topic, known)
