@@ -5,6 +5,9 @@ A refusal is definite: the request changed nothing. The code decides what unmodi
 once.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from dledger_py.remoting.rooms import Refused
 from dledger_py.remoting.wire.codes import ResponseCode
 
@@ -53,10 +56,15 @@ class TooBusy(Refused):
         )
 
 
+LASTING = "__lasting"
+"""Field of a refusal that has nothing to do with who leads: members need not ask again."""
+
+
 class DiskLow(Refused):
     """The leader's disk is nearly full."""
 
     code = ResponseCode.SERVICE_NOT_AVAILABLE
+    fields: ClassVar[Mapping[str, str]] = {LASTING: "true"}
 
     def __init__(self, free_bytes: int, floor_bytes: int) -> None:
         super().__init__(

@@ -22,7 +22,7 @@ import trio
 from attrs import define, field, frozen
 from msgspec.structs import replace
 
-from broker.errors import NoLeader, OutcomeUnknown, TooBusy
+from broker.errors import LASTING, NoLeader, OutcomeUnknown, TooBusy
 from dledger_py.actors import Inbox
 from dledger_py.client.connection import Connection, open_connection
 from dledger_py.client.errors import ClientClosed, Indefinite, Unreachable
@@ -157,8 +157,8 @@ class Leadership:
                 with trio.move_on_at(deadline):
                     await changed.wait()
             else:
-                answer = await self._ask(leader, caller, deadline)
-                if answer is not None and answer.code != ResponseCode.SERVICE_NOT_AVAILABLE:
+                answer, final = await self._ask(leader, caller, deadline)
+                if final:
                     return answer
                 refused = answer or refused
                 with trio.move_on_after(REDIAL_S):
@@ -168,8 +168,11 @@ class Leadership:
                 return refused
         return None
 
-    async def _ask(self, leader: str, caller: Caller, deadline: float) -> Answer[Any] | None:
-        """The leader's answer; None if it certainly did nothing with the request."""
+    async def _ask(
+        self, leader: str, caller: Caller, deadline: float
+    ) -> tuple[Answer[Any] | None, bool]:
+        """The leader's answer, and whether it is the last one: if not, the leader certainly did
+        nothing with the request, and another may."""
         host, port = caller.connection.remote[:2]
         fields = caller.frame.fields | {FORWARDED_BY: self.node, BORN_HOST: f"{host}:{port}"}
         connection = self._connections.get(leader)
@@ -184,7 +187,7 @@ class Leadership:
             except Unreachable:
                 pass
         if connection is None or connection.closed:
-            return None
+            return None, False
         self._forwarded += 1
         reply = None
         try:
@@ -195,13 +198,14 @@ class Leadership:
         except (Indefinite, ClientClosed):  # closed on our side: it may have been written before
             pass
         if reply is None:
-            return refusal(OutcomeUnknown())
-        return Answer(
+            return refusal(OutcomeUnknown()), True
+        answer: Answer[Any] = Answer(
             body=reply.body,
             code=reply.code,
             remark=reply.remark,
             rendered=render_fields(reply.fields),
         )
+        return answer, reply.code != ResponseCode.SERVICE_NOT_AVAILABLE or LASTING in reply.fields
 
     @contextmanager
     def _while_leading(self, member: str) -> Iterator[None]:

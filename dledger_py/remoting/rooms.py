@@ -19,7 +19,7 @@ The bytes of an answer leave through `Port`, which the server implements and tes
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from attrs import define, field, frozen
 
@@ -45,6 +45,8 @@ class Refused(Exception):
     """
 
     code: int = ResponseCode.SYSTEM_ERROR
+    fields: ClassVar[Mapping[str, str]] = {}
+    """Header fields of the answer."""
 
     def __init__(self, remark: str = "", *, code: int | None = None) -> None:
         super().__init__(remark)
@@ -182,7 +184,8 @@ def _head(answer: Answer[Any], opaque: int, body_size: int, serialization: int) 
 def refusal(error: BaseException) -> Answer[Any]:
     """The answer an exception means: Refused says it itself, the rest is SYSTEM_ERROR."""
     if isinstance(error, Refused):
-        return Answer(code=error.code, remark=error.remark)
+        rendered = render_fields(dict(error.fields)) if error.fields else b""
+        return Answer(code=error.code, remark=error.remark, rendered=rendered)
     if isinstance(error, Malformed):
         return Answer(code=ResponseCode.SYSTEM_ERROR, remark=str(error))
     remark = f"{type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ import pytest
 import trio
 from attrs import define, field
 
-from broker.errors import NoLeader, TooBusy
+from broker.errors import DiskLow, NoLeader, TooBusy
 from broker.serving import leadership as module
 from broker.serving.leadership import BORN_HOST, FORWARDED_BY, Leadership
 from dledger_py.actors import Child, Supervisor
@@ -131,6 +131,20 @@ async def test_a_leader_that_certainly_did_nothing_is_asked_again() -> None:
 
     assert 0 == answer.code
     assert 3 == len(leader.requests)
+
+
+async def test_a_refusal_that_another_leader_would_not_lift_is_final() -> None:
+    def full(peer, frame: Frame) -> bytes:
+        fields = dict(DiskLow.fields)
+        return encode_response(frame, 14, fields, remark="the broker's disk is nearly full")
+
+    async with server() as leader:
+        leader.handlers[FORWARD] = full
+        async with gate(leader, wait_ms=60_000) as made:
+            answer = await made.answer()
+
+    assert (14, "the broker's disk is nearly full") == (answer.code, answer.remark)
+    assert 1 == len(leader.requests)
 
 
 async def test_its_last_words_are_handed_back_when_time_is_up() -> None:
