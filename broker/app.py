@@ -371,6 +371,7 @@ class Broker:
             forwarded=lambda: self.leadership.statistics().forwarded,
             earliest_ms=lambda: self._earliest_ms(reader),
             started_ms=self._ground.now_ms(),
+            disk=self.disk,
         )
 
     def _address_of(self, node: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Final
 from attrs import define
 
 from broker.machine.machine import Machine
+from broker.serving.disk_watch import DiskWatch
 from broker.serving.rates import Rates
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.remoting.wire.codes import OUR_VERSION
@@ -30,6 +31,7 @@ class RuntimeTable:
     forwarded: Callable[[], int]
     earliest_ms: Callable[[], int]
     started_ms: int
+    disk: DiskWatch
 
     def text(self, now_ms: int) -> dict[str, str]:
         """All figures, by key."""
@@ -64,7 +66,7 @@ class RuntimeTable:
             table[f"{pool}ThreadPoolQueueSize"] = str(waiting if pool == "send" else 0)
             table[f"{pool}ThreadPoolQueueCapacity"] = "0"
             table[f"{pool}ThreadPoolQueueHeadWaitTimeMills"] = "0"
-        return table | self._raft() | self._rates()
+        return table | self._raft() | self._disk() | self._rates()
 
     def _raft(self) -> dict[str, str]:
         """Where this member stands in its group; keys of our own, for `raftStatus`."""
@@ -92,6 +94,16 @@ class RuntimeTable:
                 "raftProposalsWaiting": str(statistics.proposals_waiting),
             }
         return table
+
+    def _disk(self) -> dict[str, str]:
+        """Whether the disk leaves room for messages; keys of our own."""
+        disk = self.disk.statistics()
+        return {
+            "diskFreeBytes": str(disk.free_bytes),
+            "diskFloorBytes": str(disk.floor_bytes),
+            "diskRefusesSends": str(disk.refusing).lower(),
+            "diskLetsLead": str(disk.electable).lower(),
+        }
 
     def _rates(self) -> dict[str, str]:
         rates, totals = self.rates, self.machine.queues.totals()

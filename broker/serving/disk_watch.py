@@ -14,13 +14,23 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from attrs import define
+from attrs import define, frozen
 
 from broker.errors import DiskLow
 
 log = structlog.get_logger()
 
 RELIEF_PERCENT: Final = 110  # of the floor, where sends are taken again, so that it does not flap
+
+
+@frozen(kw_only=True)
+class DiskStatistics:
+    """What was seen last, and what follows."""
+
+    free_bytes: int
+    floor_bytes: int
+    refusing: bool
+    electable: bool
 
 
 @define(eq=False, kw_only=True)
@@ -38,6 +48,14 @@ class DiskWatch:
         """Raises: DiskLow while no message may be stored."""
         if self._refusing:
             raise DiskLow(self._seen_bytes, self.floor_bytes)
+
+    def statistics(self) -> DiskStatistics:
+        return DiskStatistics(
+            free_bytes=self._seen_bytes,
+            floor_bytes=self.floor_bytes,
+            refusing=self._refusing,
+            electable=self._electable,
+        )
 
     def look(self) -> None:
         """See how much is free; called about once a second. Raises: OSError."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker.errors import LASTING
 from dledger_py.remoting.commands.offsets import UpdateConsumerOffset
 from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, PullMessage
 from dledger_py.remoting.commands.sending import SendMessage
@@ -31,6 +32,7 @@ def test_below_the_floor_sends_are_refused_with_the_figures(desk) -> None:
 
     assert 14 == answer.code  # every client tries again, later
     assert "disk is nearly full" in answer.remark
+    assert LASTING in answer.fields
     assert 1 == desk.machine.queues.next_offset("orders", 0)
 
 
@@ -70,3 +72,13 @@ def test_below_half_the_floor_a_member_gives_up_leading_until_there_is_space(des
         with_free(desk, free_bytes)
 
     assert [False, True] == desk.electable
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "refuses", "leads"), [(100, False, True), (99, True, True), (49, True, False)]
+)
+def test_operators_are_shown_what_the_disk_allows(desk, free_bytes, refuses, leads) -> None:
+    seen = with_free(desk, free_bytes).disk.statistics()
+
+    assert (free_bytes, 100) == (seen.free_bytes, seen.floor_bytes)
+    assert (refuses, leads) == (seen.refusing, seen.electable)

@@ -259,6 +259,8 @@ async def test_operators_see_topics_groups_and_clients(tmp_path) -> None:
         progress["offsetTable"][key]["consumerOffset"],
     )
     assert 1 == stats["offsetTable"][key]["maxOffset"]
+    assert ("false", "true") == (runtime["diskRefusesSends"], runtime["diskLetsLead"])
+    assert int(runtime["diskFreeBytes"]) > int(runtime["diskFloorBytes"])
     assert abs(int(runtime["earliestMessageTimeStamp"]) - int(runtime["bootTimestamp"])) < 60_000
     assert "brokerName=broker-a\n" in settings
     assert (1, "no consumer for this group, shop") == left
