@@ -126,6 +126,16 @@ def rewound(history: History) -> tuple[str, ...]:
     return tuple(found)
 
 
+def idle(history: History) -> tuple[str, ...]:
+    """Every judge had something to judge: a client whose every call failed proves nothing."""
+    needed = (Acknowledged, Received, Stored, OffsetCommitted, OffsetRead)
+    return tuple(
+        f"there is no {kind.__name__} in the history"
+        for kind in needed
+        if not any(history.of(kind))
+    )
+
+
 def duplicates(history: History) -> int:
     """How many stored messages are repeats of another."""
     times = Counter(event.value for event in history.of(Stored))
@@ -142,14 +152,17 @@ class Gap:
 
 
 def write_gaps(history: History) -> tuple[Gap, ...]:
-    """Per fault, the longest time between two acknowledged sends until the next fault."""
+    """Per fault, the longest time between two acknowledged sends until the next fault, or beyond it
+    if there was none in between."""
     faults = list(history.of(Fault))
     acks = sorted(event.at_ns for event in history.of(Acknowledged))
     found = []
     for number, fault in enumerate(faults):
         end = faults[number + 1].at_ns if number + 1 < len(faults) else None
         before = [at for at in acks if at <= fault.at_ns][-1:]
-        after = [at for at in acks if at > fault.at_ns and (end is None or at <= end)]
+        later = [at for at in acks if at > fault.at_ns]
+        after = [at for at in later if end is None or at <= end]
+        after = after or later[:1]  # the pause may outlast the next fault
         longest = max((b - a for a, b in pairwise(before + after)), default=0)
         seconds = longest / 1e9 if after else float("inf")
         found.append(Gap(what=fault.what, nodes=fault.nodes, seconds=seconds))
@@ -170,5 +183,5 @@ def stalled(gaps: Sequence[Gap], *, at_most_s: float) -> tuple[str, ...]:
     )
 
 
-CHECKERS = (lost, displaced, phantom, undelivered, reordered, holes, rewound)
+CHECKERS = (lost, displaced, phantom, undelivered, reordered, holes, rewound, idle)
 """Every judge, by its name: a finding of any of them fails a run."""

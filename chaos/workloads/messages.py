@@ -8,6 +8,7 @@ what was promised from what was only tried.
 """
 
 from collections.abc import Sequence
+from itertools import count
 
 import structlog
 import trio
@@ -50,31 +51,39 @@ class Workload:
 
     async def produce(self, name: str, stopped: trio.Event) -> None:
         """Send one message after the other, to the queues in turn, until `stopped`."""
-        number = 0
-        while not stopped.is_set():
-            value = f"{name}-{number:06d}"
-            self.recorder.add(Sent(at_ns=now_ns(), producer=name, value=value))
-            body = value.encode().ljust(self.body_bytes, b".")
-            try:
-                queue = number % self.queues if len(self.brokers) == 1 else None
-                receipt = await self.client.send(self.topic, body, queue=queue)
-            except SendUncertain:
-                self.recorder.add(Unknown(at_ns=now_ns(), producer=name, value=value))
-            except SendRefused:
-                self.recorder.add(Refused(at_ns=now_ns(), producer=name, value=value))
-            else:
-                self.recorder.add(
-                    Acknowledged(
-                        at_ns=now_ns(),
-                        producer=name,
-                        value=value,
-                        broker=receipt.broker,
-                        queue_id=receipt.queue_id,
-                        offset=receipt.queue_offset,
-                    )
-                )
-            number += 1
+        for number in count():
+            if stopped.is_set():
+                return
+            await self.send(name, number)
             await trio.sleep(PAUSE_S)
+
+    async def send(
+        self, producer: str, number: int, *, timeout_s: float | None = None
+    ) -> ClientError | None:
+        """One send, written down. Returns the error it ended with, if it did."""
+        value = f"{producer}-{number:06d}"
+        self.recorder.add(Sent(at_ns=now_ns(), producer=producer, value=value))
+        body = value.encode().ljust(self.body_bytes, b".")
+        queue = number % self.queues if len(self.brokers) == 1 else None
+        try:
+            receipt = await self.client.send(self.topic, body, queue=queue, timeout_s=timeout_s)
+        except SendUncertain as error:
+            self.recorder.add(Unknown(at_ns=now_ns(), producer=producer, value=value))
+            return error
+        except SendRefused as error:
+            self.recorder.add(Refused(at_ns=now_ns(), producer=producer, value=value))
+            return error
+        self.recorder.add(
+            Acknowledged(
+                at_ns=now_ns(),
+                producer=producer,
+                value=value,
+                broker=receipt.broker,
+                queue_id=receipt.queue_id,
+                offset=receipt.queue_offset,
+            )
+        )
+        return None
 
     async def consume(self, name: str) -> None:
         """Be a member of the group until cancelled, with a client of its own."""
@@ -98,10 +107,16 @@ class Workload:
     async def keep_offsets(self, stopped: trio.Event) -> None:
         """Commit growing offsets for a group of nobody else's, and read each back."""
         offset = 0
+        known: set[str] = set()
         while not stopped.is_set():
             offset += 1
             broker, queue_id = self._places()[offset % len(self._places())]
             try:
+                if broker not in known:  # as a consumer would make the group known
+                    await self.client.pull(
+                        self.topic, queue_id, 0, broker=broker, group=KEEPER_GROUP
+                    )
+                    known.add(broker)
                 await self.client.commit_offset(
                     KEEPER_GROUP, self.topic, queue_id, offset, broker=broker
                 )
@@ -129,6 +144,7 @@ class Workload:
                     )
                 )
             except ClientError as error:
+                known.discard(broker)
                 log.info("chaos.offset_unknown", reason=str(error))
             await trio.sleep(OFFSET_PAUSE_S)
 

@@ -22,6 +22,7 @@ from chaos.checkers.messages import (
     displaced,
     duplicates,
     holes,
+    idle,
     lost,
     phantom,
     reordered,
@@ -91,6 +92,7 @@ def test_a_good_history_passes(checker) -> None:
         (holes, [stored("a", 0), stored("b", 2)]),
         (rewound, [committed(9, at=1), read(4, began=2)]),
         (rewound, [committed(9, at=1), read(None, began=2)]),
+        (idle, [event for event in GOOD if not isinstance(event, OffsetCommitted)]),
     ],
 )
 def test_the_smallest_bad_history_is_caught(checker, events: list[Event]) -> None:
@@ -161,6 +163,17 @@ def test_a_gap_is_the_longest_pause_between_a_fault_and_the_next() -> None:
         Gap(what="killed", nodes=("n1",), seconds=3.0),
         Gap(what="killed", nodes=("n1", "n2"), seconds=2.0),
     ) == write_gaps(History(events))
+
+
+def test_a_pause_that_outlasts_a_fault_belongs_to_the_next_one_too() -> None:
+    events = [
+        acked("a", 0, at=1 * SECOND),
+        fault(2 * SECOND, "n1"),
+        fault(3 * SECOND, "n1"),
+        acked("b", 1, at=5 * SECOND),
+    ]
+
+    assert [4.0, 4.0] == [gap.seconds for gap in write_gaps(History(events))]
 
 
 def test_a_fault_after_which_nothing_was_acknowledged_has_an_infinite_gap() -> None:
