@@ -305,7 +305,7 @@ CONSENSUS: tuple[Mutant, ...] = (
         name="acknowledgements of an older term counted",
         profile="hell",
         seeds=40,
-        first_seed=430,
+        first_seed=760,
         patches=((STALE, AppendAccepted, count_old_match),),
     ),
     Mutant(

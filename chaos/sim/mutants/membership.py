@@ -82,7 +82,7 @@ MEMBERSHIP: tuple[Mutant, ...] = (
     Mutant(
         name="a transfer to a dead member is never given up",
         profile="change",
-        seeds=10,
+        seeds=20,
         patches=((transfer, "watch", never_give_up),),
     ),
     Mutant(
