@@ -41,7 +41,8 @@ sim: $(READY)    ## simulated clusters under faults: SEED=… RUNS=… or HOURS=
 
 SCENARIO ?= leader-kills
 CHAOS = $(if $(TIMES),--times $(TIMES)) $(if $(NODES),--nodes $(NODES)) \
-	$(if $(ALL),--all) $(if $(ONE_WAY),--one-way) $(if $(filter-out 1,$(GROUPS)),--groups $(GROUPS))
+	$(if $(ALL),--all) $(if $(ONE_WAY),--one-way) $(if $(WHO),--who $(WHO)) \
+	$(if $(filter-out 1,$(GROUPS)),--groups $(GROUPS))
 chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES=… GROUPS=… (docs/chaos.md)
 	$(BIN)/python -m chaos $(SCENARIO) $(CHAOS)
 

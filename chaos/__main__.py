@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from chaos import cut_off, leader_kills
+from chaos import cut_off, full_disk, leader_kills, pauses
 from chaos.judging import Verdict, report
 from chaos.load import Say
 from dledger_py.runtime import logs
@@ -41,14 +41,10 @@ def _with_default(words: list[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--nodes", type=int, default=3, help="members of the group (default 3)")
-    common.add_argument("--times", type=int, default=10, help="how often to strike (default 10)")
-    common.add_argument("--data", type=Path, help="keep the cluster's data here")
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     scenarios = parser.add_subparsers(required=True, metavar="SCENARIO")
 
-    kills = scenarios.add_parser("leader-kills", parents=[common], help="SIGKILL the leader")
+    kills = scenarios.add_parser("leader-kills", parents=[_common(10)], help="SIGKILL the leader")
     kills.add_argument("--groups", type=int, default=1, help="broker groups on the nodes")
     kills.add_argument("--all", action="store_true", help="kill every node at once")
     kills.add_argument("--flush", choices=("sync", "async"), default="sync")
@@ -62,11 +58,33 @@ def _parser() -> argparse.ArgumentParser:
     kills.set_defaults(prepare=_leader_kills)
 
     cut = scenarios.add_parser(
-        "cut-off", parents=[common], help="let the leader and its peers not hear each other"
+        "cut-off", parents=[_common(10)], help="let the leader and its peers not hear each other"
     )
     cut.add_argument("--one-way", action="store_true", help="cut one direction, in turns")
     cut.set_defaults(prepare=_cut_off)
+
+    full = scenarios.add_parser(
+        "full-disk",
+        parents=[_common(1)],
+        help="let disks run low and full (needs to mount)",
+    )
+    full.add_argument("--who", choices=full_disk.CASES, help="whose disks (default: all in turn)")
+    full.set_defaults(prepare=_full_disk)
+
+    pause = scenarios.add_parser(
+        "pauses", parents=[_common(12)], help="SIGSTOP leader and followers for a while"
+    )
+    pause.set_defaults(prepare=_pauses)
     return parser
+
+
+def _common(times: int) -> argparse.ArgumentParser:
+    """What every scenario takes. One for each: a parser's defaults are shared with its children."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--nodes", type=int, default=3, help="members of the group (default 3)")
+    common.add_argument("--times", type=int, default=times, help=f"how often (default {times})")
+    common.add_argument("--data", type=Path, help="keep the cluster's data here")
+    return common
 
 
 def _leader_kills(options: argparse.Namespace) -> tuple[str, Run]:
@@ -89,6 +107,19 @@ def _cut_off(options: argparse.Namespace) -> tuple[str, Run]:
     how = "one way" if plan.one_way else "both ways"
     title = f"{plan.nodes} nodes, the leader cut off from its peers {plan.times} times, {how}"
     return title, lambda directory, say: cut_off.run(directory, plan, say=say)
+
+
+def _full_disk(options: argparse.Namespace) -> tuple[str, Run]:
+    cases = (options.who,) if options.who else full_disk.CASES
+    plan = full_disk.Plan(times=options.times, nodes=options.nodes, cases=cases)
+    title = f"{plan.nodes} nodes, disks low and full, in turn of: {', '.join(cases)}"
+    return title, lambda directory, say: full_disk.run(directory, plan, say=say)
+
+
+def _pauses(options: argparse.Namespace) -> tuple[str, Run]:
+    plan = pauses.Plan(times=options.times, nodes=options.nodes)
+    title = f"{plan.nodes} nodes, leader and followers paused {plan.times} times"
+    return title, lambda directory, say: pauses.run(directory, plan, say=say)
 
 
 if __name__ == "__main__":
