@@ -84,18 +84,21 @@ LEASES: tuple[Mutant, ...] = (
         name="lease begins when the answer comes",
         profile="lease",
         seeds=40,
+        first_seed=50,
         patches=((Lease, "answered", begin_with_the_answer),),
     ),
     Mutant(
         name="lease kept although somebody was told to take over",
         profile="lease",
         seeds=40,
+        first_seed=80,
         patches=((transfer, "urge", urge_and_keep_the_lease),),
     ),
     Mutant(
         name="clocks differ by more than a lease allows for",
         profile="lease",
         seeds=40,
+        first_seed=70,
         patches=((World, "_start_ticking", tick_as_one_likes),),
     ),
 )

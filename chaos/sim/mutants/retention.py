@@ -196,6 +196,7 @@ RETENTION: tuple[Mutant, ...] = (
         name="too far behind a leader of an older term",
         profile="retain",
         seeds=40,
+        first_seed=40,
         patches=((STALE, TooFarBehind, rules.heed),),
     ),
     Mutant(
