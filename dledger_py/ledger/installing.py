@@ -10,6 +10,10 @@ elected: who says nothing is nobody's candidate. What it promised before, its te
 keeps; why its log may be replaced is told in `dledger_py.raft.far_behind`, and asked of the log as
 it is when the copy is begun. That does not change until the copy takes its place.
 
+A log with damage cannot be asked. It may be replaced by a copy that ends behind all it ever held:
+at each position below that the committed log has an entry. Either that is the one that was here, or
+it proves, by being another one, that what was here is not committed and never will be.
+
 The copy survives crashes, and goes on at the byte it has reached, at whichever member still has
 what comes next. It is begun anew only when none has.
 
@@ -68,14 +72,15 @@ class Outcome(Enum):
 
 @define(eq=False, kw_only=True)
 class Installing:
-    """One copy, into one member's folder. `of` is the log it is to replace."""
+    """One copy, into one member's folder. `of` is the log it is to replace, or, if that is damaged,
+    the position below which all of it lies."""
 
     config: LedgerConfig
     identity: Identity
     files: FileSystem
     host: Host
     others: Others
-    of: LogView
+    of: LogView | int
     _incoming: Incoming | None = field(init=False, default=None)
     _reasons: list[str] = field(init=False, factory=list)
     _body_of: tuple[int, int] | None = field(init=False, default=None)
@@ -138,8 +143,7 @@ class Installing:
     async def _copy_from(self, fetch: Fetch) -> Outcome:
         told = await fetch.describe()
         if self._incoming is None:
-            first, last = told.start_index + 1, told.commit_index
-            if not may_replace(self.of, first, told.start_term, last):
+            if not self._may_replace(told):
                 return Outcome.NOT_BEHIND
             if told.snapshot_index < told.start_index:
                 raise FetchFailed(f"its snapshot is of {told.snapshot_index}, before its log")
@@ -167,6 +171,17 @@ class Installing:
             peer=fetch.peer,
         )
         return Outcome.INSTALLED
+
+    def _may_replace(self, told: LogDescribed) -> bool:
+        """**Raises** FetchFailed if that may change by waiting."""
+        if isinstance(self.of, LogView):
+            first, last = told.start_index + 1, told.commit_index
+            return may_replace(self.of, first, told.start_term, last)
+        if told.commit_position < self.of:
+            raise FetchFailed(
+                f"it knows {told.commit_position} bytes to be committed, {self.of} were here"
+            )
+        return True
 
     async def _begin(self, peer: str, told: LogDescribed) -> Incoming:
         log.warning(

@@ -17,7 +17,7 @@ from dledger_py.actors import FailStop
 from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.installing import Installing
 from dledger_py.ledger.others import Others
-from dledger_py.ledger.repairing import Repairing
+from dledger_py.ledger.repairing import NeedsCopy, Repairing
 from dledger_py.raft.log_view import LogView
 from dledger_py.runtime.host import Host
 from dledger_py.storage import (
@@ -29,6 +29,7 @@ from dledger_py.storage import (
     WrongIdentity,
     installation_wanted,
     recover,
+    want_installation,
 )
 
 log = structlog.get_logger()
@@ -79,7 +80,12 @@ class Opening:
             config.segment_size_bytes,
             random_bits=self.host.random.getrandbits,
         )
-        recovered = await self._recover_whole(recovering, identity)
+        try:
+            recovered = await self._recover_whole(recovering, identity)
+        except NeedsCopy as needed:
+            await self.host.run_in_thread(want_installation, self.files, config.data_dir)
+            await self._installing(identity, needed.others, needed.end_position).run()
+            return await self.host.run_in_thread(recovering)
         if await self.host.run_in_thread(installation_wanted, self.files, config.data_dir):
             await self._install(recovered, identity)
             recovered = await self.host.run_in_thread(recovering)
@@ -111,11 +117,14 @@ class Opening:
         others = Others.of(self.config, recovered.birth.number, newest)
         await self.host.run_in_thread(recovered.close)
         self.on_delay()
-        await Installing(
+        await self._installing(identity, others, view).run()
+
+    def _installing(self, identity: Identity, others: Others, of: LogView | int) -> Installing:
+        return Installing(
             config=self.config,
             identity=identity,
             files=self.files,
             host=self.host,
             others=others,
-            of=view,
-        ).run()
+            of=of,
+        )

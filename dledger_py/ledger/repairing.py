@@ -34,6 +34,20 @@ from dledger_py.storage import (
 
 log = structlog.get_logger()
 
+
+class NeedsCopy(Exception):
+    """The others have dropped what is missing here. Kind: refused; nothing was changed."""
+
+    def __init__(self, others: Others, end_position: int) -> None:
+        self.others = others
+        self.end_position = end_position
+        super().__init__(f"what is damaged below {end_position} is kept by nobody any more")
+
+
+class _Dropped(FetchFailed):
+    """This member has dropped it."""
+
+
 RETRY_S = 1.0
 """Pause after all the others were asked in vain: an election takes about as long."""
 
@@ -56,7 +70,7 @@ class Repairing:
 
         Durability: what was mended is on disk. Cancelled or killed, it is begun again by the next
         start. **Raises** Corrupt if others cannot help: `error` itself, or the damage they have no
-        copy of; OSError.
+        copy of; NeedsCopy; OSError.
         """
         repair = await self.host.run_in_thread(
             open_repair, self.files, self.config.data_dir, self.identity
@@ -75,7 +89,7 @@ class Repairing:
             log.warning("log.damaged", node=self.config.node, file=file, offset=offset)
         for mending in repair.mendings:
             await self.host.run_in_thread(mending.begin)
-            sources = await self._fetch(mending)
+            sources = await self._fetch(mending, repair.end_position)
             await self.host.run_in_thread(mending.finish)
             file, offset = mending.place
             log.warning(
@@ -87,19 +101,23 @@ class Repairing:
                 peers=sources,
             )
 
-    async def _fetch(self, mending: Mending) -> list[str]:
+    async def _fetch(self, mending: Mending, end_position: int) -> list[str]:
         """Have it complete; the members that gave something."""
         sources: dict[str, None] = {}
         told_at = trio.current_time()
         if mending.complete:
             return []
         while True:
-            reasons = []
+            reasons: list[str] = []
+            dropped = 0
             for peer in self._others.names:
-                reason = await self._try(peer, mending, sources)
-                if reason is None:
+                failure = await self._try(peer, mending, sources)
+                if failure is None:
                     return list(sources)
-                reasons.append(f"{peer}: {reason}")
+                reasons.append(f"{peer}: {failure}")
+                dropped += isinstance(failure, _Dropped)
+            if dropped == len(reasons):
+                raise NeedsCopy(self._others, end_position)
             if trio.current_time() - told_at >= TELL_S:
                 told_at = trio.current_time()
                 file, offset = mending.place
@@ -113,19 +131,24 @@ class Repairing:
                 )
             await trio.sleep(RETRY_S)
 
-    async def _try(self, peer: str, mending: Mending, sources: dict[str, None]) -> str | None:
+    async def _try(
+        self, peer: str, mending: Mending, sources: dict[str, None]
+    ) -> FetchFailed | BadBatch | Contradicted | None:
         """Fetch from this member what it has; why that was not all."""
         try:
             await self._fetch_from(peer, mending, sources)
         except (FetchFailed, BadBatch) as error:
-            return str(error)
+            return error
         except Contradicted as error:
             await self.host.run_in_thread(mending.begin)
-            return str(error)
+            return error
         return None
 
     async def _fetch_from(self, peer: str, mending: Mending, sources: dict[str, None]) -> None:
         async with self._others.fetch_from(peer, self.host) as fetch:
+            told = await fetch.describe()
+            if mending.wanted < told.start_position:
+                raise _Dropped(f"it keeps nothing before {told.start_position}")
             while not mending.complete:
                 raw = await fetch.read_log(mending.wanted)
                 await self.host.run_in_thread(mending.take, raw)

@@ -240,9 +240,11 @@ class Mending:
 @define(eq=False)
 class Repair:
     """A directory that needs mending, locked. Made by `open_repair`. `configuration` is the payload
-    of the last intact CONFIG entry, if there is any: it may tell where the others are."""
+    of the last intact CONFIG entry, if there is any: it may tell where the others are. Whatever
+    this log held lies below `end_position`."""
 
     mendings: tuple[Mending, ...]
+    end_position: int
     birth: int
     configuration: bytes | None
     _lock: Lock
@@ -265,7 +267,13 @@ def open_repair(files: FileSystem, directory: str, identity: Identity) -> Repair
     try:
         examination = _Examination(files, directory, identity)
         mendings = tuple(examination.run())
-        return Repair(mendings, examination.birth, examination.configuration, lock)
+        return Repair(
+            mendings,
+            examination.end_position,
+            examination.birth,
+            examination.configuration,
+            lock,
+        )
     except BaseException:
         lock.release()
         raise
@@ -278,6 +286,7 @@ class _Examination:
     _files: FileSystem
     _directory: str
     _identity: Identity
+    end_position: int = field(init=False, default=0)
     birth: int = field(init=False, default=0)
     configuration: bytes | None = field(init=False, default=None)
     _newborn: int = field(init=False, default=0)
@@ -376,6 +385,7 @@ class _Examination:
         end, stopped = segment.header.before, None
         file = self._files.open(segment.path)
         buffer = memoryview(bytearray(SCAN_BYTES))
+        self.end_position = max(segment.start, segment.start + file.size() - HEADER_BLOCK_BYTES)
         try:
             for walked, view, _offset, bad in walks(file, segment.start, end, buffer):
                 end, stopped = walked.end, bad

@@ -155,6 +155,46 @@ async def test_term_and_vote_stay_what_they_were(open_group):
         assert 60 <= hard.commit
 
 
+async def test_a_member_whose_damage_nobody_can_mend_any_more_takes_over_a_copy(open_group):
+    """It ended before the others' beginning, or behind it: both may be replaced."""
+    for after in (40, 0):
+        disks = Trimmed()
+        async with open_group(3, files=disks, **SETTINGS) as group:
+            group.folder = group.folder / str(after)
+            name = await left_behind(group, disks, before=60 - after, after=after)
+            disks.flip(group.folder, name, 300)
+            with capture_logs() as logs:
+                await group.start(name)
+            await check_whole(group, disks, name, 60)
+
+            expected = ["log.damaged", "log.install_began", "log.installed"]
+            assert expected == [e["event"] for e in logs if e["event"] in expected]
+
+
+async def test_a_damaged_log_is_not_replaced_by_a_copy_that_may_lack_what_it_held(
+    open_group, monkeypatch
+):
+    monkeypatch.setattr(installing, "TELL_S", 0.0)
+    disks = Trimmed()
+    async with open_group(3, files=disks, **SETTINGS) as group:
+        name = await left_behind(group, disks, before=60, after=0)
+        path = max(disks.segments(group.folder, name))
+        content = disks(name).content(path)
+        disks(name).put(path, content + bytes(5000))  # whatever that was
+        disks.flip(group.folder, name, 300)
+        with capture_logs() as logs:
+            member = group.make(name)
+            group.nursery.start_soon(member.run, trio.TASK_STATUS_IGNORED)
+            while not any(each["event"] == "log.install_delayed" for each in logs):
+                await trio.lowlevel.checkpoint()
+            delayed = next(each for each in logs if each["event"] == "log.install_delayed")
+            assert "to be committed" in delayed["reasons"][0]
+            await commit_all(await group.wait_leader(), [b"%d" % n * 2000 for n in range(4)])
+            await group.wait_applied(64)
+
+        assert "log.installed" in [each["event"] for each in logs]
+
+
 async def test_a_member_that_lacks_nothing_copies_nothing(open_group):
     disks = Trimmed()
     async with open_group(3, files=disks, **SETTINGS) as group:
