@@ -42,7 +42,6 @@ class Member:
     broker: Broker | None = None
     ended: trio.Event = field(factory=_set_event)
     """Whether there is no life under way, not even one that is being wound up."""
-    stays_down: bool = False
     fail_stops: int = 0
 
     @property

@@ -27,7 +27,7 @@ class Nemesis:
         for fault in self.faults:
             await trio.sleep_until(fault.at_s)
             member = world.leader() if fault.target == LEADER else world.members[fault.target]
-            if member is None or member.stays_down:
+            if member is None:
                 continue
             other = world.members[fault.other]
             if other is member:
@@ -72,9 +72,8 @@ async def _power_cut_of_all(world: World, fault: Fault, member: Member, other: M
             each.process.lose_power()
     random = dice(world.seed, f"restart {fault.at_s}")
     for each in world.members.values():
-        if not each.stays_down:
-            later = trio.current_time() + random.random() * fault.for_s
-            world.faults.start_soon(_start_at, world, each, later)
+        later = trio.current_time() + random.random() * fault.for_s
+        world.faults.start_soon(_start_at, world, each, later)
 
 
 async def _start_at(world: World, member: Member, at_s: float) -> None:

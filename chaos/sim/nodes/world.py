@@ -5,7 +5,7 @@ Laws:
 - One seed, one run: everything that happens follows from the seed and the plan, in this process
   and in any other. `trace` is a checksum of what was sent, logged and answered, with its times.
 - After `seconds` everything is healed. Then a send must succeed within `CALM_S`, and all members
-  that are not damaged must come to the same log, the same state and the same consume queues.
+  must come to the same log, the same state and the same consume queues.
 
 Elsewhere: what goes wrong and when (plan), how (nemesis), what must hold (checks).
 """
@@ -145,7 +145,7 @@ class World:
         await self._within(AGREE_S, "agreement", self._agreed)
         for member in self.members.values():
             self.checks.compare_state(member)
-        self.checks.compare_queues(self._whole())
+        self.checks.compare_queues(list(self.members.values()))
         recorder = self.recorder
         await self._within(
             DELIVER_S, "delivery", lambda: recorder.acknowledged <= recorder.received
@@ -198,11 +198,8 @@ class World:
             for clients, count in zip(self.clients, before, strict=True)
         )
 
-    def _whole(self) -> list[Member]:
-        return [member for member in self.members.values() if not member.stays_down]
-
     def _agreed(self) -> bool:
-        ledgers = [member.broker.ledger for member in self._whole() if member.broker is not None]
+        ledgers = [member.broker.ledger for member in self.members.values() if member.broker]
         statistics = [ledger.statistics() for ledger in ledgers]
         indices = [each and (each.applied_index, each.raft.last_index) for each in statistics]
         return all(each and each == indices[0] and each[0] == each[1] for each in indices)
@@ -225,13 +222,13 @@ class World:
 
     async def restart(self, member: Member) -> None:
         """Begin a new life once the last one has ended, unless there is one."""
-        if not member.alive and not member.stays_down:
+        if not member.alive:
             await member.ended.wait()
             self.start(member)
 
     def start(self, member: Member) -> None:
         """Begin a new life, unless there is one."""
-        if member.ended.is_set() and not member.stays_down:
+        if member.ended.is_set():
             member.ended = trio.Event()
             self.starts += 1
             self.nursery.start_soon(self._live, member)
