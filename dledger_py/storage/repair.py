@@ -24,7 +24,8 @@ Laws:
    of a higher term than any attested one, for then what was attested behind it contradicts
    committed entries and was never committed itself.
 3. *Good bytes here are used, not fetched*: before the damage, behind it and between two.
-4. A file whose header is lost, and one that is missing, become part of the file before: what the
+4. *No log is ahead of the term.* Entries of a higher term raise it, durably, before they count.
+5. A file whose header is lost, and one that is missing, become part of the file before: what the
    header said follows from the chain. Files need not have one size.
 
 Elsewhere: who is asked for the bytes, and that they are committed (the ledger).
@@ -58,7 +59,7 @@ from dledger_py.storage.formats import (
     segment_start,
     walk,
 )
-from dledger_py.storage.hard_state import read_hard_state
+from dledger_py.storage.hard_state import HARD_STATE_NAME, HardStateFile, read_hard_state
 from dledger_py.storage.recovery import LOCK_NAME
 from dledger_py.storage.survey import (
     SCAN_BYTES,
@@ -178,6 +179,7 @@ class Mending:
         assert new is not None
         new.pwrite(self._header_block(), 0)
         new.fsync()
+        self._raise_term()
         new.close()
         self._new = None
         self._files.rename(f"{self._directory}/{REPAIR_NAME}", self.segment.path)
@@ -185,6 +187,17 @@ class Mending:
         for path, _start in self._sources[1:]:
             self._files.remove(path)
         self._files.fsync_directory(self._directory)
+
+    def _raise_term(self) -> None:
+        """What was fetched may be of a higher term than this member has heard of. It has now, as
+        if a leader had sent it; and before its log says so, since no log is ahead of the term."""
+        record = read_hard_state(self._files, self._directory)
+        if self.end.term > record.state.term:
+            file = self._files.open(f"{self._directory}/{HARD_STATE_NAME}", write=True)
+            try:
+                HardStateFile(file, record).save(self.end.term, None, record.state.commit)
+            finally:
+                file.close()
 
     def abandon(self) -> None:
         """Let go of the new file."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dledger_py.storage import BadBatch, Corrupt, DirectoryInUse, WrongIdentity
+from dledger_py.storage import BadBatch, Corrupt, DirectoryInUse, HardState, WrongIdentity
 from dledger_py.storage.formats import (
     HEADER_BLOCK_BYTES,
     Identity,
@@ -218,6 +218,33 @@ def test_a_committed_entry_of_a_later_term_ends_a_tail_that_never_was() -> None:
 
     assert [(1, 1), (3, 7)] == list(opened.log.terms)
     assert 3 == opened.log.last_index
+
+
+def test_entries_of_a_later_term_raise_the_term() -> None:
+    """A member whose log were ahead of its term would refuse to start, for good."""
+    life = Life(LyingFiles())
+    life.open()
+    life.append(1, 100, 0, 200, 90, 80)
+    life.opened.hard_state_file.save(6, "n2", 2)
+    life.idle()
+    life.files.kill()
+    files = life.files
+    (path,) = segments_of(life)
+    files.flip_bit(path, HEADER_BLOCK_BYTES + 140 + 40 + 60)
+    mend(files, of_another_term(7, 30))
+    files.crash()
+
+    assert HardState(7, None, 2) == open_log(files).hard_state
+
+
+def test_a_vote_is_kept_where_the_term_is_not_raised() -> None:
+    life = small_life(sealed=True)
+    raw, files = log_bytes(life.files), life.files
+    before = open_log(files.copy("look")).hard_state
+    files.flip_bit(segments_of(life)[-1], HEADER_BLOCK_BYTES + 50)
+    mend(files, raw)
+
+    assert before == open_log(files).hard_state
 
 
 def test_committed_entries_that_do_not_lead_to_the_next_file_are_a_contradiction() -> None:
