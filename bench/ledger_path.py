@@ -1,6 +1,7 @@
 """How fast is the ledger alone: three processes on loopback, no protocol above it.
 
     python -m bench.ledger_path --seconds 3
+    python -m bench.ledger_path --seconds 3 --tls     # members with certificates
 
 One JSON line per load: rate, latency and what each process paid in processor time per commit. The
 load is a closed loop inside the leader's process, so no client is measured, but its cost is on the
@@ -20,8 +21,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 
 import structlog
@@ -80,13 +82,18 @@ class Loop:
         self._running = False
 
 
-async def member(name: str, peers: dict[str, str], folder: str, flush: str, profile: str) -> None:
+async def member(
+    name: str, peers: dict[str, str], folder: str, flush: str, profile: str, *, tls: bool
+) -> None:
     config = LedgerConfig(
         node=name,
         peers=peers,
         data_dir=f"{folder}/{name}",
         flush="async" if flush == "async" else "sync",
         election_timeout_ms=2000,
+        tls_certificate=f"{folder}/{name}.certificate" if tls else "",
+        tls_key=f"{folder}/{name}.key" if tls else "",
+        tls_ca=f"{folder}/{name}.ca" if tls else "",
     )
     ready = trio.Event()
     async with open_ledger(config, Counting()) as ledger:
@@ -150,13 +157,15 @@ def main() -> None:
     parser.add_argument("--profile", default="", help="cProfile output of the leader's last load")
     parser.add_argument("--load", action="append", help="payload bytes x in flight, as 1024x8")
     parser.add_argument("--folder", default=None)
+    parser.add_argument("--tls", action="store_true", help="members speak TLS")
     parser.add_argument("--member", help=argparse.SUPPRESS)
     parser.add_argument("--peers", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.member:
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         peers = json.loads(chosen.peers)
-        trio.run(member, chosen.member, peers, chosen.folder, chosen.flush, chosen.profile)
+        run = partial(member, tls=chosen.tls)
+        trio.run(run, chosen.member, peers, chosen.folder, chosen.flush, chosen.profile)
         return
     loads = LOADS
     if chosen.load:
@@ -169,6 +178,9 @@ def compare(folder: str, loads: tuple[tuple[int, int], ...], chosen: argparse.Na
     peers = {f"n{number}": f"127.0.0.1:{free_port()}" for number in range(3)}
     common = ["--peers", json.dumps(peers), "--folder", folder, "--flush", chosen.flush]
     common += ["--profile", chosen.profile]
+    if chosen.tls:
+        common.append("--tls")
+        certify(folder, peers)
     members = {
         name: subprocess.Popen(
             [sys.executable, "-m", "bench.ledger_path", "--member", name, *common],
@@ -193,12 +205,30 @@ def compare(folder: str, loads: tuple[tuple[int, int], ...], chosen: argparse.Na
                 role = "leader" if process is leader else f"follower_{name}"
                 used_s = cpu_s(process.pid) - before[name]
                 result[f"{role}_cpu_us"] = round(used_s * 1e6 / max(result["commits"], 1))
-            line = {"payload_bytes": size, "in_flight": in_flight, "flush": chosen.flush, **result}
+            line = {
+                "payload_bytes": size,
+                "in_flight": in_flight,
+                "flush": chosen.flush,
+                "tls": chosen.tls,
+                **result,
+            }
             print(json.dumps(line), flush=True)
     finally:
         for process in members.values():
             process.send_signal(signal.SIGKILL)
             process.wait()
+
+
+def certify(folder: str, names: Iterable[str]) -> None:
+    """A certificate for each member, of a CA made for this run."""
+    import trustme  # of the tests, and needed for this only
+
+    ca = trustme.CA()
+    for name in names:
+        issued = ca.issue_cert(name)
+        issued.cert_chain_pems[0].write_to_path(f"{folder}/{name}.certificate")
+        issued.private_key_pem.write_to_path(f"{folder}/{name}.key")
+        ca.cert_pem.write_to_path(f"{folder}/{name}.ca")
 
 
 def wait_leader(members: dict[str, subprocess.Popen[str]]) -> subprocess.Popen[str]:

@@ -236,7 +236,7 @@ class TlsSocket:
     def _decrypt(self, buffer: memoryview) -> int:
         filled = 0
         try:
-            while self._received.pending:
+            while self._received.pending and filled < len(buffer):
                 rest = buffer[filled:]
                 filled += self._read(len(rest), rest)
         except ssl.SSLWantReadError:

@@ -13,11 +13,12 @@ from bench import ledger_path
 
 
 @pytest.mark.e2e
-def test_the_benchmark_measures_a_load_on_three_processes(tmp_path):
+@pytest.mark.parametrize("how", [[], ["--tls"]])
+def test_the_benchmark_measures_a_load_on_three_processes(tmp_path, how):
     command = [sys.executable, "-m", "bench.ledger_path", "--seconds", "0.2", "--load", "100x2"]
     root = Path(ledger_path.__file__).parents[1]
     ran = subprocess.run(
-        [*command, "--folder", str(tmp_path)],
+        [*command, *how, "--folder", str(tmp_path)],
         cwd=root,
         capture_output=True,
         text=True,
@@ -28,3 +29,4 @@ def test_the_benchmark_measures_a_load_on_three_processes(tmp_path):
 
     assert result["commits"] > 0
     assert 0 == result["refused"]
+    assert bool(how) == result["tls"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import ssl
+import subprocess
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +24,7 @@ from dledger_py.ledger.reception import Reception
 from dledger_py.runtime.host import RealHost
 from dledger_py.runtime.tls import TlsFiles, TlsSocket
 from tests.ledger.test_fetch_lane import hello_to
-from tests.ledger.test_group import commands, commit_all
+from tests.ledger.test_group import closed_by_the_other_side, commands, commit_all
 from tests.ledger.test_peer_link import Inbox, link_to, running
 from tests.ledger.test_refusals import said
 from tests.ledger.test_repair import Disks, filled, places
@@ -271,8 +273,7 @@ async def test_who_dawdles_with_the_handshake_is_shown_out(certified, mock_clock
         await inbox.until(lambda: inbox.events)
         assert [] == said(logs, "peer.refused")
         mock_clock.jump(HELLO_TIMEOUT_S)
-        assert b"" == await slow.receive_some(1)
-        await slow.aclose()
+        await closed_by_the_other_side(slow)
         honest.close()
 
     assert ["no hello within 5 s"] == [each["reason"] for each in said(logs, "peer.refused")]
@@ -369,3 +370,19 @@ async def test_a_dialler_shows_its_renewed_certificate(certified):
 
     assert -1 == sock.fileno()
     assert [] == inbox.events
+
+
+# ---- what the documentation says
+
+
+@pytest.mark.e2e
+def test_the_commands_of_the_documentation_make_certificates_that_members_take(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (commands,) = re.findall(r"```sh\n(openssl .*?)```", page, re.DOTALL)
+    subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+    for node in ("n0", "n1", "n2"):
+        files = TlsFiles(f"{tmp_path}/{node}.pem", f"{tmp_path}/{node}.key", f"{tmp_path}/ca.pem")
+
+        assert files.load(node).expires
+    with pytest.raises(ValueError, match="'n1' must be a DNS entry"):
+        files.load("n1")
