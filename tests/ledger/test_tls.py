@@ -244,6 +244,23 @@ async def test_who_proves_nothing_is_refused_before_its_hello_is_read(certified,
     assert [] == inbox.events
 
 
+async def test_a_link_tells_the_alert_that_comes_after_its_handshake(certified):
+    """As when a member was given a certificate of the next CA before all know that CA."""
+    settings = certified("a", ca=FOREIGN_CA)
+    both = CA.cert_pem.bytes() + FOREIGN_CA.cert_pem.bytes()
+    await trio.Path(settings["tls_ca"]).write_bytes(both)
+    async with listening(certified) as (listener, _inbox, logs):
+        link = link_to(listener, [], credentials=credentials("a", settings), redial_max_s=0.01)
+        async with running(link=link):
+            while link.statistics().dials < 4:
+                await trio.lowlevel.checkpoint()
+        (told,) = said(logs, "peer.dial_refused")
+        (refused,) = said(logs, "peer.refused")
+
+    assert "refuses us: unknown ca" == told["reason"]
+    assert refused["reason"].startswith("its certificate does not pass: ")
+
+
 async def test_a_hello_that_another_member_could_have_overheard_is_of_no_use(certified):
     async with listening(certified) as (listener, inbox, logs):
         tls = await dialled(listener, credulous(certified("c")))
