@@ -147,6 +147,23 @@ async def test_damage_in_the_last_attested_group_is_repaired(open_group, tmp_pat
         assert commands(45) == group.members[name].machine.commands
 
 
+async def test_what_is_fetched_may_be_of_a_term_that_is_new_here(open_group, tmp_path):
+    disks = Disks()
+    async with open_group(3, files=disks) as group:
+        leader, name = await filled(group)
+        last = places(disks.log_bytes(tmp_path, name))[-1]
+        (successor,) = (each for each in others_than(group, name) if each != leader.name)
+        await leader.ledger.transfer_leadership(successor)
+        leader = await group.wait_leader(but=leader.name)
+        await commit_all(leader, commands(5, first=40))
+        await group.wait_applied(45, *others_than(group, name))
+        disks.flip(tmp_path, name, last + ENTRY_HEADER_BYTES + 1)
+        await group.start(name)
+        await group.wait_applied(45)
+
+        assert commands(45) == group.members[name].machine.commands
+
+
 async def test_a_repair_waits_until_somebody_has_it_committed_and_says_so(
     open_group, tmp_path, monkeypatch
 ):
