@@ -34,9 +34,10 @@ GROUP_LIMIT_BYTES = 8 << 20
 """Largest group: past a few MiB a sync takes longer for each byte, and acknowledgements wait for
 it."""
 
-HINT_S = 10.0
-"""How old the commit index on disk may get while there is work: after a crash, what came later is
-applied only once a leader has spoken. One small write in ten seconds is not felt."""
+HINT_S = 1.0
+"""How old the commit index on disk may get: after a crash, what came later is applied only once a
+leader has spoken, and what is copied from the files of a running member ends there. One small write
+in a second is not felt."""
 
 LAST_WRITE_S = 2.0
 """How long a ledger that is torn down waits for the write under way. A disk that takes longer is
@@ -189,7 +190,7 @@ class LogWriter:
             if dirty_since is not None and monotonic() - dirty_since >= self._async_flush_s:
                 self._log.write([], sync=True)
                 dirty_since = None
-            first = yield None if idle else SEAL_IDLE_S
+            first = yield self._patience_s() if idle else SEAL_IDLE_S
             if first is None:
                 self._log.seal_idle()
                 idle, dirty_since = True, None
@@ -263,6 +264,12 @@ class LogWriter:
                 dirty = True
         if dirty:
             self._log.write(batches, cut, sync=self._sync)
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for work when there is none: until the commit index that was written
+        down has caught up, there is something to come back for."""
+        behind = self._hard_state.load().commit < self._log.durable_index
+        return HINT_S if behind else None
 
     def _close(self) -> None:
         self._log.seal_idle()

@@ -24,6 +24,21 @@ def commands(count, first=0):
     return [b"command %d" % number for number in range(first, first + count)]
 
 
+async def wait_written_down(group, *names):
+    """Until each of these is known to the others by the birth of its folder."""
+
+    def known():
+        births = {name: group.members[name].ledger.members.own.birth for name in names}
+        return all(
+            group.members[name].ledger.members.birth_of(other) == birth
+            for name in names
+            for other, birth in births.items()
+        )
+
+    while not known():
+        await trio.lowlevel.checkpoint()
+
+
 async def commit_all(member, payloads):
     return [await member.ledger.commit(payload) for payload in payloads]
 
@@ -269,6 +284,24 @@ async def test_the_commit_index_reaches_the_disk_while_there_is_work(
 
     assert 18 <= recovered.hard_state.commit <= 21
     recovered.close()
+
+
+async def test_the_commit_index_reaches_the_disk_when_the_work_is_done(open_group, monkeypatch):
+    monkeypatch.setattr("dledger_py.ledger.log_writer.HINT_S", 0.3)
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *group.names)  # nothing more is appended by itself
+
+        def all_written():
+            last = leader.ledger.statistics().raft.last_index
+            writers = [member.ledger.parts.writer for member in group.members.values()]
+            return all(writer._hard_state.load().commit == last for writer in writers)
+
+        for _turn in range(2):  # the second follows so soon that no hint is due with its write
+            await commit_all(leader, commands(1))
+            while not all_written():
+                await trio.lowlevel.checkpoint()
 
 
 async def test_a_follower_far_behind_is_fed_from_the_disk(open_group):

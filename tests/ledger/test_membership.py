@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from dledger_py.ledger.errors import ChangeRefused, Indefinite, NotLeader
-from tests.ledger.test_group import commands, commit_all
+from tests.ledger.test_group import commands, commit_all, wait_written_down
 
 FOUNDERS = ("n0", "n1", "n2")
 
@@ -39,21 +39,6 @@ async def wait_voters(group, voters, *names):
         )
 
     while not settled():
-        await trio.lowlevel.checkpoint()
-
-
-async def wait_written_down(group, *names):
-    """Until each of these is known to the others by the birth of its folder."""
-
-    def known():
-        births = {name: members_of(group.members[name]).own.birth for name in names}
-        return all(
-            members_of(group.members[name]).birth_of(other) == birth
-            for name in names
-            for other, birth in births.items()
-        )
-
-    while not known():
         await trio.lowlevel.checkpoint()
 
 
