@@ -49,11 +49,11 @@ from dledger_py.storage.survey import (
     Survey,
     check_continues,
     check_end,
+    find_segments,
     has_no_entry,
     is_zero,
     lone,
     read_at,
-    read_header_block,
     survey_segment,
     walks,
 )
@@ -162,7 +162,7 @@ def dump(
     torn tail: `inspect` tells which); NoLog; DirectoryInUse; OSError.
     """
     with _undisturbed(files, directory) as names:
-        found = _headers(files, directory, names)
+        found = find_segments(files, directory, names)
         before: End | None = None
         for at, segment in enumerate(found):
             following = found[at + 1] if at + 1 < len(found) else None
@@ -199,25 +199,6 @@ def _undisturbed(files: FileSystem, directory: str) -> Iterator[list[str]]:
             after.callback(files.lock(f"{directory}/{LOCK_NAME}").release)
             names = files.list(directory)
         yield names
-
-
-def _headers(files: FileSystem, directory: str, names: list[str]) -> list[SegmentFound | Corrupt]:
-    """The segments of the log, in order; those before a start mark are no part of it."""
-    found: list[SegmentFound | Corrupt] = []
-    starts = sorted(start for name in names if (start := segment_start(name)) is not None)
-    for start in reversed(starts):
-        file = files.open(f"{directory}/{segment_name(start)}")
-        try:
-            segment = read_header_block(file, start)
-        except Corrupt as error:
-            found.append(error)
-        else:
-            found.append(segment)
-            if segment.start_marks:
-                break
-        finally:
-            file.close()
-    return found[::-1]
 
 
 def _entries(
@@ -267,7 +248,7 @@ class _Inspector:
     _findings: list[Finding] = field(init=False, factory=list)
 
     def run(self) -> Inspection:
-        found = _headers(self._files, self._directory, self._names)
+        found = find_segments(self._files, self._directory, self._names)
         newborn = self._newborn(found)
         if newborn is not None:
             del found[-1]

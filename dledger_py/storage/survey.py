@@ -6,12 +6,12 @@ header blocks, walks over entries, and the rule about what may be cut (told in `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from attrs import define, evolve, field, frozen
 
 from dledger_py.storage.anchors import Anchors
-from dledger_py.storage.files import File
+from dledger_py.storage.files import File, FileSystem
 from dledger_py.storage.formats import (
     EMPTY,
     ENTRY_HEADER_BYTES,
@@ -28,6 +28,8 @@ from dledger_py.storage.formats import (
     decode_attests,
     decode_segment_header,
     decode_successor,
+    segment_name,
+    segment_start,
     walk,
 )
 
@@ -62,6 +64,27 @@ def read_header_block(file: File, start: int) -> SegmentFound:
     if not attests:
         raise Corrupt(path, attest_offset(0), "no attest slot is readable")
     return SegmentFound(path, header, attests, decode_successor(block), count_starts(block, start))
+
+
+def find_segments(
+    files: FileSystem, directory: str, names: Sequence[str]
+) -> list[SegmentFound | Corrupt]:
+    """The segments of a log, in order; those before a start mark are no part of it."""
+    found: list[SegmentFound | Corrupt] = []
+    starts = sorted(start for name in names if (start := segment_start(name)) is not None)
+    for start in reversed(starts):
+        file = files.open(f"{directory}/{segment_name(start)}")
+        try:
+            segment = read_header_block(file, start)
+        except Corrupt as error:
+            found.append(error)
+        else:
+            found.append(segment)
+            if segment.start_marks:
+                break
+        finally:
+            file.close()
+    return found[::-1]
 
 
 @define(eq=False)
