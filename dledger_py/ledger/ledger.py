@@ -197,6 +197,10 @@ class Ledger:
         """
         split_address(address, of=name)
         details = Details(address=address, stays_learner=stays_learner)
+        me = raft.NodeId(self.config.node)
+        if self.members.is_alone_and_unknown:
+            # Once anybody is written down, a folder that is not has no vote: it comes first.
+            await self._change(raft.Describe(details=((me, encode(self.members.own)),)))
         await self._change(raft.AddLearner(node=raft.NodeId(name), details=encode(details)))
 
     async def remove_member(self, name: str) -> None:

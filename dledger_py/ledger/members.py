@@ -137,6 +137,12 @@ class Members:
         details = self._details.get(name)
         return details is not None and details.stays_learner
 
+    @property
+    def is_alone_and_unknown(self) -> bool:
+        """Whether this is a group of one, of which nobody has written down the folder."""
+        me = self.config.node
+        return self.names == (me,) and self.birth_of(me) != self.own.birth
+
     def views(self) -> tuple[MemberView, ...]:
         """All members, by name."""
         return tuple(self._view(name) for name in sorted(self.names))

@@ -108,7 +108,10 @@ class Assembly:
         )
         links = self._links(members, lambda lost: driver.lost(lost))
         keeper = MemberKeeper(
-            members, lambda: driver.view, self._changer(lambda: driver), partial(_streams_to, core)
+            members,
+            lambda: driver.view,
+            self._changer(lambda: driver),
+            partial(_has_caught_up, core),
         )
         reader = Child(
             "entry reader",
@@ -372,6 +375,14 @@ def _ask(reader: Child[raft.ReadEntries], request: raft.ReadEntries) -> bool:
     return True
 
 
-def _streams_to(core: Raft, peer: str) -> bool:
-    """Whether entries reach this peer as they come."""
-    return any(each.peer == peer and each.state == "streaming" for each in core.statistics().peers)
+def _has_caught_up(core: Raft, peer: str) -> bool:
+    """Whether entries reach this peer as they come; as far as the core asks that, too."""
+    found = core.statistics()
+    return any(
+        each.peer == peer
+        and (
+            each.state == "streaming"
+            or (each.state == "catching-up" and each.match == found.last_index)
+        )
+        for each in found.peers
+    )

@@ -99,11 +99,13 @@ def own_term_is_committed(raft: "Raft", leader: Leader) -> bool:
 def is_caught_up(raft: "Raft", leader: Leader, learner: NodeId) -> bool:
     """Whether making it a voter would not hold commitment up (thesis §4.2.1): it is served
     without a hitch, answered within an election timeout, and lacks no more than one append holds.
+    One that was fed from the disk is served so once it has all there is: nothing more may follow.
     """
     lag = raft.log.last_index - leader.match[learner]
     silence = raft.now - leader.heard[learner]
+    manner = leader.followers[learner].manner
     return (
-        leader.followers[learner].manner is Manner.STREAMING
+        (manner is Manner.STREAMING or (manner is Manner.CATCHING_UP and not lag))
         and leader.match[learner] > 0
         and lag <= raft.config.append_entries_max
         and silence <= raft.config.election_timeout_ticks

@@ -101,6 +101,43 @@ async def test_a_new_member_gets_the_log_and_a_vote(open_group):
         assert 41 == await leader.ledger.commit(b"counted")
 
 
+async def test_a_group_of_one_becomes_a_group_of_two(open_group):
+    async with open_group(2) as group:
+        await group.start("n0", peers={"n0": group.peers["n0"]})
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(5))
+        await start_alongside(group, "n1")
+        await leader.ledger.add_member("n1", group.peers["n1"])
+        await wait_voters(group, group.names, *group.names)
+        await group.stop("n0")
+        await group.stop("n1")
+        await group.start("n0", peers={"n0": group.peers["n0"]})
+        await start_alongside(group, "n1")
+        leader = await group.wait_leader()
+
+        assert 6 == await leader.ledger.commit(b"both")
+
+
+async def test_a_learner_that_was_fed_from_the_disk_gets_its_vote_though_nothing_follows(
+    open_group,
+):
+    async with open_group(2) as group:
+        await group.start("n0", peers={"n0": group.peers["n0"]})
+        leader = await group.wait_leader()
+        await commit_all(leader, commands(5))
+        await leader.ledger.commit(b"x")
+        await group.stop("n0")
+        await group.start("n0", peers={"n0": group.peers["n0"]})  # its memory holds no entries
+        leader = await group.wait_leader()
+        await leader.ledger.add_member("n1", group.peers["n1"])  # and will hold the last ones only
+        await start_alongside(group, "n1")
+        await wait_voters(group, group.names, *group.names)
+
+
+async def start_alongside(group, name):
+    await group.start(name, join=True, peers=dict(group.peers))
+
+
 async def test_everybody_remembers_the_members_after_a_restart(open_group):
     async with open_group(4) as group:
         await start_founders(group)
