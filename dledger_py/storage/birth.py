@@ -9,7 +9,8 @@
 
 The same again at byte 512, in a sector of its own. A member whose folder was emptied comes back
 under its name, but has forgotten what it voted for and acknowledged: its birth tells it from the
-one the group knew. The file is made before the hard state, and never written again.
+one the group knew. The file is made before the hard state, and replaced only where a group is
+broken with on purpose (`ledger.founding`).
 
 A folder without one was made by a program that knew none; it gets one when it is opened, which
 says so, since such a folder may hold votes.
@@ -29,6 +30,7 @@ from dledger_py.storage.files import FileSystem
 from dledger_py.storage.formats import ADVICE_UPGRADE, SECTOR_BYTES, Corrupt
 
 BIRTH_NAME: Final = "birth"
+_NEW_NAME: Final = "birth.new"
 BIRTH_BITS: Final = 62  # chance gives two folders one number in a billion billion
 _MAGIC: Final = b"DLEDGBTH"
 _VERSION: Final = 1
@@ -51,13 +53,18 @@ def create_birth(files: FileSystem, directory: str, birth: Birth) -> None:
     path = f"{directory}/{BIRTH_NAME}"
     if BIRTH_NAME in files.list(directory):
         files.remove(path)
-    file = files.create(path)
-    try:
-        for at in _COPIES:
-            file.pwrite(encode_birth(birth), at)
-        file.fsync()
-    finally:
-        file.close()
+    _write(files, path, birth)
+    files.fsync_directory(directory)
+
+
+def replace_birth(files: FileSystem, directory: str, birth: Birth) -> None:
+    """The folder is born anew: whoever knew it takes it for a stranger from now on. As one change,
+    durable on return."""
+    new = f"{directory}/{_NEW_NAME}"
+    if _NEW_NAME in files.list(directory):
+        files.remove(new)
+    _write(files, new, birth)
+    files.rename(new, f"{directory}/{BIRTH_NAME}")
     files.fsync_directory(directory)
 
 
@@ -72,6 +79,16 @@ def read_birth(files: FileSystem, directory: str) -> Birth:
     finally:
         file.close()
     return decode_birth(content, path)
+
+
+def _write(files: FileSystem, path: str, birth: Birth) -> None:
+    file = files.create(path)
+    try:
+        for at in _COPIES:
+            file.pwrite(encode_birth(birth), at)
+        file.fsync()
+    finally:
+        file.close()
 
 
 def encode_birth(birth: Birth) -> bytes:

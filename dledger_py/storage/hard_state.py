@@ -77,12 +77,15 @@ class HardStateFile:
         self._state = state
 
 
-def create_hard_state(files: FileSystem, directory: str, identity: Identity) -> None:
-    """A newborn's file: term 0, no vote, in both slots; durable, its name too."""
+def create_hard_state(
+    files: FileSystem, directory: str, identity: Identity, state: HardState = NEWBORN
+) -> None:
+    """A newborn's file, in both slots: term 0 and no vote, unless there is a log already; durable,
+    its name too."""
     path = f"{directory}/{HARD_STATE_NAME}"
     file = files.create(path)
     for seq in (0, 1):
-        record = HardRecord(identity=identity, seq=seq, state=NEWBORN)
+        record = HardRecord(identity=identity, seq=seq, state=state)
         file.pwrite(encode_hard_slot(record), hard_slot_offset(seq))
     file.fsync()
     file.close()

@@ -113,6 +113,8 @@ class Inspection:
     hard_state: HardState | None
     segments: tuple[SegmentSummary, ...]
     findings: tuple[Finding, ...]
+    configuration: bytes | None
+    """The payload of the last CONFIG entry that can be read."""
 
     @property
     def sound(self) -> bool:
@@ -246,6 +248,7 @@ class _Inspector:
     _names: list[str]
     _summaries: list[SegmentSummary] = field(init=False, factory=list)
     _findings: list[Finding] = field(init=False, factory=list)
+    _configuration: bytes | None = field(init=False, default=None)
 
     def run(self) -> Inspection:
         found = find_segments(self._files, self._directory, self._names)
@@ -277,6 +280,7 @@ class _Inspector:
             hard_state=record.state if record is not None else None,
             segments=tuple(self._summaries),
             findings=tuple(self._findings),
+            configuration=self._configuration,
         )
 
     # -- one segment
@@ -302,6 +306,8 @@ class _Inspector:
             whole = self._survey(file, segment, survey, last)
         finally:
             file.close()
+        if survey.configurations:
+            self._configuration = survey.configurations[-1][1]
         self._header_notes(segment, is_last=last is not None)
         self._summaries.append(
             SegmentSummary(
