@@ -192,6 +192,11 @@ class Members:
         if hello.sender == config.node:
             return f"another process says that it is {config.node!r}, too"
         if hello.receiver_birth and hello.receiver_birth != self.own.birth:
+            if self.birth_of(config.node) == self.own.birth:
+                return (
+                    f"{hello.sender!r} knows an older data folder of {config.node!r}: it is of the"
+                    " group as it was before this member was replaced, restored or rescued"
+                )
             log.error(
                 "member.folder_unknown",
                 node=config.node,

@@ -72,7 +72,7 @@ def test_a_vote_that_was_given_stays_given():
         ({"receiver": "n2"}, "'n1' looks for 'n2', this is 'n0'"),
         ({"sender": "n0"}, "another process says that it is 'n0', too"),
         ({"birth": 7}, "'n1' has another data folder"),
-        ({"receiver_birth": 7}, "'n1' knows another data folder of 'n0'"),
+        ({"receiver_birth": 7}, "'n1' knows an older data folder of 'n0'"),
     ],
 )
 def test_who_must_not_be_heard_is_told_apart(fields, reason):
@@ -81,6 +81,12 @@ def test_who_must_not_be_heard_is_told_apart(fields, reason):
     assert one.unwelcome(hello()) is None
     assert one.unwelcome(hello(receiver_birth=100)) is None
     assert reason in (one.unwelcome(hello(**fields)) or "")
+
+
+def test_an_emptied_folder_learns_that_the_others_know_another():
+    reason = members(n1=101).unwelcome(hello(receiver_birth=7))
+
+    assert reason == "'n1' knows another data folder of 'n0'"
 
 
 def test_a_stranger_may_speak():
