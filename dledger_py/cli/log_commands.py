@@ -1,6 +1,7 @@
 """`dledger log …`: what is in the data directory of a member that does not run.
 
-Read-only. The looking is `dledger_py.storage.inspection`'s; here it becomes lines and JSON.
+Read-only. The looking is `dledger_py.storage.inspection`'s; here it becomes lines and JSON. Those
+commands that make something of a directory are `backup_commands`.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dledger_py.cli.backup_commands import verify_backup
 from dledger_py.cli.exits import DONE, FAILED, UNREACHABLE, fail
 from dledger_py.cli.output import columns, print_json, print_table, say
 
@@ -33,7 +35,7 @@ _directory = click.argument("directory", metavar="DIR", type=click.Path())
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def log() -> None:
-    """Look into the data directory of a stopped member. Changes nothing."""
+    """Look into members' data directories, copy them, and begin groups anew with them."""
 
 
 @log.command()
@@ -42,11 +44,15 @@ def log() -> None:
 def verify(directory: str, as_json: bool) -> None:
     """Check every byte that has a checksum. Exit code 0: sound; 1: damaged; 3: no log there.
 
-    Sound means that the member will start; a torn tail, which a crash leaves, is sound.
+    Of a stopped member; changes nothing. Sound means that the member will start; a torn tail,
+    which a crash leaves, is sound. Or of a backup: sound means that it is all there, and as it was.
     """
     from dledger_py.storage import RealFiles
+    from dledger_py.storage.backup import is_backup
     from dledger_py.storage.inspection import inspect
 
+    if is_backup(RealFiles(), directory):
+        verify_backup(directory, as_json=as_json)
     with _told(directory):
         found = inspect(RealFiles(), directory.rstrip("/") or "/")
     if as_json:
@@ -75,7 +81,10 @@ def verify(directory: str, as_json: bool) -> None:
 def dump(
     directory: str, first: int, last: int | None, limit: int, preview_bytes: int, as_json: bool
 ) -> None:
-    """Show entries. Exit code 1: an entry cannot be read; those before it are shown."""
+    """Show entries of a stopped member or a backup.
+
+    Exit code 1: an entry cannot be read; those before it are shown.
+    """
     from dledger_py.storage import Corrupt, RealFiles
     from dledger_py.storage.inspection import dump as entries_of
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from dledger_py.cli.admin_commands import admin
+from dledger_py.cli.backup_commands import backup, rescue, restore
 from dledger_py.cli.cluster_commands import cluster
 from dledger_py.cli.exits import DONE, INTERRUPTED, describe, fail
 from dledger_py.cli.log_commands import log
@@ -23,6 +24,8 @@ def cli() -> None:
 
 for command in (cluster, admin, log, broker, namesrv):
     cli.add_command(command)
+for command in (backup, restore, rescue):
+    log.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
