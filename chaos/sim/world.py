@@ -428,17 +428,19 @@ class World:
             value += bytes(self.clients.randrange(knobs.payload_bytes_max))
             self._values[self._tickets] = value
             self.post(node, Propose(ticket=self._tickets, payload=value))
-        if self.now < knobs.faulty_us + 10 * ELECTION_TIMEOUT_US:
-            pause = self.clients.expovariate(knobs.propose_rate / burst)
-            self.at(int(pause * 1_000_000), self._propose_some)
+        self._again(self.clients.expovariate(knobs.propose_rate / burst), self._propose_some)
 
     def _read_some(self) -> None:
         node = self._somebody()
         for _ in range(self.clients.choice((1, 1, 3)) if node.listens else 0):
             self.read(node)
-        if self.now < self.knobs.faulty_us + 10 * ELECTION_TIMEOUT_US:
-            pause = self.clients.expovariate(self.knobs.read_rate)
-            self.at(int(pause * 1_000_000), self._read_some)
+        self._again(self.clients.expovariate(self.knobs.read_rate), self._read_some)
+
+    def _again(self, pause_s: float, call: Callable[[], None]) -> None:
+        """Call it once more after a pause, unless the world is to come to rest before that."""
+        at = self.now + int(pause_s * 1_000_000)
+        if at < self.knobs.faulty_us + 10 * ELECTION_TIMEOUT_US:
+            self.at(at - self.now, call)
 
     def read(self, node: Node) -> None:
         """A client asks for what has been acknowledged before."""
