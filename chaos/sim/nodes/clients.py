@@ -36,6 +36,7 @@ TOPIC = "Sim"
 GROUP = "sim-consumers"
 KEEPER_GROUP = "sim-keeper"
 QUEUES = 3
+KEEPER_PAUSE_S = 0.5
 RETRY_S = 0.5
 
 
@@ -137,11 +138,15 @@ class Clients:
     async def _keep_offsets(self, client: Client) -> None:
         """Commit growing offsets for a group of this machine's own, and read each back."""
         group = f"{KEEPER_GROUP}-{self.machine.name}"
+        known = False
         while not self.stopped:
             self._offset += 1
             queue_id = self._offset % QUEUES
             place = (TOPIC, queue_id)
             try:
+                if not known:  # offsets of a group that nobody ever pulled for are refused
+                    await client.pull(*place, 0, group=group)
+                    known = True
                 await client.commit_offset(group, *place, self._offset)
                 self._add(
                     OffsetCommitted(
@@ -160,8 +165,9 @@ class Clients:
                     )
                 )
             except ClientError as error:
+                known = False
                 self.story.add(self.machine.name, f"offset unknown: {error}")
-            await trio.sleep(self.random.expovariate(1 / (10 * self.pause_s)))
+            await trio.sleep(self.random.expovariate(1 / KEEPER_PAUSE_S))
 
     async def inspect(self) -> None:
         """Read every queue from its first offset to its end. **Raises** Violation."""
