@@ -185,6 +185,7 @@ async def test_a_member_that_cannot_go_on_ends_the_process_and_the_others_take_o
 ) -> None:
     async with cluster(tmp_path) as running:
         running.start()
+        await running.wait_until(lambda: set(NODES) <= set(running.ready))
         leader = await running.wait_leader("broker-a")
         node = leader.config.node
         leader.ledger.parts.driver.fail(RuntimeError("a disk that failed"))
