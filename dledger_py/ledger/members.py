@@ -78,8 +78,8 @@ class Members:
 
     @property
     def settled(self) -> bool:
-        """Whether births of members stand in the log."""
-        return bool(self._details)
+        """Whether births of members stand in the log. One that is announced has none yet."""
+        return any(details.birth for details in self._details.values())
 
     @property
     def has_vote(self) -> bool:

@@ -47,6 +47,11 @@ def test_a_folder_that_is_not_written_down_where_others_are_has_no_vote():
     assert members(older=True, n1=101).has_vote
 
 
+def test_a_member_that_is_only_announced_takes_nobodys_vote():
+    assert members(learners=("n3",), n3=0).has_vote
+    assert not members(learners=("n3",), n3=103).has_vote
+
+
 def test_a_folder_without_a_log_hears_of_the_others_log():
     one = members()
     one.greet(hello(settled=True))

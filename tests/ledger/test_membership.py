@@ -341,3 +341,16 @@ async def test_members_killed_before_anybody_was_written_down_elect_a_leader(ope
         await group.start("n1", "n2")
         await group.wait_leader()
         await group.wait_applied(2, "n1", "n2")
+
+
+async def test_a_member_announced_before_anybody_was_written_down_deposes_nobody(open_group):
+    async with open_group(4) as group:
+        await start_founders(group, "n0", "n1")  # the third is waited for
+        leader = await group.wait_leader()
+        await leader.ledger.add_member("n3", group.peers["n3"])
+        await commit_all(leader, commands(3))
+        await start_founders(group, "n2")
+        await start_joining(group, "n3")
+        await wait_voters(group, group.names, *group.names)
+
+        assert "leader" == leader.ledger.view.role
