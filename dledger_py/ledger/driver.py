@@ -88,7 +88,9 @@ class Driver:
         read_entries: Callable[[raft.ReadEntries], bool],
         on_role: Callable[[RoleView], None],
         on_members: Callable[[], None],
+        hang_up: Callable[[str], None],
     ) -> None:
+        """`hang_up` closes the connection that a member has dialled, if it has."""
         self._core = core
         self._node = node
         self._saved = (hard.term, hard.vote)
@@ -99,6 +101,7 @@ class Driver:
         self._links = links
         self._members = members
         self._on_members = on_members
+        self._hang_up = hang_up
         self._configuration = core.configuration
         self._wanted = True
         self._electable = True
@@ -347,7 +350,8 @@ class Driver:
     def _use_configuration(self) -> None:
         """The log has another configuration at its end now than before."""
         self._configuration = self._core.configuration
-        self._members.use(self._configuration)
+        for announced in self._members.use(self._configuration):
+            self._hang_up(announced)
         self._links.follow(self._members.others())
         self._judge_electability()
         self._on_members()

@@ -12,6 +12,8 @@ the *birth* of its data folder. Laws:
   folders are: nobody could tell it from an emptied one. It drops requests for votes and does not
   stand for election; it takes entries, so that it is written down soon. Founders are written down
   all at once, so that no majority of them is ever without a vote.
+- *Who is announced says it anew.* What a name said before may be the word of a folder that is no
+  more: it is forgotten, and the connection that it came by is to be closed.
 - Who is not of the group may speak, and is answered: a member may be behind, and not know its new
   leader yet; one that was removed asks for votes that the core does not give it.
 
@@ -68,13 +70,23 @@ class Members:
 
     # ---- what the log says
 
-    def use(self, configuration: Configuration) -> None:
-        """This configuration is in force. **Raises** ValueError if it was written by a newer
-        version."""
+    def use(self, configuration: Configuration) -> tuple[str, ...]:
+        """This configuration is in force. Returns the others whom it announces: those that were no
+        members, or known by a folder, and of whose folder nothing is written down.
+
+        **Raises** ValueError if it was written by a newer version.
+        """
+        before = {name for name in self.names if not self.birth_of(name)}
         self._configuration = configuration
         self._details = {node: decode(raw) for node, raw in configuration.details}
-        if self.birth_of(self.config.node) == self.own.birth:
+        me = self.config.node
+        if self.birth_of(me) == self.own.birth:
             self._admitted = True
+        unknown = [name for name in self.names if name != me and not self.birth_of(name)]
+        announced = tuple(name for name in unknown if name not in before)
+        for name in announced:
+            self._heard.pop(name, None)
+        return announced
 
     @property
     def settled(self) -> bool:

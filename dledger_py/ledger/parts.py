@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Never
+from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
-from dledger_py.actors import Actor, ActorDown, Child, FailStop, Supervisor
+from dledger_py.actors import ActorDown, Child, FailStop, Supervisor
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig, split_address
 from dledger_py.ledger.credentials import Credentials
@@ -130,6 +130,7 @@ class Assembly:
             read_entries=partial(_ask, reader),
             on_role=self.on_role,
             on_members=keeper.look,
+            hang_up=lambda peer: acceptor.hang_up(config.group, peer),
         )
         applier = Applier(
             self.machine,
@@ -225,7 +226,7 @@ class Assembly:
             story = f"log and hard state of {self.config.node} contradict each other: {error}"
             raise FailStop(story) from error
 
-    def _acceptor(self, listener: Socket, admit: Admit) -> Actor[Never]:
+    def _acceptor(self, listener: Socket, admit: Admit) -> Door | PeerListener:
         if self.reception is not None:
             return Door(self.reception, self.config.group, admit)
         return PeerListener(listener, admit, self.host, self._credentials)

@@ -360,6 +360,11 @@ class PeerListener:
             if of_group == group:
                 scope.cancel()
 
+    def hang_up(self, group: str, peer: str) -> None:
+        """Close the connection of this member of this group, if there is one: it dials again."""
+        if (scope := self._current.get((group, peer))) is not None:
+            scope.cancel()
+
     async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
             await self._host.wait_readable(self._listener)

@@ -69,6 +69,10 @@ class Reception:
         self._closed.add(group)
         self._acceptor.dismiss(group)
 
+    def hang_up(self, group: str, peer: str) -> None:
+        """Close the connection of this member of this group, if there is one."""
+        self._acceptor.hang_up(group, peer)
+
     async def run(self, inbox: Inbox[Never]) -> None:
         inbox.ready()
         async with trio.open_nursery() as nursery:
@@ -94,6 +98,9 @@ class Door:
     reception: Reception
     group: str
     admit: Admit = field(repr=False)
+
+    def hang_up(self, group: str, peer: str) -> None:
+        self.reception.hang_up(group, peer)
 
     async def run(self, inbox: Inbox[Never]) -> None:
         self.reception.open(self.group, self.admit)

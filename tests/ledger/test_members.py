@@ -1,6 +1,7 @@
 """What one member knows of the others, and whether its own folder may vote."""
 
 import pytest
+from attrs import evolve
 
 from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.details import Details, encode
@@ -139,3 +140,30 @@ def test_roles_are_shown_while_the_voters_change():
     assert {"n0": "leaving", "n1": "voter", "n2": "voter", "n3": "joining", "n4": "learner"} == {
         each.name: each.role for each in one.views()
     }
+
+
+KNOWN = configuration(n0=100, n1=101, n2=102)
+REMOVED = Configuration(
+    voters=("n0", "n2"), details=tuple(each for each in KNOWN.details if each[0] != "n1")
+)
+ANNOUNCED = evolve(
+    REMOVED,
+    learners=("n1",),
+    details=(*REMOVED.details, ("n1", encode(Details(address="h1:1")))),
+)
+
+
+@pytest.mark.parametrize("steps", [(REMOVED, ANNOUNCED), (ANNOUNCED,)])
+def test_what_a_name_said_before_it_was_announced_is_forgotten(steps):
+    one = members()
+    one.greet(hello(birth=101))
+    one.use(KNOWN)
+    announced = [one.use(each) for each in steps][-1]
+    forgotten = one.undescribed()
+    again = one.use(ANNOUNCED)
+    one.greet(hello(birth=7))
+
+    assert ("n1",) == announced
+    assert () == again
+    assert "n1" not in dict(forgotten)
+    assert 7 == dict(one.undescribed())["n1"].birth

@@ -354,3 +354,16 @@ async def test_a_member_announced_before_anybody_was_written_down_deposes_nobody
         await wait_voters(group, group.names, *group.names)
 
         assert "leader" == leader.ledger.view.role
+
+
+async def test_a_member_taken_back_while_it_runs_says_who_it_is_once_more(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        back = group.follower().name
+        await leader.ledger.remove_member(back)
+        await leader.ledger.add_member(back, group.peers[back])
+        await wait_voters(group, FOUNDERS, *FOUNDERS)
+
+        assert "leader" == leader.ledger.view.role
