@@ -16,7 +16,7 @@ import trio
 from attrs import define, field
 
 from dledger_py.actors import Inbox
-from dledger_py.ledger.details import encode
+from dledger_py.ledger.details import decode, encode
 from dledger_py.ledger.errors import LedgerError
 from dledger_py.ledger.machine import RoleView
 from dledger_py.ledger.members import Members
@@ -69,10 +69,10 @@ class MemberKeeper:
             try:
                 await self.change(change)
             except LedgerError as error:
-                log.debug("members.not_changed", change=str(change), reason=str(error))
+                log.debug("members.not_changed", reason=str(error), **_told(change))
                 await trio.sleep(LOOK_S)
             else:
-                log.info("members.changed", change=str(change))
+                log.info("members.changed", **_told(change))
 
     def _waits(self) -> bool:
         """Whether something may be due without any news."""
@@ -84,7 +84,7 @@ class MemberKeeper:
         patience_ends = self._leads_since + FOUNDERS_S
         return members.settled or members.all_heard or trio.current_time() >= patience_ends
 
-    def _next_change(self) -> Change | None:
+    def _next_change(self) -> Describe | Promote | None:
         if self.members.changing:
             return None
         told = self.members.undescribed()
@@ -95,3 +95,10 @@ class MemberKeeper:
             if known and self.has_caught_up(name):
                 return Promote(node=NodeId(name))
         return None
+
+
+def _told(change: Describe | Promote) -> dict[str, object]:
+    """A change for a log line."""
+    if isinstance(change, Promote):
+        return {"promoted": change.node}
+    return {"described": {node: decode(raw).address for node, raw in change.details}}
