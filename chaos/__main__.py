@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from chaos import cut_off, full_disk, leader_kills, pauses
+from chaos import cut_off, full_disk, leader_kills, membership, pauses
 from chaos.judging import Verdict, report
 from chaos.load import Say
 from dledger_py.runtime import logs
@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     full.add_argument("--who", choices=full_disk.CASES, help="whose disks (default: all in turn)")
     full.set_defaults(prepare=_full_disk)
 
+    change = scenarios.add_parser(
+        "membership", parents=[_common(1)], help="add, remove and replace members"
+    )
+    change.set_defaults(prepare=_membership)
+
     pause = scenarios.add_parser(
         "pauses", parents=[_common(12)], help="SIGSTOP leader and followers for a while"
     )
@@ -120,6 +125,12 @@ def _pauses(options: argparse.Namespace) -> tuple[str, Run]:
     plan = pauses.Plan(times=options.times, nodes=options.nodes)
     title = f"{plan.nodes} nodes, leader and followers paused {plan.times} times"
     return title, lambda directory, say: pauses.run(directory, plan, say=say)
+
+
+def _membership(options: argparse.Namespace) -> tuple[str, Run]:
+    plan = membership.Plan(times=options.times, nodes=options.nodes)
+    title = f"{plan.nodes} nodes, members added, removed and replaced {plan.times} times"
+    return title, lambda directory, say: membership.run(directory, plan, say=say)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import ascii_lowercase
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.ports import VIP_BELOW, PortReservations
@@ -93,6 +93,8 @@ class Layout:
     """The groups; each node has a member of each."""
     flush: str
     dialled: Dialled = directly
+    joined: tuple[str, ...] = ()
+    """Members that came after the groups were founded."""
 
     @property
     def namesrv_address(self) -> str:
@@ -138,14 +140,21 @@ class Layout:
         number = self.broker_names.index(broker_name)
         return {each.node: each.addresses[number] for each in self.members}
 
+    def with_joined(self, member: MemberPlace) -> "Layout":
+        """The same and one more, who founds nothing and waits to be added."""
+        return evolve(self, members=(*self.members, member), joined=(*self.joined, member.node))
+
     def broker_toml(self, member: MemberPlace) -> str:
+        ledger: dict[str, object] = {"peers": self._seen_by(member, lambda each: each.peer_address)}
+        if member.node in self.joined:
+            ledger["join"] = True
         common = {
             "cluster_name": self.cluster_name,
             "node": member.node,
             "data_dir": str(self.data_path(member.node)),
             "namesrv": [self.namesrv_address],
             "flush": self.flush,
-            "ledger": {"peers": self._seen_by(member, lambda each: each.peer_address)},
+            "ledger": ledger,
         }
         groups = [self._group_of(member, number) for number in range(len(self.broker_names))]
         if len(groups) == 1:
@@ -232,24 +241,28 @@ def reserve_free(
         (namesrv_port,) = before.ports
     else:
         namesrv_port = reservations.take_any()
-    members = []
-    for node in nodes:
-        before = known.get(node)
-        if (
-            before is not None
-            and len(before.ports) == groups
-            and reservations.take_if_free(
-                [*before.ports, *(port - VIP_BELOW for port in before.ports), before.peer_port]
-            )
-        ):
-            ports, peer_port = before.ports, before.peer_port
-        else:
-            ports = tuple(reservations.take_any_with_vip() for _ in range(groups))
-            peer_port = reservations.take_any()
-        members.append(
-            MemberPlace(node=node, host=reservations.host, ports=ports, peer_port=peer_port)
-        )
+    members = [
+        reserve_free_member(reservations, node, known.get(node), groups=groups) for node in nodes
+    ]
     return namesrv_port, tuple(members)
+
+
+def reserve_free_member(
+    reservations: PortReservations, node: str, before: KnownPorts | None, *, groups: int = 1
+) -> MemberPlace:
+    """The ports of one member, those it had before if they are free."""
+    if (
+        before is not None
+        and len(before.ports) == groups
+        and reservations.take_if_free(
+            [*before.ports, *(port - VIP_BELOW for port in before.ports), before.peer_port]
+        )
+    ):
+        ports, peer_port = before.ports, before.peer_port
+    else:
+        ports = tuple(reservations.take_any_with_vip() for _ in range(groups))
+        peer_port = reservations.take_any()
+    return MemberPlace(node=node, host=reservations.host, ports=ports, peer_port=peer_port)
 
 
 def reachable_host(host: str) -> str:

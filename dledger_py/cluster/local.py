@@ -43,6 +43,7 @@ from dledger_py.cluster.layout import (
     reachable_host,
     reserve_fixed,
     reserve_free,
+    reserve_free_member,
 )
 from dledger_py.cluster.leaders import addresses_by_group
 from dledger_py.cluster.ports import PortReservations
@@ -123,6 +124,7 @@ class LocalCluster:
     )
     """Called when a server ended that nobody told to."""
     _layout: Layout | None = field(default=None, init=False)
+    _reservations: PortReservations | None = field(default=None, init=False)
     _servers: dict[str, ServerProcess] = field(factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
@@ -227,6 +229,23 @@ class LocalCluster:
 
     # -- what can be done to it --------------------------------------------------------------------
 
+    async def add_broker(self, node: str) -> MemberPlace:
+        """Start a further broker, on ports the kernel chooses. It waits to be let into the group,
+        which is somebody else's to ask for.
+
+        The next cluster in this directory has to be told of as many nodes. Raises: ServerFailed,
+        and ClusterError if there is such a node already.
+        """
+        assert self._reservations is not None, "only while running"
+        if node in self._servers:
+            raise ClusterError(f"there is a {node} already")
+        place = reserve_free_member(self._reservations, node, None, groups=self.groups)
+        layout = self._layout = self.layout.with_joined(place)
+        layout.config_path(node).write_text(layout.broker_toml(place))
+        self._servers[node] = self._make_servers(layout)[node]
+        await self.start(node)
+        return place
+
     async def start(self, name: str) -> None:
         """Start a server that is down (a node, or "namesrv") and wait until it serves."""
         assert self._nursery is not None, "only while running"
@@ -324,7 +343,7 @@ class LocalCluster:
     def _reserved_ports(self) -> Iterator[Layout]:
         nodes = node_names(self.nodes)
         broker_names = group_names(self.broker_name, self.groups)
-        reservations = PortReservations(reachable_host(self.host))
+        reservations = self._reservations = PortReservations(reachable_host(self.host))
         try:
             match self.ports:
                 case FixedPorts(namesrv=namesrv, brokers=brokers):

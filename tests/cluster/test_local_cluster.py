@@ -107,6 +107,28 @@ async def test_somebody_may_stand_between_the_members(tmp_path: Path) -> None:
     assert written["ledger"]["peers"] == {"n0": f"n1-to-n0:{n0.peer_port}", "n1": n1.peer_address}
 
 
+async def test_a_broker_that_comes_later_is_told_to_join(tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        async with cluster(tmp_path, nodes=2).running() as running:
+            place = await running.add_broker("n2")
+            socket.create_connection(parse_address(place.address)).close()
+            written = tomllib.loads((tmp_path / "n2.toml").read_text())
+            founder = tomllib.loads((tmp_path / "n0.toml").read_text())
+            with pytest.raises(ClusterError, match="there is a n2 already"):
+                await running.add_broker("n2")
+            await running.kill("n2")
+            await running.start("n2")
+            state = read_state(tmp_path)
+            alive = [process.alive for process in processes(state)]
+
+    peers = {each.node: each.peer_address for each in running.layout.members}
+    assert written["ledger"] == {"peers": peers, "join": True}
+    assert "n2" not in founder["ledger"]["peers"]
+    assert list(running.members) == ["n0", "n1", "n2"]
+    assert alive == [True] * 4
+    assert processes(read_state(tmp_path)) == []
+
+
 async def test_an_error_in_the_block_leaves_it_as_it_is_and_stops_everything(
     tmp_path: Path,
 ) -> None:
