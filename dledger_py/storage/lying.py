@@ -133,6 +133,11 @@ class LyingFiles:
         self._names.pop(path, None)
         self._disk_names.pop(path, None)
 
+    def empty(self, directory: str) -> None:
+        """Everything below it is gone, durably."""
+        for path in [path for path in self._names | self._disk_names if _is_below(path, directory)]:
+            self.forget(path)
+
     def copy(self, seed: int | str) -> LyingFiles:
         """The same disk after a clean stop, with other dice."""
         other = LyingFiles(seed=seed)
@@ -368,6 +373,10 @@ def _resize(content: bytearray, size: int) -> None:
         del content[size:]
     else:
         content.extend(bytes(size - len(content)))
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path.startswith(f"{directory}/")
 
 
 def _in_directory(names: Iterable[str], directory: str) -> Iterable[str]:

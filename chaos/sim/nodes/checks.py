@@ -69,6 +69,7 @@ class Checks:
     _heard: dict[str, int] = field(factory=dict)
     _wires: dict[int, _Wire] = field(factory=dict)
     _checked: dict[Member, int] = field(factory=dict)
+    _emptied: dict[str, None] = field(factory=dict)
     _states: dict[int, tuple[str, int]] = field(factory=dict)
 
     # ---- the wire
@@ -156,6 +157,12 @@ class Checks:
         """A new life: everything is looked at again."""
         self._checked[member] = 0
 
+    def emptied(self, name: str) -> None:
+        """A member has forgotten everything, its terms among it; its votes are remembered here."""
+        self._terms.pop(name, None)
+        self._heard.pop(name, None)
+        self._emptied[name] = None
+
     def turn(self, member: Member) -> None:
         """A member has applied something. **Raises** Violation."""
         broker = member.broker
@@ -178,12 +185,17 @@ class Checks:
         """Nobody has applied as much yet as this one: is it committed?"""
         index = ledger.applied_index
         raw = bytes(ledger.log.read(index, 1)[0].raw)
+        if ledger.members.changing:
+            return
         having = [
-            member.name
-            for member in self.members.values()
-            if member.machine.disk.survives(str(member.config.data_dir), raw)
+            name
+            for name in ledger.members.voters
+            if name in self._emptied  # it may have had it
+            or self.members[name].machine.disk.survives(
+                str(self.members[name].config.data_dir), raw
+            )
         ]
-        if 2 * len(having) <= len(self.members):
+        if 2 * len(having) <= len(ledger.members.voters):
             raise Violation(
                 f"W10: {ledger.config.node} applied entry {index}, which is on the disks of"
                 f" {having or 'nobody'} only"

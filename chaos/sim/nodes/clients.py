@@ -30,7 +30,8 @@ from chaos.sim.nodes.scheduling import TASKS
 from chaos.sim.nodes.story import Story, Violation
 from dledger_py.client import Client, ClientError, SendRefused, SendUncertain, connect
 from dledger_py.client.connection import open_connection
-from dledger_py.remoting.commands.operations import TransferLeadership
+from dledger_py.remoting.commands.operations import ChangeMembers, TransferLeadership
+from dledger_py.remoting.wire.schema import Request
 
 TOPIC = "Sim"
 GROUP = "sim-consumers"
@@ -191,16 +192,26 @@ class Clients:
                     offset = result.next_offset
 
     async def transfer(self, leader: str, to: str) -> None:
-        """Ask the leader to hand over; what comes of it is told, not judged."""
+        """Ask the leader to hand over."""
+        await self._ask(leader, TransferLeadership(transferee_id=to), f"hand over to {to}")
+
+    async def change(self, leader: str, change: str, node: str, address: str) -> None:
+        """Ask the leader to `add` a member, who listens there, or to `remove` one."""
+        request = ChangeMembers(change=change, node=node, address=address)
+        await self._ask(leader, request, f"{change} {node}")
+
+    async def _ask(self, leader: str, request: Request[None], what: str) -> None:
+        """What comes of it is told, not judged."""
         around = surroundings(self._process)
+        outcome = "done"
         try:
             async with open_connection(
                 address_of(leader), CLIENT_PORT, dial=around.dial
             ) as connection:
-                await connection.call(TransferLeadership(transferee_id=to))
-            self.story.add(self.machine.name, f"{leader} handed over to {to}")
+                await connection.call(request)
         except ClientError as error:
-            self.story.add(self.machine.name, f"{leader} did not hand over to {to}: {error}")
+            outcome = str(error)
+        self.story.add(self.machine.name, f"{leader} was to {what}: {outcome}")
 
     def _add(self, event: Event) -> None:
         self.recorder.add(event)

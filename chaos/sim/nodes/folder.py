@@ -69,6 +69,14 @@ class Folders:
             elif path.is_file():
                 path.write_bytes(self._left_of(path, random))
 
+    def empty(self, folder: Path) -> None:
+        """Somebody deletes everything in it."""
+        shutil.rmtree(folder, ignore_errors=True)
+        for path in [path for path in self._files if folder in path.parents]:
+            del self._files[path]
+        for path in [path for path in self._names if folder in path.parents]:
+            del self._names[path]
+
     def _lose(self, path: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)

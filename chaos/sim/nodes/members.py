@@ -102,6 +102,11 @@ def config_of(
     )
 
 
+def peer_address_of(name: str) -> str:
+    """Where it listens for its peers."""
+    return f"{address_of(name)}:{PEER_PORT}"
+
+
 def address_of(name: str) -> str:
     """n0 has 10.0.0.1, and so on."""
     return f"10.0.0.{int(name[1:]) + 1}"

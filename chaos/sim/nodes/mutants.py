@@ -19,6 +19,7 @@ from dledger_py.ledger import snapshotter
 from dledger_py.ledger.driver import Driver
 from dledger_py.ledger.log_writer import LogWriter, Write
 from dledger_py.ledger.machine import StatePlace
+from dledger_py.ledger.members import Members
 from dledger_py.storage import HardState, HardStateFile, Log
 
 # Any: a mutant replaces attributes of classes and modules.
@@ -106,6 +107,18 @@ def sync_nothing(self: Checkpoint) -> None:
     self._synced = True
 
 
+def use_and_forget_nothing(self: Members, configuration: Any) -> tuple[str, ...]:
+    """What a member said before it was taken out counts when it is announced again."""
+    heard = dict(self._heard)
+    use(self, configuration)
+    self._heard |= heard
+    return ()
+
+
+use = Members.use
+
+LOST_FOLDER = (Fault(at_s=5, kind="empty", target="n1", other="n0", for_s=4.0),)
+
 POWER_CUTS = tuple(
     Fault(at_s=at_s, kind="power cut", target=f"n{at_s % 3}", other="n0", for_s=0.2)
     for at_s in range(5, 28, 2)
@@ -140,5 +153,10 @@ MUTANTS = (
         name="a snapshot does not wait for the consume queues",
         patches=((Checkpoint, "sync", sync_nothing),),
         faults=POWER_CUTS,
+    ),
+    Mutant(
+        name="a replaced member is believed what it said before",
+        patches=((Members, "use", use_and_forget_nothing),),
+        faults=LOST_FOLDER,
     ),
 )

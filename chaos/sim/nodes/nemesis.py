@@ -27,7 +27,7 @@ class Nemesis:
         for fault in self.faults:
             await trio.sleep_until(fault.at_s)
             member = world.leader() if fault.target == LEADER else world.members[fault.target]
-            if member is None:
+            if member is None or not _possible(world, fault, member):
                 continue
             other = world.members[fault.other]
             if other is member:
@@ -35,6 +35,24 @@ class Nemesis:
             world.story.add("!", f"{fault.kind} {member.name} {other.name} {fault.for_s:.2f}")
             self.counts[fault.kind] = self.counts.get(fault.kind, 0) + 1
             world.faults.start_soon(_HOW[fault.kind], world, fault, member, other)
+
+
+def _possible(world: World, fault: Fault, member: Member) -> bool:
+    """Whether there would be any use in it, and the group could still be expected to go on."""
+    match fault.kind:
+        case "rot":
+            return world.rotten in (None, member) and member.process is not None
+        case "empty":  # whoever was the only one to have something must not lose it
+            return world.rotten is None and member.process is not None and world.operator.is_whole()
+        case "send away":
+            return world.operator.is_whole()
+        case "pause":
+            process = member.process
+            return process is not None and process.alive and not process.tasks.paused
+        case "torn write":
+            return member.alive
+        case _:
+            return True
 
 
 async def _restart_later(world: World, fault: Fault, member: Member) -> None:
@@ -57,8 +75,7 @@ async def _power_cut(world: World, fault: Fault, member: Member, other: Member) 
 async def _torn_write(world: World, fault: Fault, member: Member, other: Member) -> None:
     """The power goes in the middle of one of the next writes."""
     process = member.process
-    if process is None or not process.alive:
-        return
+    assert process is not None
     member.machine.disk.stop_after(int(fault.size))
     await trio.sleep(fault.for_s)
     if process.alive:
@@ -152,8 +169,7 @@ async def _slow_link(world: World, fault: Fault, member: Member, other: Member) 
 
 async def _pause(world: World, fault: Fault, member: Member, other: Member) -> None:
     process = member.process
-    if process is None or not process.alive or process.tasks.paused:
-        return
+    assert process is not None
     process.tasks.pause()
     await trio.sleep(fault.for_s)
     process.tasks.go_on()
@@ -192,8 +208,7 @@ async def _slow_disk(world: World, fault: Fault, member: Member, other: Member) 
 async def _rot(world: World, fault: Fault, member: Member, other: Member) -> None:
     """A bit of the log is another one, on one member of the group: only a minority may rot, and
     the rest of a run would be needed to tell when that one has mended it."""
-    if world.rotten not in (None, member) or member.process is None:
-        return
+    assert member.process is not None
     world.rotten = member
     member.process.die()
     disk, folder = member.machine.disk, str(member.config.data_dir)
@@ -209,6 +224,28 @@ async def _rot(world: World, fault: Fault, member: Member, other: Member) -> Non
 
 async def _transfer(world: World, fault: Fault, member: Member, other: Member) -> None:
     await world.clients[0].transfer(member.name, other.name)
+
+
+async def _send_away(world: World, fault: Fault, member: Member, other: Member) -> None:
+    """The operator takes it out of the group, and back a while later."""
+    away = world.operator.sent_away
+    away[member.name] = None
+    try:
+        await trio.sleep(fault.for_s)
+    finally:
+        del away[member.name]
+
+
+async def _empty(world: World, fault: Fault, member: Member, other: Member) -> None:
+    """Its folder is lost. It comes back on an empty one, and is replaced."""
+    assert member.process is not None
+    world.rotten = member
+    world.operator.lost[member.name] = world.operator.birth_of(member.name)
+    while not member.ended.is_set():
+        member.process.die()
+        await member.ended.wait()
+    world.empty(member)
+    await _restart_later(world, fault, member)
 
 
 async def _name_server_kill(world: World, fault: Fault, member: Member, other: Member) -> None:
@@ -237,5 +274,7 @@ _HOW: dict[str, Callable[[World, Fault, Member, Member], Awaitable[None]]] = {
     "rot": _rot,
     "slow disk": _slow_disk,
     "transfer": _transfer,
+    "send away": _send_away,
+    "empty": _empty,
     "name server kill": _name_server_kill,
 }

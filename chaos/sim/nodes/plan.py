@@ -70,6 +70,8 @@ KINDS: dict[str, tuple[float, Draw]] = {
     "rot": (0.5, _lasting("rot", (0.05, 1.0), (0, 1))),
     "slow disk": (1.5, _lasting("slow disk", (0.5, 8.0), (0.01, 0.5))),
     "transfer": (1.5, _lasting("transfer", (0, 0))),
+    "send away": (1.0, _lasting("send away", (0.5, 8.0))),
+    "empty": (1.0, _lasting("empty", (0.05, 4.0))),
     "name server kill": (0.5, _lasting("name server kill", (0.1, 5.0))),
 }
 

@@ -34,12 +34,16 @@ from chaos.sim.nodes.members import (
     live_as_name_server,
 )
 from chaos.sim.nodes.network import Network, Weather
+from chaos.sim.nodes.operator import Operator
 from chaos.sim.nodes.scheduling import Agenda, dice
 from chaos.sim.nodes.story import Story, Violation
 from dledger_py.ledger.machine import RoleView
 
 CALM_S = 10.0
 """A healed cluster answers a send within this."""
+
+WHOLE_S = 20.0
+"""And whoever was taken out of the group, or lost its folder, has a vote again within this."""
 
 AGREE_S = 10.0
 """And all its members are where the leader is within this, once nobody writes."""
@@ -74,7 +78,8 @@ class World:
     names_machine: Machine = field(init=False)
     starts: int = 0
     rotten: Member | None = None
-    """Whose disk may be damaged."""
+    """Whose disk may be damaged, or was emptied."""
+    operator: Operator = field(init=False)
     _names_wanted: trio.Event = field(factory=trio.Event)
     failure: Violation | None = None
 
@@ -101,6 +106,7 @@ class World:
             config = config_of(name, self.names, self.folders.root, settings)
             machine = self._machine(name, address_of(name))
             self.members[name] = Member(machine, config, self.story, self._made)
+        self.operator = Operator(self)
         self.names_machine = self._machine("ns", NAME_SERVER[0])
         pause_s = chance.choice((0.1, 0.4, 1.0))
         for number in range(2):
@@ -129,6 +135,7 @@ class World:
         for clients in self.clients:
             await self.nursery.start(clients.run)
         self.nursery.start_soon(self._compare_for_ever)
+        self.nursery.start_soon(self.operator.run)
         with trio.move_on_at(seconds):
             async with trio.open_nursery() as self.faults:
                 await inflict(self)
@@ -142,6 +149,7 @@ class World:
         await self._within(CALM_S, "send is acknowledged", self._any_send())
         for clients in self.clients:
             clients.stopped = True
+        await self._within(WHOLE_S, "group with all its members", self.operator.is_whole)
         await self._within(AGREE_S, "agreement", self._agreed)
         for member in self.members.values():
             self.checks.compare_state(member)
@@ -238,6 +246,13 @@ class World:
             await member.live()
         except Violation as violation:
             self._fail(violation)
+
+    def empty(self, member: Member) -> None:
+        """All that a member had is gone, while it does not run."""
+        folder = member.config.data_dir
+        member.machine.disk.empty(str(folder))
+        self.folders.empty(folder)
+        self.checks.emptied(member.name)
 
     def leader(self) -> Member | None:
         leaders = [member for member in self.members.values() if member.leads]
