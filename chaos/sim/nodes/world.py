@@ -37,16 +37,18 @@ from chaos.sim.nodes.network import Network, Weather
 from chaos.sim.nodes.operator import Operator
 from chaos.sim.nodes.scheduling import Agenda, dice
 from chaos.sim.nodes.story import Story, Violation
+from dledger_py.ledger.fetch_client import ANSWER_S
 from dledger_py.ledger.machine import RoleView
 
 CALM_S = 10.0
 """A healed cluster answers a send within this."""
 
-WHOLE_S = 20.0
+WHOLE_S = 20.0 + ANSWER_S
 """And whoever was taken out of the group, or lost its folder, has a vote again within this."""
 
-AGREE_S = 10.0
-"""And all its members are where the leader is within this, once nobody writes."""
+AGREE_S = 10.0 + ANSWER_S
+"""And all its members are where the leader is within this, once nobody writes: one that mends its
+log may have to wait for a member that lost its power before it asks another."""
 
 DELIVER_S = 90.0
 """And every acknowledged message was delivered: clients look for new routes every 30 s."""
