@@ -53,6 +53,9 @@ log may have to wait for a member that lost its power before it asks another."""
 DELIVER_S = 90.0
 """And every acknowledged message was delivered: clients look for new routes every 30 s."""
 
+SERVICE_RESTART_S = 0.5
+"""Until a member that ended after the healing is started again."""
+
 COMPARE_S = 1.0
 """How often states are compared."""
 
@@ -180,7 +183,7 @@ class World:
             if member.process is not None and member.process.tasks.paused:
                 member.process.tasks.go_on()
         for member in self.members.values():
-            self.nursery.start_soon(self.restart, member)
+            self.nursery.start_soon(self._keep_running, member)
 
     async def close(self) -> None:
         """End everybody, the impolite way."""
@@ -235,6 +238,13 @@ class World:
         if not member.alive:
             await member.ended.wait()
             self.start(member)
+
+    async def _keep_running(self, member: Member) -> None:
+        """As a service manager would, one that is stopping at the moment among them."""
+        while True:
+            await self.restart(member)
+            await member.ended.wait()
+            await trio.sleep(SERVICE_RESTART_S)
 
     def start(self, member: Member) -> None:
         """Begin a new life, unless there is one."""
