@@ -5,8 +5,8 @@ from typing import Any
 from msgspec.json import decode as json_decode
 from msgspec.json import encode as json_encode
 
+from broker.machine.config_tables import DataVersion as TableVersion
 from broker.machine.groups import GroupConfig, Groups
-from broker.machine.topics import DataVersion as TableVersion
 from broker.machine.topics import TopicConfig, Topics
 from dledger_py.remoting.commands import groups as wire_groups
 from dledger_py.remoting.commands import topics as wire_topics

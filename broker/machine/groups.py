@@ -1,16 +1,15 @@
 """The consumer groups of this broker group and their settings.
 
-Laws: as for topics: an unchanged setting changes nothing. Elsewhere: who is connected (soft state,
-in `broker.serving`), what a group has consumed (`offsets`).
+Elsewhere: how settings are kept (`config_tables`), who is connected (soft state, in
+`broker.serving`), what a group has consumed (`offsets`).
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from broker.machine import names
-from broker.machine.topics import DataVersion
+from broker.machine.config_tables import ConfigTable
 
 GROUPS_MAX: Final = (
     50_000  # half of TOPICS_MAX: each may bring a retry topic. Raising it: an upgrade
@@ -40,44 +39,8 @@ class GroupConfig:
     attributes: tuple[tuple[str, str], ...] = ()
 
 
-@define
-class Groups:
-    """The table. Anyone may read it between two awaits; `put` and `drop` are the machine's."""
-
-    data_version: DataVersion = DataVersion()
-    _configs: dict[str, GroupConfig] = field(factory=dict)
-
-    def get(self, name: str) -> GroupConfig | None:
-        """The group's settings, or None if there is no such group."""
-        return self._configs.get(name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._configs
-
-    def __len__(self) -> int:
-        return len(self._configs)
-
-    def __iter__(self) -> Iterator[GroupConfig]:
-        return iter(self._configs.values())
-
-    def names(self) -> tuple[str, ...]:
-        """Every group, predefined ones too."""
-        return tuple(self._configs)
-
-    def put(self, configs: Iterable[GroupConfig], stamped_ms: int) -> tuple[str, ...]:
-        """Create or replace; the names that really changed. One data version for all of them."""
-        changed = tuple(c for c in configs if self._configs.get(c.name) != c)
-        if changed:
-            self._configs.update((config.name, config) for config in changed)
-            self.data_version = self.data_version.next(stamped_ms)
-        return tuple(config.name for config in changed)
-
-    def drop(self, name: str, stamped_ms: int) -> bool:
-        """Forget a group; False if there was none."""
-        if self._configs.pop(name, None) is None:
-            return False
-        self.data_version = self.data_version.next(stamped_ms)
-        return True
+class Groups(ConfigTable[GroupConfig]):
+    """Every group, predefined ones too."""
 
 
 def setting_fault(config: GroupConfig) -> str | None:

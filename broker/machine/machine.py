@@ -32,6 +32,7 @@ from broker.machine.commands import (
     PutTopic,
     TrimLog,
 )
+from broker.machine.config_tables import DataVersion
 from broker.machine.effects import (
     DropEntries,
     DropQueues,
@@ -264,7 +265,7 @@ def _check(
     return None
 
 
-def _version(version: topic_settings.DataVersion) -> Plain:
+def _version(version: DataVersion) -> Plain:
     return [version.counter, version.timestamp_ms]
 
 

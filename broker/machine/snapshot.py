@@ -26,13 +26,14 @@ from typing import Any, Final
 from attrs import define, field, frozen
 
 from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG
+from broker.machine.config_tables import DataVersion
 from broker.machine.errors import MalformedCommand, SnapshotRefused
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.machine import Machine
 from broker.machine.offsets import Offsets
 from broker.machine.queues import Queue, Queues
 from broker.machine.shapes import INT, TEXT, Plain, decode, encode, many, record, row
-from broker.machine.topics import DataVersion, TopicConfig, Topics
+from broker.machine.topics import TopicConfig, Topics
 
 MAGIC: Final = b"DLEDGMS\0"
 VERSION: Final = 1

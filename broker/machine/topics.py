@@ -1,17 +1,16 @@
 """The topics of this broker group and their settings.
 
-Laws: a topic's name is its key; a setting that is put again unchanged changes nothing, not even the
-data version, because registrations compare that. Elsewhere: what stands in the queues (`queues`),
-which names are legal (`names`), when a topic is created (the rooms propose it, `machine` decides).
+Elsewhere: how settings are kept (`config_tables`), what stands in the queues (`queues`), which
+names are legal (`names`), when a topic is created (the rooms propose it, `machine` decides).
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from broker.machine import names
 from broker.machine.attributes import Attributes
+from broker.machine.config_tables import ConfigTable
 
 PERM_READ: Final = 4
 PERM_WRITE: Final = 2
@@ -23,18 +22,6 @@ FILTER_TYPES: Final = frozenset({"SINGLE_TAG", "MULTI_TAG"})
 QUEUES_MAX: Final = 65_536  # per topic. RocketMQ sets none; tools list every queue in one answer
 TOPICS_MAX: Final = 100_000  # bounds what clients can make us keep by inventing names
 # Both limits decide replies, hence are part of what a command means: raising one is an upgrade.
-
-
-@frozen(kw_only=True)
-class DataVersion:
-    """Which state of a table somebody has seen. `stateVersion` is left to the registrar."""
-
-    counter: int = 0
-    timestamp_ms: int = 0
-
-    def next(self, stamped_ms: int) -> "DataVersion":
-        """The version after one more change."""
-        return DataVersion(counter=self.counter + 1, timestamp_ms=stamped_ms)
 
 
 @frozen(kw_only=True)
@@ -71,44 +58,8 @@ class TopicConfig:
         return bool(self.perm & PERM_INHERIT)
 
 
-@define
-class Topics:
-    """The table. Anyone may read it between two awaits; `put` and `drop` are the machine's."""
-
-    data_version: DataVersion = DataVersion()
-    _configs: dict[str, TopicConfig] = field(factory=dict)
-
-    def get(self, name: str) -> TopicConfig | None:
-        """The topic's settings, or None if there is no such topic."""
-        return self._configs.get(name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._configs
-
-    def __len__(self) -> int:
-        return len(self._configs)
-
-    def __iter__(self) -> Iterator[TopicConfig]:
-        return iter(self._configs.values())
-
-    def names(self) -> tuple[str, ...]:
-        """Every topic, the broker's own and retry topics too."""
-        return tuple(self._configs)
-
-    def put(self, configs: Iterable[TopicConfig], stamped_ms: int) -> tuple[str, ...]:
-        """Create or replace; the names that really changed. One data version for all of them."""
-        changed = tuple(c for c in configs if self._configs.get(c.name) != c)
-        if changed:
-            self._configs.update((config.name, config) for config in changed)
-            self.data_version = self.data_version.next(stamped_ms)
-        return tuple(config.name for config in changed)
-
-    def drop(self, name: str, stamped_ms: int) -> bool:
-        """Forget a topic; False if there was none."""
-        if self._configs.pop(name, None) is None:
-            return False
-        self.data_version = self.data_version.next(stamped_ms)
-        return True
+class Topics(ConfigTable[TopicConfig]):
+    """Every topic, the broker's own and retry topics too."""
 
 
 def setting_fault(config: TopicConfig) -> str | None:
