@@ -240,11 +240,12 @@ async def _empty(world: World, fault: Fault, member: Member, other: Member) -> N
     """Its folder is lost. It comes back on an empty one, and is replaced."""
     assert member.process is not None
     world.rotten = member
-    world.operator.lost[member.name] = world.operator.birth_of(member.name)
+    birth = world.operator.birth_of(member.name)
     while not member.ended.is_set():
         member.process.die()
         await member.ended.wait()
     world.empty(member)
+    world.operator.lost[member.name] = birth
     await _restart_later(world, fault, member)
 
 
