@@ -7,10 +7,11 @@ So what lies there is a candidate only; it is a message if the index of the queu
 from typing import Final
 
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.message_reader import LogReader
+from broker.store.message_reader import LogReader, rotten
 from dledger_py.remoting.wire.message import (
     RECORD_OVERHEAD,
     MalformedRecord,
+    body_is_intact,
     decode_record,
     patch_offsets,
 )
@@ -36,7 +37,10 @@ def candidate_at(log: LogReader, position: int, *, nowait: bool = False) -> byte
 
 
 def confirmed(queues: ConsumeQueues, position: int, candidate: bytearray) -> bytes | None:
-    """The record, offsets filled in, if its queue has it at this position; else None."""
+    """The record, offsets filled in, if its queue has it at this position; else None.
+
+    **Raises** `Reopen` if its body is not what was stored.
+    """
     try:
         record = decode_record(candidate)
     except MalformedRecord:
@@ -44,5 +48,7 @@ def confirmed(queues: ConsumeQueues, position: int, candidate: bytearray) -> byt
     offset = queues.offset_of(record.topic, record.queue_id, position)
     if offset is None:
         return None
+    if not body_is_intact(memoryview(candidate)):
+        raise rotten(position)
     patch_offsets(candidate, 0, offset, position)
     return bytes(candidate)

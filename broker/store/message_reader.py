@@ -1,9 +1,10 @@
 """From consume-queue units to the records a consumer gets.
 
-Laws: records leave whole or not at all, at least one if one was asked for, with their queue offset
-and physical offset filled in: in the log these two fields are blank. Records near each other come
-by one read, and what lies between them is left out. Nothing is remembered between calls, so a call
-that would block in the loop can be made again, unchanged, in a worker thread.
+Laws: records leave whole and with the body that was stored, or not at all; at least one if one was
+asked for; with their queue offset and physical offset filled in: in the log these two fields are
+blank. Records near each other come by one read, and what lies between them is left out. Nothing is
+remembered between calls, so a call that would block in the loop can be made again, unchanged, in a
+worker thread.
 
 Elsewhere: choosing units (`tag_filter`), finding them (`consume_queues`), parsing records
 (`dledger_py.remoting.wire.message`).
@@ -17,7 +18,7 @@ from attrs import define, frozen
 
 from broker.formats import UNIT, UNIT_PLACE
 from dledger_py.ledger.reopening import Reopen
-from dledger_py.remoting.wire.message import patch_offsets, store_timestamp_ms
+from dledger_py.remoting.wire.message import body_is_intact, patch_offsets, store_timestamp_ms
 
 MESSAGES_MAX: Final = 32  # per pull, as RocketMQ from memory
 BYTES_MAX: Final = (
@@ -68,8 +69,8 @@ class MessageReader:
         """The records of the chosen units (numbers within `units`), as far as the limits allow.
 
         **Blocks** unless `nowait`, which raises `BlockingIOError` where it would have to: then call
-        again without it in a worker thread. **Raises** `FailStop` if the index does not fit the
-        log.
+        again without it in a worker thread. **Raises** `Reopen` if the index does not fit the
+        log, or a body is not what was stored.
         """
         wanted, more_at = _within_limits(units, chosen, messages_max, bytes_max)
         parts: list[memoryview] = []
@@ -82,8 +83,11 @@ class MessageReader:
                 at = position - start
                 if _SIZE.unpack_from(buffer, at)[0] != size:
                     raise _mismatch(position, size, buffer, at)
+                record = view[at : at + size]
+                if not body_is_intact(record):
+                    raise rotten(position)
                 patch_offsets(buffer, at, first_offset + number, position)
-                parts.append(view[at : at + size])
+                parts.append(record)
         return Fetched(
             body=b"".join(parts),
             messages=len(parts),
@@ -128,6 +132,11 @@ def _runs(wanted: list[Wanted]) -> list[list[Wanted]]:
             run_start = position
         run_end = position + size
     return runs
+
+
+def rotten(position: int) -> Reopen:
+    """The log is damaged, and nobody gets this message from here; opening it fetches what was."""
+    return Reopen(f"log position {position}: the body of this message is not what was stored")
 
 
 def _mismatch(position: int, size: int, buffer: bytearray, at: int) -> Reopen:

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 from broker import node
 from broker.node import Node, live
 from dledger_py.actors import FailStop
+from dledger_py.client import ClientError
 from dledger_py.ledger import scrubber
 from dledger_py.ledger.reopening import Reopen
 from tests.broker.broker_kit import BrokerGroup, brokers, dial, pull, send
@@ -84,30 +85,55 @@ async def test_a_member_whose_log_rotted_while_it_ran_serves_all_messages_again(
     monkeypatch.setattr(scrubber, "PASS_S", 0.0)
     async with brokers(tmp_path, 3) as group:
         nodes = Nodes(group)
-        for name in group.names:
-            nodes.start(name)
-        await nodes.until(lambda: len(nodes.ready) == 3)
-        leader = await nodes.wait_leader(*group.names)
-        victim = next(n for n in group.names if n != leader)
-        async with dial(Dialled(nodes.broker(leader))) as connection:
-            for number in range(20):
-                await send(connection, TOPIC, b"message %d!" % number)
-        ledger = nodes.broker(victim).ledger
-        index = nodes.broker(leader).ledger.applied_index
-        while ledger.applied_index < index:
-            await trio.lowlevel.checkpoint()
+        victim = await _start_and_store(nodes)
         with capture_logs() as logs:
             _rot(tmp_path / victim, b"message 7!")
             await nodes.until(lambda: nodes.ready.count(victim) == 2)
-        async with dial(Dialled(nodes.broker(victim))) as connection:
-            reply = await pull(connection, TOPIC)
-
-        assert [b"message %d!" % number in reply.body for number in range(20)] == [True] * 20
-        events = [each["event"] for each in logs]
-        assert events.index("broker.reopened") < events.index("log.repaired")
-        assert 2 == len(nodes.made[victim])
-        assert [1, 1] == [len(nodes.made[name]) for name in group.names if name != victim]
+        await _check_mended(nodes, victim, logs)
         group.nursery.cancel_scope.cancel()
+
+
+async def test_a_message_that_rotted_is_handed_out_once_it_is_mended(tmp_path) -> None:
+    async with brokers(tmp_path, 3) as group:
+        nodes = Nodes(group)
+        victim = await _start_and_store(nodes)
+        with capture_logs() as logs:
+            _rot(tmp_path / victim, b"message 7!")
+            async with dial(Dialled(nodes.broker(victim))) as connection:
+                with pytest.raises(ClientError):
+                    await pull(connection, TOPIC)
+            await nodes.until(lambda: nodes.ready.count(victim) == 2)
+        await _check_mended(nodes, victim, logs)
+        group.nursery.cancel_scope.cancel()
+
+
+async def _start_and_store(nodes: Nodes) -> str:
+    """Twenty messages, on the disks of all three members. Returns one of those that follow."""
+    names = nodes.group.names
+    for name in names:
+        nodes.start(name)
+    await nodes.until(lambda: len(nodes.ready) == 3)
+    leader = await nodes.wait_leader(*names)
+    victim = next(name for name in names if name != leader)
+    async with dial(Dialled(nodes.broker(leader))) as connection:
+        for number in range(20):
+            await send(connection, TOPIC, b"message %d!" % number)
+    ledger = nodes.broker(victim).ledger
+    index = nodes.broker(leader).ledger.applied_index
+    while ledger.applied_index < index:
+        await trio.lowlevel.checkpoint()
+    return victim
+
+
+async def _check_mended(nodes: Nodes, victim: str, logs) -> None:
+    async with dial(Dialled(nodes.broker(victim))) as connection:
+        reply = await pull(connection, TOPIC)
+
+    assert [b"message %d!" % number in reply.body for number in range(20)] == [True] * 20
+    events = [each["event"] for each in logs]
+    assert events.index("broker.reopened") < events.index("log.repaired")
+    assert 2 == len(nodes.made[victim])
+    assert [1, 1] == [len(nodes.made[name]) for name in nodes.group.names if name != victim]
 
 
 class Dialled:

@@ -11,6 +11,7 @@ from broker.store.message_lookup import RECORD_BYTES_MAX, candidate_at, confirme
 from broker.store.message_reader import GAP_BYTES_MAX, READ_BYTES_MAX, MessageReader
 from broker.store.tag_filter import matching
 from dledger_py.actors import FailStop
+from dledger_py.ledger.reopening import Reopen
 from dledger_py.remoting.wire.message import (
     decode_record,
     decode_records,
@@ -185,6 +186,16 @@ def test_an_index_that_does_not_fit_stops_the_process() -> None:
         MessageReader(log).read(UNIT.pack(0, 50, 0), 0, [0])
 
 
+@pytest.mark.parametrize("stored_body", [b"hello", b""])
+def test_a_body_that_rotted_stops_the_process(stored_body: bytes) -> None:
+    log = FakeLog()
+    units = stored(log, record(b"sound"), record(stored_body))
+    log.stored[log.stored.rindex(b"\x06orders") - 1] ^= 1  # the body's last byte, or its length
+
+    with pytest.raises(Reopen, match=f"log position {len(record(b'sound'))}: the body"):
+        MessageReader(log).read(units, 0, [0, 1])
+
+
 @pytest.mark.parametrize("born_host", ["10.0.0.9", "2001:db8::9"])
 @pytest.mark.parametrize("store_host", ["10.0.0.1", "2001:db8::1"])
 def test_store_times_of_all_kinds_of_hosts(born_host: str, store_host: str) -> None:
@@ -240,6 +251,9 @@ def test_a_named_position_is_a_message_if_the_index_says_so(tmp_path: Path) -> N
     assert bytearray(forged) == candidate_at(log, inner)
     assert find(inner) is None
     assert [None] * 4 == [find(position) for position in (-1, 1, len(log.stored) - 3, 2**62)]
+    log.stored[log.stored.index(b"first")] ^= 1
+    with pytest.raises(Reopen, match="log position 0: the body"):
+        find(0)
 
 
 def test_a_named_position_reads_no_more_than_a_frame() -> None:

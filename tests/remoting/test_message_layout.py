@@ -77,7 +77,7 @@ def test_the_published_record_is_read() -> None:
     assert (found.born_timestamp_ms, found.store_timestamp_ms) == (1700000000000, 1700000000005)
     assert (found.body, found.topic, found.properties) == (b"hello", "TopicTest", PROPERTIES)
     assert found.body_crc == 907060870
-    assert body_is_intact(found)
+    assert body_is_intact(memoryview(RECORD))
     assert found.offset_message_id == "0A00000100002A9F00000000000003E8"
     assert found.property("TAGS") == "TagA"
     assert store_timestamp_ms(RECORD) == 1700000000005
@@ -169,9 +169,8 @@ def test_a_record_comes_back_equal(
     body: bytes, topic: str, address: bytes, flag: int, queue_offset: int
 ) -> None:
     host = address + bytes(4)
-    found = decode_record(
-        record(body=body, topic=topic, born_host=host, flag=flag, queue_offset=queue_offset)
-    )
+    raw = record(body=body, topic=topic, born_host=host, flag=flag, queue_offset=queue_offset)
+    found = decode_record(raw)
 
     assert (found.body, found.topic, found.born_host, found.flag, found.queue_offset) == (
         body,
@@ -180,7 +179,32 @@ def test_a_record_comes_back_equal(
         flag,
         queue_offset,
     )
-    assert body_is_intact(found)
+    assert body_is_intact(memoryview(raw))
+
+
+@pytest.mark.parametrize("born_host", ["10.0.0.9", "2001:db8::9"])
+@pytest.mark.parametrize("store_host", ["10.0.0.1", "2001:db8::1"])
+def test_every_bit_of_a_body_counts(born_host: str, store_host: str) -> None:
+    raw = bytearray(
+        record(
+            body=b"hello", born_host=pack_host(born_host, 1), store_host=pack_host(store_host, 2)
+        )
+    )
+    at = raw.index(b"hello")
+    flipped = []
+    for bit in range(5 * 8):
+        raw[at + bit // 8] ^= 1 << bit % 8
+        flipped.append(body_is_intact(memoryview(raw)))
+        raw[at + bit // 8] ^= 1 << bit % 8
+
+    assert [False] * 40 == flipped
+    assert body_is_intact(memoryview(raw))
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_have_an_intact_body_or_not(data: bytes) -> None:
+    for candidate in (data, RECORD[:36] + data, RECORD[:-1] + data):
+        body_is_intact(memoryview(candidate))
 
 
 @given(st.binary(max_size=400))

@@ -56,6 +56,8 @@ _HEAD = {
     (False, True): Layout(">IIIiiqqiq8sq20siqi"),
     (True, True): Layout(">IIIiiqqiq20sq20siqi"),
 }
+_BODY_AT: Final = (88, 100, 100, 112)  # by which hosts are IPv6, as in sysFlag
+_BODY_CRC_AT: Final = 8
 _OFFSETS = Layout(">qq")
 _SIZE_AND_MAGIC = Layout(">II")
 _INT = Layout(">i")
@@ -176,6 +178,22 @@ def record_size(buffer: bytes | bytearray | memoryview, at: int = 0) -> int:
     return int(size)
 
 
+def body_is_intact(record: memoryview) -> bool:
+    """Whether the body of a record still has the CRC it was stored with. False for bytes that are
+    too few to be a record."""
+    if len(record) < RECORD_OVERHEAD:
+        return False
+    body_at = _BODY_AT[record[SYS_FLAG_AT + 3] >> 4 & 3]
+    if body_at > len(record):
+        return False
+    (size,) = _INT.unpack_from(record, body_at - 4)
+    (crc,) = _INT.unpack_from(record, _BODY_CRC_AT)
+    return bool(
+        0 <= size <= len(record) - body_at
+        and crc32(record[body_at : body_at + size]) & BODY_CRC_MASK == crc
+    )
+
+
 def store_timestamp_ms(buffer: bytes | bytearray | memoryview, at: int = 0) -> int:
     """When the record at `at` was stored."""
     (sys_flag,) = _INT.unpack_from(buffer, at + SYS_FLAG_AT)
@@ -277,11 +295,6 @@ def decode_records(data: bytes | bytearray | memoryview) -> list[Record]:
         records.append(record)
         at += record.size
     return records
-
-
-def body_is_intact(record: Record) -> bool:
-    """Whether the body still has the CRC it was stored with."""
-    return crc32(record.body) & BODY_CRC_MASK == record.body_crc
 
 
 # --- batches --------------------------------------------------------------------------------------
