@@ -209,8 +209,11 @@ class Ledger:
         A leader that removes itself has given leadership away by then. **Raises** as `add_member`,
         and ChangeRefused if too few of the others are there to go on without it.
         """
-        if (reason := self._needs(name)) is not None:
-            raise ChangeRefused(reason)
+        patience_ends = trio.current_time() + self.config.election_timeout_ms / 1000
+        while (reason := self._needs(name)) is not None:
+            if trio.current_time() >= patience_ends:
+                raise ChangeRefused(reason)
+            await trio.sleep(CHANGE_PAUSE_S)  # a new leader has not heard everybody yet
         await self._change(raft.Remove(node=raft.NodeId(name)))
 
     async def _change(self, change: raft.Change) -> None:
@@ -242,12 +245,16 @@ class Ledger:
         return f"without {name} there would be no majority: {gone} cannot be reached"
 
     def _heard_lately(self) -> tuple[str, ...]:
+        """Those who have told this leader that they follow it. At its election it takes everybody
+        for heard, so as to lead for an election timeout at least; that is not enough here."""
         statistics = self.statistics()
         if statistics is None:
             return ()
         timeout_ticks = self.config.election_timeout_ms // self.config.tick_ms
         peers = statistics.raft.peers
-        return tuple(each.peer for each in peers if each.ticks_since_contact < timeout_ticks)
+        return tuple(
+            each.peer for each in peers if each.match and each.ticks_since_contact < timeout_ticks
+        )
 
     def trim(self, index: int) -> None:
         """The machine needs no entry up to `index` any more: let go of them. Event loop only.

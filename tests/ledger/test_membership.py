@@ -238,6 +238,19 @@ async def test_the_last_that_can_be_reached_is_not_removed(open_group):
         assert {leader.name, there} == set(members_of(leader).voters)
 
 
+async def test_whom_a_new_leader_has_not_heard_yet_is_not_counted_on(open_group):
+    async with open_group(3) as group:
+        await group.start()
+        first = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        await group.stop(first.name)
+        second = await group.wait_leader(but=first.name)
+        (third,) = (name for name in FOUNDERS if name not in (first.name, second.name))
+
+        with pytest.raises(ChangeRefused, match=f"no majority: {first.name} cannot be reached"):
+            await second.ledger.remove_member(third)
+
+
 async def test_an_emptied_folder_is_refused_and_comes_back_as_a_new_member(
     open_group, tmp_path, capsys
 ):
