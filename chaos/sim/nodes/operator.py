@@ -37,6 +37,7 @@ class Operator:
     """The members whose folders were emptied, and the births of what was in them."""
     _removed: dict[str, None] = field(factory=dict)
     """Those of them that were taken out since: once must do."""
+    _asking: bool = False
     _term: int = 0
 
     async def run(self) -> None:
@@ -47,7 +48,9 @@ class Operator:
             step = self._next(leader) if leader is not None else None
             if leader is not None and step is not None:
                 address = peer_address_of(step.node) if step.change == "add" else ""
+                self._asking = True
                 await self.world.clients[0].change(leader.name, step.change, step.node, address)
+                self._asking = False
 
     def _leader(self) -> Member | None:
         """Not one that was deposed and does not know it, if anybody newer has been seen."""
@@ -76,7 +79,7 @@ class Operator:
     def is_whole(self) -> bool:
         """Whether every member has its vote, on the folder that it has now, as far as is known."""
         leader = self._leader()
-        if leader is None or leader.broker is None or self.sent_away:
+        if leader is None or leader.broker is None or self.sent_away or self._asking:
             return False
         members = leader.broker.ledger.members
         return (
