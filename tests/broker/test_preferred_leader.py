@@ -306,7 +306,7 @@ async def test_a_preferred_member_that_may_not_lead_does_not_stop_the_others(tmp
         group.members["n1"].broker.ledger.set_electable(False)
         patience = leader.broker.preferred.patience
         while not patience.disappointments:
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await trio.lowlevel.checkpoint()
         async with dial(leader) as client:
             stored = await send(client, "orders")
         still = leader.leads
