@@ -6,8 +6,10 @@ terms, and tells the story, so that outcomes are part of the trace.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from random import Random
+from typing import TypeVar
 
 import trio
 from attrs import define, field
@@ -39,6 +41,8 @@ KEEPER_GROUP = "sim-keeper"
 QUEUES = 3
 KEEPER_PAUSE_S = 0.5
 RETRY_S = 0.5
+
+AnswerT = TypeVar("AnswerT")
 
 
 @define(eq=False)
@@ -175,10 +179,10 @@ class Clients:
         TASKS.set(self._process.tasks)
         async with self.connected() as client:
             for queue_id in range(QUEUES):
-                offset = await client.min_offset(TOPIC, queue_id)
-                end = await client.max_offset(TOPIC, queue_id)
+                offset = await self._answer(client.min_offset, TOPIC, queue_id)
+                end = await self._answer(client.max_offset, TOPIC, queue_id)
                 while offset < end:
-                    result = await client.pull(TOPIC, queue_id, offset)
+                    result = await self._answer(client.pull, TOPIC, queue_id, offset)
                     for message in result.messages:
                         self._add(
                             Stored(
@@ -190,6 +194,15 @@ class Clients:
                     if result.next_offset <= offset:
                         raise Violation(f"queue {queue_id} stands still at {offset} of {end}")
                     offset = result.next_offset
+
+    async def _answer(self, ask: Callable[..., Awaitable[AnswerT]], *question: object) -> AnswerT:
+        """Ask until there is one: a member may find rot at this very moment."""
+        while True:
+            try:
+                return await ask(*question)
+            except ClientError as error:
+                self.story.add(self.machine.name, f"not read: {error}")
+                await trio.sleep(RETRY_S)
 
     async def transfer(self, leader: str, to: str) -> None:
         """Ask the leader to hand over."""

@@ -40,7 +40,7 @@ class Nemesis:
 def _possible(world: World, fault: Fault, member: Member) -> bool:
     """Whether there would be any use in it, and the group could still be expected to go on."""
     match fault.kind:
-        case "rot":
+        case "rot" | "rot while it runs":
             return world.rotten in (None, member) and member.process is not None
         case "empty":  # whoever was the only one to have something must not lose it
             return world.rotten is None and member.process is not None and world.operator.is_whole()
@@ -211,6 +211,21 @@ async def _rot(world: World, fault: Fault, member: Member, other: Member) -> Non
     assert member.process is not None
     world.rotten = member
     member.process.die()
+    _flip_a_bit(world, fault, member)
+    await _restart_later(world, fault, member)
+
+
+async def _rot_while_it_runs(world: World, fault: Fault, member: Member, other: Member) -> None:
+    """The same, and it has to find out: by reading for others, or in the background. It ends then,
+    and is started again."""
+    world.rotten = member
+    _flip_a_bit(world, fault, member)
+    with trio.move_on_after(fault.for_s):
+        await member.ended.wait()
+    await world.restart(member)
+
+
+def _flip_a_bit(world: World, fault: Fault, member: Member) -> None:
     disk, folder = member.machine.disk, str(member.config.data_dir)
     segments = [name for name in disk.list(folder) if name.endswith(SEGMENT_SUFFIX)]
     random = dice(world.seed, f"rot {fault.at_s}")
@@ -219,7 +234,6 @@ async def _rot(world: World, fault: Fault, member: Member, other: Member) -> Non
         size = len(disk.content(path))
         if size > HEADER_BLOCK_BYTES:
             disk.flip_bit(path, random.randrange(HEADER_BLOCK_BYTES, size), random.randrange(8))
-    await _restart_later(world, fault, member)
 
 
 async def _transfer(world: World, fault: Fault, member: Member, other: Member) -> None:
@@ -279,6 +293,7 @@ _HOW: dict[str, Callable[[World, Fault, Member, Member], Awaitable[None]]] = {
     "write error": _write_error,
     "sync error": _sync_error,
     "rot": _rot,
+    "rot while it runs": _rot_while_it_runs,
     "slow disk": _slow_disk,
     "transfer": _transfer,
     "send away": _send_away,

@@ -68,6 +68,7 @@ KINDS: dict[str, tuple[float, Draw]] = {
     "write error": (0.7, _lasting("write error", (0.05, 2.0), (0, 20))),
     "sync error": (0.7, _lasting("sync error", (0.05, 2.0), (0, 20))),
     "rot": (0.5, _lasting("rot", (0.05, 1.0), (0, 1))),
+    "rot while it runs": (0.5, _lasting("rot while it runs", (0.5, 4.0))),
     "slow disk": (1.5, _lasting("slow disk", (0.5, 8.0), (0.01, 0.5))),
     "transfer": (1.5, _lasting("transfer", (0, 0))),
     "send away": (1.0, _lasting("send away", (0.5, 8.0))),

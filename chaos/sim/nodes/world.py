@@ -163,7 +163,10 @@ class World:
         await self._within(
             DELIVER_S, "delivery", lambda: recorder.acknowledged <= recorder.received
         )
-        await self.clients[0].inspect()
+        with trio.move_on_after(DELIVER_S) as patience:
+            await self.clients[0].inspect()
+        if patience.cancelled_caught:
+            raise Violation(f"W9: the queues cannot be read within {DELIVER_S:g} s of calm")
         self._raise()
 
     def _judge(self) -> None:
