@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+READY  := $(BIN)/ruff# comes with the extra `dev`, whoever installed it
 
 .PHONY: help setup cluster test check sim chaos bench interop clean
 
