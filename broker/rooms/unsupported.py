@@ -73,7 +73,7 @@ def with_refusals(routes: Routes) -> Routes:
         code: Route(Request, lambda fields: None, _refuse(what), False)
         for code, what in UNSUPPORTED.items()
     }
-    return Routes({**routes.by_code, **refusals})
+    return Routes({**routes.by_code, **refusals}, routes.quick)
 
 
 def _refuse(what: str) -> Any:

@@ -10,7 +10,7 @@ cannot outrun the limit either.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from attrs import frozen
@@ -128,6 +128,14 @@ class InboundConnection:
             self._put(head, body)
         elif self.paused and not self.dirty:
             self._plane.mark_dirty(self)
+
+    def respond_all(self, request_bytes: int, heads: Sequence[bytes]) -> None:
+        """Queue responses without bodies and take as many requests off the books."""
+        if self.closed:
+            return
+        self.unanswered -= len(heads)
+        self.unanswered_bytes -= request_bytes
+        self._put(b"".join(heads), b"")
 
     def request(
         self,

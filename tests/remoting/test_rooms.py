@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -47,6 +48,9 @@ class FakePort:
     def respond(self, request_size: int, head: bytes, body: bytes) -> None:
         self.settled_bytes.append(request_size)
         self.data += head + body
+
+    def respond_all(self, request_bytes: int, heads: Sequence[bytes]) -> None:
+        raise NotImplementedError
 
     def request(self, request: Request[Any], body: bytes = b"", *, on_reply: Any = None) -> None:
         raise NotImplementedError

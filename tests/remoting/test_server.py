@@ -21,9 +21,26 @@ from dledger_py.remoting.commands.queries import ViewMessage
 from dledger_py.remoting.commands.sending import SendMessage, SendReply
 from dledger_py.remoting.commands.topics import DeleteTopic
 from dledger_py.remoting.inbound import REPLIES_AWAITED_MAX
-from dledger_py.remoting.rooms import Answer, Caller, Connection, Later, Refused, handles, routes
+from dledger_py.remoting.rooms import (
+    Answer,
+    Caller,
+    Connection,
+    Later,
+    Port,
+    Refused,
+    handles,
+    quick,
+    routes,
+)
 from dledger_py.remoting.server import AddressUnavailable, Server, ServerLimits
-from dledger_py.remoting.wire.frame import Frame, Framer, encode_frame, encode_request
+from dledger_py.remoting.wire.codes import RequestCode
+from dledger_py.remoting.wire.frame import (
+    Frame,
+    Framer,
+    encode_frame,
+    encode_request,
+    head_renderer,
+)
 
 MAX_OFFSET = 30
 SEND_FIELDS = {"a": "pg", "b": "T", "e": "0"}
@@ -75,6 +92,32 @@ class Room:
 
 def settle(later: Later[SendReply]) -> None:
     later.answer(Answer(SendReply(msg_id="m", queue_id=0, queue_offset=0)))
+
+
+@define(eq=False)
+class QuickRoom:
+    """Takes every second send the quick way, and the others the plain one."""
+
+    taken: list[tuple[Port, int, int]] = field(factory=list)
+
+    @quick(RequestCode.SEND_MESSAGE_V2)
+    def take(self, connection: Port, frame: Frame) -> bool:
+        if frame.opaque % 2:
+            return False
+        if "b" not in frame.fields:
+            raise KeyError("b")
+        self.taken.append((connection, frame.opaque, frame.size))
+        return True
+
+    def answer(self) -> None:
+        """All that was taken, in one go."""
+        connection = self.taken[0][0]
+        render = head_renderer(b'{"msgId":"%s"}')
+        connection.respond_all(
+            sum(size for _, _, size in self.taken),
+            [render("m", opaque) for _, opaque, _ in self.taken],
+        )
+        self.taken.clear()
 
 
 @frozen
@@ -133,10 +176,12 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    limits: ServerLimits | None = None, listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 0),)
+    limits: ServerLimits | None = None,
+    listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 0),),
+    *more_rooms: object,
 ) -> AsyncIterator[Served]:
     room = Room()
-    server = Server(routes([room]), listen, on_turn_end=room.end_turn, limits=limits)
+    server = Server(routes([room, *more_rooms]), listen, on_turn_end=room.end_turn, limits=limits)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         served = Served(server, room)
@@ -355,6 +400,38 @@ async def test_unanswered_requests_are_bounded() -> None:
                 settled += 1
             heard += [frame.opaque for frame in await client.hear()]
         assert sorted(heard) == list(range(100))
+        await client.works()
+
+
+async def test_what_is_taken_the_quick_way_is_bounded_and_answered_together() -> None:
+    quick_room = QuickRoom()
+    sends = [encode_request(310, opaque, SEND_FIELDS, b"body") for opaque in range(100)]
+    limits = ServerLimits(unanswered_max=10, unanswered_bytes_max=10 * len(sends[0]))
+    async with serving(limits, (("127.0.0.1", 0),), quick_room) as served:
+        client, other = await served.connect(), await served.connect()
+        await client.say(*sends)
+        heard: list[Frame] = []
+        settled = 0
+        while len(heard) < 100:
+            await until(lambda: len(quick_room.taken) == 5)
+            assert len(served.room.waiting) == settled + 5
+            await other.works()
+            for later in served.room.waiting[settled:]:
+                settle(later)
+                settled += 1
+            quick_room.answer()
+            heard += await client.hear(10)
+        assert sorted(frame.opaque for frame in heard) == list(range(100))
+        assert {frame.fields["msgId"] for frame in heard} == {"m"}
+        await client.works()
+
+
+async def test_a_bug_in_a_quick_way_is_answered() -> None:
+    async with serving(None, (("127.0.0.1", 0),), QuickRoom()) as served:
+        client = await served.connect()
+        await client.say(encode_request(310, 2, {}))
+        (answer,) = await client.hear()
+        assert (answer.opaque, answer.code, answer.remark) == (2, 1, "KeyError: 'b'")
         await client.works()
 
 

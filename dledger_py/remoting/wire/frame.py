@@ -14,6 +14,7 @@ The typed view of `Frame.fields` is `schema`; the JSON dialects of old clients a
 the binary header is `headers_binary`.
 """
 
+from collections.abc import Callable
 from struct import Struct as Layout
 from typing import Final
 
@@ -36,6 +37,7 @@ __all__ = [
     "encode_head",
     "encode_request",
     "encode_response",
+    "head_renderer",
     "render_fields",
 ]
 
@@ -182,6 +184,22 @@ def encode_head(
         header = _HEAD_REMARK % (code, flag, opaque, json_encode(remark))
     size = len(header)
     return _PREFIX.pack(size + body_size + 4, size) + header
+
+
+def head_renderer(fields: bytes) -> Callable[..., bytes]:
+    """What `encode_head` makes of answers that succeed and have no body, for fields that are one
+    %-template: a function of the template's values (text as str) and the request's opaque."""
+    template = (_HEAD_FIELDS % (0, b"%b", RESPONSE, 0)).decode()
+    before, after = template.replace('"opaque":0', '"opaque":%d').split("%b")
+    whole = before.replace("%", "%%") + fields.decode() + after
+    prefix = _PREFIX.pack
+
+    def render(*values: object) -> bytes:
+        header = (whole % values).encode()
+        size = len(header)
+        return prefix(size + 4, size) + header
+
+    return render
 
 
 def encode_request(
