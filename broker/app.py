@@ -61,6 +61,7 @@ from broker.rooms.pulling import Pulling
 from broker.rooms.sending import Sending
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
+from broker.rooms.usual_sends import UsualSends
 from broker.runtime_table import RuntimeTable
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
@@ -283,24 +284,26 @@ class Broker:
         log_reader = _LogReader(self.ledger)
         reader = MessageReader(_IndexedReader(log_reader))
         stored_times = StoredTimes(self.queues, reader, ground.host)
+        sending = Sending(
+            cluster_name=config.cluster_name,
+            broker_name=config.broker_name,
+            store_host=pack_host(address, port),
+            new_unique_id=UniqueIds(address, ground.surroundings).make,
+            auto_create=config.auto_create_topics,
+            default_queues_max=config.default_topic_queues,
+            max_message_bytes=config.max_message_bytes,
+            machine=machine,
+            ledger=self.ledger,
+            batch=self.batch,
+            leadership=leadership,
+            disk=self.disk,
+            rates=self.rates,
+            now_ms=now_ms,
+        )
         rooms = routes(
             (
-                Sending(
-                    cluster_name=config.cluster_name,
-                    broker_name=config.broker_name,
-                    store_host=pack_host(address, port),
-                    new_unique_id=UniqueIds(address, ground.surroundings).make,
-                    auto_create=config.auto_create_topics,
-                    default_queues_max=config.default_topic_queues,
-                    max_message_bytes=config.max_message_bytes,
-                    machine=machine,
-                    ledger=self.ledger,
-                    batch=self.batch,
-                    leadership=leadership,
-                    disk=self.disk,
-                    rates=self.rates,
-                    now_ms=now_ms,
-                ),
+                UsualSends(sending),
+                sending,
                 Pulling(
                     machine=machine,
                     queues=self.queues,

@@ -94,12 +94,12 @@ class Sending:
     disk: DiskWatch
     rates: Rates
     now_ms: Callable[[], int]
-    _added_properties: str = field(init=False)
+    added_properties: str = field(init=False)
     _creating: dict[str, TopicConfig] = field(factory=dict, init=False)
     """Topics proposed and not yet applied: a burst of first messages makes one proposal."""
 
     def __attrs_post_init__(self) -> None:
-        self._added_properties = "".join(
+        self.added_properties = "".join(
             f"{key}\x01{value}\x02"
             for key, value in (
                 (props.MSG_REGION, REGION),
@@ -137,7 +137,7 @@ class Sending:
             first = replies[0]
             if isinstance(first, Reason):
                 rates.put_refused.total += len(messages)
-                later.refuse(_declined(first, topic, queue_id))
+                later.refuse(declined(first, topic, queue_id))
                 return
             rates.put.total += len(replies)
             rates.put_bytes.total += len(body)
@@ -257,7 +257,7 @@ class Sending:
             text = _without(text, STALE)
         if text and not text.endswith("\x02"):
             text += "\x02"
-        text += self._added_properties
+        text += self.added_properties
         if unique_id is None:
             unique_id = self.new_unique_id()
             text += f"{props.UNIQ_KEY}\x01{unique_id}\x02"
@@ -385,7 +385,7 @@ def _born_host(caller: Caller) -> bytes:
     return caller.connection.packed_remote
 
 
-def _declined(reason: Reason, topic: TopicConfig, queue_id: int) -> Refused:
+def declined(reason: Reason, topic: TopicConfig, queue_id: int) -> Refused:
     """The topic was deleted, or lost this queue, while the message was under way."""
     if reason is Reason.UNKNOWN_QUEUE:
         return QueueNotFound(topic.name, queue_id, topic.queues)

@@ -44,6 +44,11 @@ class DiskWatch:
     _refusing: bool = False
     _electable: bool = True
 
+    @property
+    def refusing(self) -> bool:
+        """Whether no message may be stored now."""
+        return self._refusing
+
     def admit(self) -> None:
         """Raises: DiskLow while no message may be stored."""
         if self._refusing:

@@ -11,7 +11,7 @@ from, and an idle one never waits.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import define, field
 
@@ -27,6 +27,19 @@ ENTRIES_AHEAD = 2  # one is being written, the next is on its way; a third would
 
 Settled = Callable[[Sequence[MessageReply]], None]
 Failed = Callable[[Exception], None]
+
+Single = tuple[Any, ...]
+"""A message that came alone: what its answer needs, behind its place among the entry's replies."""
+
+
+class Singles(Protocol):
+    """Whoever adds messages that came alone: they are answered entry by entry, not one by one."""
+
+    def stored(self, singles: Sequence[Single], replies: Sequence[MessageReply]) -> None:
+        """Their entry was applied; `replies` are those of the whole entry."""
+
+    def failed(self, singles: Sequence[Single], error: Exception) -> None:
+        """Their entry was not, or nobody knows."""
 
 
 class Proposer(Protocol):
@@ -56,9 +69,15 @@ class PutBatch:
     _ledger: Proposer
     _now_ms: Callable[[], int]
     _messages: list[Message] = field(factory=list)
-    _waiting: list[tuple[int, Settled, Failed]] = field(factory=list)
+    _waiting: list[tuple[int, int, Settled, Failed]] = field(factory=list)
+    _singles: list[Single] = field(factory=list)
+    _answers: Singles = field(init=False)
     _bytes: int = 0
     _ahead: int = 0
+
+    def answer_singles_by(self, singles: Singles) -> None:
+        """Name who answers what `add_single` added."""
+        self._answers = singles
 
     def add(self, messages: Sequence[Message], settled: Settled, failed: Failed) -> None:
         """Store these together: consecutively, and all of them or none.
@@ -66,14 +85,26 @@ class PutBatch:
         `settled` gets one reply per message once they are durable at a quorum and applied; `failed`
         gets what to tell the client instead.
         """
-        size = sum(len(message[3]) for message in messages)
+        size = sum([len(message[3]) for message in messages])
         waiting = self._messages
         if waiting and (
             len(waiting) + len(messages) > MESSAGES_MAX or self._bytes + size > BYTES_MAX
         ):
             self.propose()
-        self._messages.extend(messages)
-        self._waiting.append((len(messages), settled, failed))
+        waiting = self._messages
+        self._waiting.append((len(waiting), len(messages), settled, failed))
+        waiting.extend(messages)
+        self._bytes += size
+
+    def add_single(self, message: Message, *answer: object) -> None:
+        """Store this; `answer` comes back to `Singles`, behind the message's place."""
+        size = len(message[3])
+        waiting = self._messages
+        if waiting and (len(waiting) == MESSAGES_MAX or self._bytes + size > BYTES_MAX):
+            self.propose()
+            waiting = self._messages
+        self._singles.append((len(waiting), *answer))
+        waiting.append(message)
         self._bytes += size
 
     def turn_ended(self) -> None:
@@ -86,21 +117,23 @@ class PutBatch:
         if not self._messages:
             return
         payload = encode_put_messages(self._now_ms(), self._messages)
-        waiting = self._waiting
-        self._messages, self._waiting, self._bytes = [], [], 0
+        waiting, singles = self._waiting, self._singles
+        self._messages, self._waiting, self._singles, self._bytes = [], [], [], 0
         self._ahead += 1
 
         def settle(outcome: object) -> None:
             self._ahead -= 1
             if isinstance(outcome, LedgerError):
                 error = refusal_of(outcome)
-                for _count, _settled, failed in waiting:
+                if singles:
+                    self._answers.failed(singles, error)
+                for _at, _count, _settled, failed in waiting:
                     failed(error)
                 return
             assert isinstance(outcome, list)
-            at = 0
-            for count, settled, _failed in waiting:
+            if singles:
+                self._answers.stored(singles, outcome)
+            for at, count, settled, _failed in waiting:
                 settled(outcome[at : at + count])
-                at += count
 
         self._ledger.propose(payload, settle)

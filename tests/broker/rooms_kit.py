@@ -4,7 +4,7 @@ The machine, the index, the long polls and the client table are the real ones; s
 other members are not there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from broker.rooms.pulling import Pulling
 from broker.rooms.sending import Sending
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
+from broker.rooms.usual_sends import UsualSends
 from broker.serving.client_table import ClientTable
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.long_polls import LongPolls
@@ -67,6 +68,7 @@ class Connection:
     answers: list[Frame] = field(factory=list)
     told: list[Request[Any]] = field(factory=list)
     settled: int = 0
+    settled_bytes: int = 0
     _on_close: list[Callable[[], None]] = field(factory=list)
 
     @property
@@ -77,8 +79,16 @@ class Connection:
         if self.closed:
             return
         self.settled += 1
+        self.settled_bytes += request_size
         if head:
             self.answers += Framer().feed(head + body)
+
+    def respond_all(self, request_bytes: int, heads: Sequence[bytes]) -> None:
+        if self.closed:
+            return
+        for head in heads:
+            self.respond(0, head, b"")
+        self.settled_bytes += request_bytes
 
     def request(self, request: Request[Any], body: bytes = b"", *, on_reply: Any = None) -> None:
         self.told.append(request)
@@ -223,6 +233,7 @@ class Desk:
             rates=self.rates,
             **shared,
         )
+        self.usual = UsualSends(self.sending)
         pulling = Pulling(
             machine=machine,
             queues=self.queues,
@@ -264,7 +275,16 @@ class Desk:
             **shared,
         )
         groups = Groups(proposals=proposals, term=lambda: 7, **shared)
-        rooms = (self.sending, pulling, offsets, self.clients, topics, groups, operations)
+        rooms = (
+            self.usual,
+            self.sending,
+            pulling,
+            offsets,
+            self.clients,
+            topics,
+            groups,
+            operations,
+        )
         self.routes = with_refusals(routes(rooms))
         ledger.apply(
             encode_command(

@@ -3,12 +3,14 @@
 SEND_MESSAGE spells the names out; SEND_MESSAGE_V2 and SEND_BATCH_MESSAGE make letters of them.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from attrs import define, frozen
 from msgspec.json import encode as json_encode
 
 from dledger_py.remoting.wire.codes import RequestCode
+from dledger_py.remoting.wire.frame import head_renderer
 from dledger_py.remoting.wire.schema import Int32, Reply, Request, spelled, wire
 
 
@@ -92,3 +94,16 @@ def render_send_reply(
     `msg_id` is ASCII of ours and goes in as it is; the transaction id came from the client.
     """
     return template % (msg_id, queue_id, queue_offset, json_encode(transaction_id))
+
+
+def plain_answer(
+    region: str, trace_on: bool, store_host: bytes
+) -> Callable[[int, int, int, str, int], bytes]:
+    """The whole answer to one stored message, as a function of (position, queue id, queue offset,
+    unique id, opaque): 1 µs instead of 4. The unique id is letters and digits, it is not escaped.
+    """
+    template = send_reply_template(region, trace_on)
+    msg_id, rest = f"{store_host.hex().upper()}%016X".encode(), b"%b"
+    at, end = template.index(rest), template.rindex(rest)
+    fields = template[:at] + msg_id + template[at + 2 : end] + b'"%s"' + template[end + 2 :]
+    return head_renderer(fields)

@@ -161,6 +161,46 @@ def encode_record(
     return b"".join((head, body, name_length, name, _LENGTH_2.pack(properties_size), properties))
 
 
+def encode_plain_record(
+    queue_id: int,
+    flag: int,
+    sys_flag: int,
+    born_timestamp_ms: int,
+    born_host: bytes,
+    store_timestamp_ms: int,
+    store_host: bytes,
+    reconsume_times: int,
+    body: bytes,
+    topic: bytes,
+    properties: bytes,
+) -> bytes:
+    """What `encode_record` makes of the same, at two thirds of its cost, for the usual message.
+
+    The hosts are IPv4 and `sys_flag` says so; `topic` has its length byte in front, at most 127;
+    `properties` are at most 32767 bytes. None of this is checked.
+    """
+    body_size = len(body)
+    properties_size = len(properties)
+    head = _HEAD_V4.pack(
+        90 + body_size + len(topic) + properties_size,
+        MAGIC_V1,
+        crc32(body) & BODY_CRC_MASK,
+        queue_id,
+        flag,
+        0,
+        0,
+        sys_flag,
+        born_timestamp_ms,
+        born_host,
+        store_timestamp_ms,
+        store_host,
+        reconsume_times,
+        0,
+        body_size,
+    )
+    return b"".join((head, body, topic, _LENGTH_2.pack(properties_size), properties))
+
+
 def patch_offsets(buffer: bytearray, at: int, queue_offset: int, physical_offset: int) -> None:
     """Fill in the offsets of the record that begins at `at`."""
     _OFFSETS.pack_into(buffer, at + QUEUE_OFFSET_AT, queue_offset, physical_offset)
