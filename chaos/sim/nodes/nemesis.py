@@ -39,13 +39,16 @@ class Nemesis:
 
 def _possible(world: World, fault: Fault, member: Member) -> bool:
     """Whether there would be any use in it, and the group could still be expected to go on."""
+    operator = world.operator
     match fault.kind:
-        case "rot" | "rot while it runs":
-            return world.rotten in (None, member) and member.process is not None
+        case "rot" | "rot while it runs":  # of a minority, also of those that have a vote just now
+            whole = not operator.was_asked or operator.is_whole()
+            one_to_spare = len(world.members) > 3 or whole
+            return world.rotten in (None, member) and member.process is not None and one_to_spare
         case "empty":  # whoever was the only one to have something must not lose it
-            return world.rotten is None and member.process is not None and world.operator.is_whole()
-        case "send away":
-            return world.operator.is_whole()
+            return world.rotten is None and member.process is not None and operator.is_whole()
+        case "send away":  # of three, one that may be mending itself leaves one
+            return operator.is_whole() and (world.rotten is None or len(world.members) > 3)
         case "pause":
             process = member.process
             return process is not None and process.alive and not process.tasks.paused

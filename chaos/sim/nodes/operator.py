@@ -38,6 +38,8 @@ class Operator:
     _removed: dict[str, None] = field(factory=dict)
     """Those of them that were taken out since: once must do."""
     _asking: bool = False
+    was_asked: bool = False
+    """Whether the group was ever to be another one than all."""
     _term: int = 0
 
     async def run(self) -> None:
@@ -48,7 +50,7 @@ class Operator:
             step = self._next(leader) if leader is not None else None
             if leader is not None and step is not None:
                 address = peer_address_of(step.node) if step.change == "add" else ""
-                self._asking = True
+                self._asking = self.was_asked = True
                 await self.world.clients[0].change(leader.name, step.change, step.node, address)
                 self._asking = False
 
