@@ -70,6 +70,8 @@ class Checks:
     _wires: dict[int, _Wire] = field(factory=dict)
     _checked: dict[Member, int] = field(factory=dict)
     _emptied: dict[str, None] = field(factory=dict)
+    _durable: dict[str, tuple[int, int]] = field(factory=dict)
+    """Per member: index and term of the entry that it acknowledged last, in this life."""
     _states: dict[int, tuple[str, int]] = field(factory=dict)
 
     # ---- the wire
@@ -122,7 +124,12 @@ class Checks:
     def _check_durable(self, member: Member, match: int) -> None:
         """By the disk itself: it has the bytes of this entry, come what may."""
         assert member.broker is not None
-        raw = bytes(member.broker.ledger.log.read(match, 1)[0].raw)
+        log = member.broker.ledger.log
+        entry = match, log.term_at(match)
+        if self._durable.get(member.name) == entry:
+            return  # most are heartbeats' answers, which say it once more
+        self._durable[member.name] = entry
+        raw = bytes(log.read(match, 1)[0].raw)
         if not member.machine.disk.survives(str(member.config.data_dir), raw):
             raise Violation(f"W7: {member.name} acknowledged entry {match} before it was durable")
 
@@ -156,6 +163,7 @@ class Checks:
     def started(self, member: Member) -> None:
         """A new life: everything is looked at again."""
         self._checked[member] = 0
+        self._durable.pop(member.name, None)
 
     def emptied(self, name: str) -> None:
         """A member has forgotten everything, its terms among it; its votes are remembered here."""
