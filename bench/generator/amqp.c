@@ -215,12 +215,13 @@ static bool declare_queue(struct connection *c, const char *queue, int64_t deadl
     return call(c, QUEUE_DECLARE, &arguments, QUEUE_DECLARE_OK, deadline_ns);
 }
 
+/* With the number of groups in the name: a run with fewer must not fill the queues of the rest. */
 static void exchange_name(char *into, size_t size, const struct options *o) {
-    snprintf(into, size, "%s.fanout", o->topic);
+    snprintf(into, size, "%s.to-%u", o->topic, o->groups);
 }
 
 static void group_name(char *into, size_t size, const struct options *o, int group) {
-    snprintf(into, size, "%s.group-%d", o->topic, group);
+    snprintf(into, size, "%s.to-%u.group-%d", o->topic, o->groups, group);
 }
 
 static bool declare_fanout(struct connection *c, const struct options *o, int64_t deadline_ns) {
