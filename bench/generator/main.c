@@ -24,7 +24,7 @@ static const char USAGE[] =
     "message as large as all of it. Latencies are those of requests; in e2e from when a message\n"
     "was due to its arrival at each group; in drain those of fetches.\n";
 
-static const struct dialect *const DIALECTS[] = {&remoting, &amqp};
+static const struct dialect *const DIALECTS[] = {&remoting, &amqp, &nats};
 
 static const struct {
     const char *name;
