@@ -58,7 +58,7 @@ static const char *declared(const struct options *o) {
 static void stop_if_stuck(const struct connection *c) {
     if (c->lost)
         die("%s: %s", c->address, c->trouble);
-    if (clock_ns() - run.progress_ns > timeout_ns())
+    if (turn_ns - run.progress_ns > timeout_ns())
         die("%s: nothing for %g s; accepted %" PRIu64 " requests, arrived %" PRIu64 " messages",
             c->address, run.o->timeout_s, run.accepted, run.arrived);
 }
@@ -238,7 +238,7 @@ static void e2e_arrived(struct connection *c, const uint8_t *body, size_t size) 
     e2e.delivered++;
     run.figures.bytes += size;
     histogram_add(&run.figures.latencies, turn_ns - stamp.due_ns);
-    figures_end(&run.figures, turn_ns);
+    run.figures.ended_ns = turn_ns;
 }
 
 static const struct listener PUBLISHING = {e2e_accepted, e2e_refused, nothing_arrives,
@@ -252,9 +252,8 @@ static void publish_due(struct connection *publisher) {
            window_has_room(&publisher->window, run.o->in_flight)) {
         struct stamp stamp = {e2e.run, run.issued, due_ns(run.issued)};
         publisher->dialect->publish(publisher, window_open(&publisher->window, turn_ns), &stamp);
-        if (run.issued++ == e2e.warm) {
+        if (run.issued++ == e2e.warm)
             figures_begin(&run.figures, stamp.due_ns);
-        }
     }
 }
 
@@ -307,6 +306,7 @@ void load_e2e(const struct options *given) {
         for (unsigned number = 0; number <= o->groups; number++)
             stop_if_stuck(connections[number]);
     }
+    figures_end(&run.figures, run.figures.ended_ns); /* the last arrival */
     run.figures.count = e2e.total - e2e.warm;
     double seconds = (double)(run.figures.ended_ns - run.figures.began_ns) / 1e9;
     snprintf(more, sizeof more,

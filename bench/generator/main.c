@@ -121,7 +121,7 @@ static void set(struct options *o, int option, const char *name, char *text) {
     case COUNT: o->count = (uint64_t)whole(name, text, 1, 1e12); break;
     case WARM: o->warm = (uint64_t)whole(name, text, 0, 1e12); break;
     case BODY_BYTES: o->body_bytes = (size_t)whole(name, text, 1, BODY_BYTES_MAX); break;
-    case RATE: o->rate = number(name, text, 0.01, 1e7); break;
+    case RATE: o->rate = number(name, text, 1, 1e7); break;
     case SECONDS: o->seconds = number(name, text, 0.001, 1e6); break;
     case TIMEOUT: o->timeout_s = number(name, text, 0.1, 1e5); break;
     default: die("see load --help");
