@@ -223,7 +223,6 @@ static void e2e_refused(struct connection *c, uint64_t id, const char *why) {
 
 static void e2e_arrived(struct connection *c, const uint8_t *body, size_t size) {
     struct stamp stamp;
-    run.progress_ns = turn_ns;
     if (!stamp_read(&stamp, body, size) || stamp.run != e2e.run || stamp.sequence >= e2e.total)
         return;
     uint64_t bit = (uint64_t)(c->number - 1) * e2e.total + stamp.sequence;
@@ -233,6 +232,7 @@ static void e2e_arrived(struct connection *c, const uint8_t *body, size_t size) 
     }
     e2e.seen[bit / 8] |= (uint8_t)(1 << bit % 8);
     run.arrived++;
+    run.progress_ns = turn_ns; /* what has come before is none, or it might go on for ever */
     if (stamp.sequence < e2e.warm)
         return;
     e2e.delivered++;
@@ -330,7 +330,7 @@ static const int64_t PROBE_NS = 20 * MS;        /* while nothing is accepted, on
 static const int64_t GIVE_UP_NS = S;            /* a request without an answer is sent anew */
 static const int64_t LEADER_SILENT_NS = S;      /* after which another one is asked; where any */
 static const int64_t SERVER_SILENT_NS = 10 * S; /* node will do, silence is no reason to go */
-static const double OPEN_S = 3;
+static const double OPEN_MAX_S = 3;
 
 static struct {
     struct connection *c;
@@ -384,8 +384,12 @@ static void gap_leave(void) {
     gap_next_address();
 }
 
+static double open_s(void) {
+    return run.o->timeout_s < OPEN_MAX_S ? run.o->timeout_s : OPEN_MAX_S;
+}
+
 static bool gap_setup(struct connection *c) {
-    int64_t deadline_ns = clock_ns() + (int64_t)(OPEN_S * 1e9);
+    int64_t deadline_ns = clock_ns() + (int64_t)(open_s() * 1e9);
     if (!gap.declared && !c->dialect->leader_only) {
         /* Where only the leader takes messages, the first one makes the topic. */
         if (!c->dialect->declare(c, run.o, setup_deadline()))
@@ -397,7 +401,7 @@ static bool gap_setup(struct connection *c) {
 
 static void gap_open(char *trouble) {
     struct connection *c =
-        connection_open(run.o, 0, run.o->addresses[gap.place], OPEN_S, trouble);
+        connection_open(run.o, 0, run.o->addresses[gap.place], open_s(), trouble);
     if (c && !gap_setup(c)) {
         snprintf(trouble, TROUBLE_MAX, "%s", c->trouble);
         connection_close(c);
@@ -475,7 +479,7 @@ void load_gap(const struct options *o) {
             end_ns = turn_ns + (int64_t)(o->seconds * 1e9);
         } else if (turn_ns > ready_by_ns) {
             die("not steady within %g s; the last trouble with %s: %s", o->timeout_s,
-                o->addresses[gap.place], trouble);
+                o->addresses[gap.place], trouble[0] ? trouble : "no answer");
         }
     }
     figures_end(&run.figures, turn_ns);
