@@ -146,7 +146,7 @@ static bool is_close(struct connection *c, const struct frame *f) {
 }
 
 static bool await_method(struct connection *c, uint32_t method, struct frame *f,
-                         int64_t deadline_ns) {
+                         int64_t until_ns) {
     for (;;) {
         while (next_frame(c, f)) {
             if (f->type == METHOD && f->method == method)
@@ -154,21 +154,21 @@ static bool await_method(struct connection *c, uint32_t method, struct frame *f,
             if (is_close(c, f))
                 return false;
         }
-        if (!connection_wait(c, deadline_ns))
+        if (!connection_wait(c, until_ns))
             return false;
     }
 }
 
 static bool call(struct connection *c, uint32_t method, struct buffer *arguments, uint32_t answer,
-                 int64_t deadline_ns) {
+                 int64_t until_ns) {
     struct frame f;
     method_put(&c->out, method, arguments);
-    return await_method(c, answer, &f, deadline_ns);
+    return await_method(c, answer, &f, until_ns);
 }
 
 /* -- setup ------------------------------------------------------------------------------------ */
 
-static bool amqp_greet(struct connection *c, const struct options *o, int64_t deadline_ns) {
+static bool amqp_greet(struct connection *c, const struct options *o, int64_t until_ns) {
     static const char SECRET[] = "\0guest\0guest";
     struct buffer arguments = {0};
     struct frame f;
@@ -177,14 +177,14 @@ static bool amqp_greet(struct connection *c, const struct options *o, int64_t de
     if (!c->own)
         die("out of memory");
     buffer_put(&c->out, "AMQP\0\0\11\1", 8);
-    if (!await_method(c, CONNECTION_START, &f, deadline_ns))
+    if (!await_method(c, CONNECTION_START, &f, until_ns))
         return false;
     buffer_u32(&arguments, 0); /* client properties: none */
     short_string(&arguments, "PLAIN");
     long_string(&arguments, SECRET, sizeof SECRET - 1);
     short_string(&arguments, "en_US");
     method_put(&c->out, CONNECTION_START_OK, &arguments);
-    if (!await_method(c, CONNECTION_TUNE, &f, deadline_ns))
+    if (!await_method(c, CONNECTION_TUNE, &f, until_ns))
         return false;
     uint32_t frame_bytes = f.size < 8 ? 0 : read_u32(f.payload + 2);
     if (frame_bytes != 0 && frame_bytes < FRAME_BYTES)
@@ -196,13 +196,13 @@ static bool amqp_greet(struct connection *c, const struct options *o, int64_t de
     short_string(&arguments, "/");
     short_string(&arguments, "");
     buffer_u8(&arguments, 0);
-    if (!call(c, CONNECTION_OPEN, &arguments, CONNECTION_OPEN_OK, deadline_ns))
+    if (!call(c, CONNECTION_OPEN, &arguments, CONNECTION_OPEN_OK, until_ns))
         return false;
     short_string(&arguments, "");
-    return call(c, CHANNEL_OPEN, &arguments, CHANNEL_OPEN_OK, deadline_ns);
+    return call(c, CHANNEL_OPEN, &arguments, CHANNEL_OPEN_OK, until_ns);
 }
 
-static bool declare_queue(struct connection *c, const char *queue, int64_t deadline_ns) {
+static bool declare_queue(struct connection *c, const char *queue, int64_t until_ns) {
     struct buffer arguments = {0}, table = {0};
     short_string(&table, "x-queue-type");
     buffer_u8(&table, 'S');
@@ -212,7 +212,7 @@ static bool declare_queue(struct connection *c, const char *queue, int64_t deadl
     buffer_u8(&arguments, DURABLE);
     long_string(&arguments, (const char *)table.bytes, table.end);
     buffer_free(&table);
-    return call(c, QUEUE_DECLARE, &arguments, QUEUE_DECLARE_OK, deadline_ns);
+    return call(c, QUEUE_DECLARE, &arguments, QUEUE_DECLARE_OK, until_ns);
 }
 
 /* With the number of groups in the name: a run with fewer must not fill the queues of the rest. */
@@ -224,7 +224,7 @@ static void group_name(char *into, size_t size, const struct options *o, int gro
     snprintf(into, size, "%s.to-%u.group-%d", o->topic, o->groups, group);
 }
 
-static bool declare_fanout(struct connection *c, const struct options *o, int64_t deadline_ns) {
+static bool declare_fanout(struct connection *c, const struct options *o) {
     char exchange[NAME_MAX_BYTES], queue[NAME_MAX_BYTES];
     struct buffer arguments = {0};
     exchange_name(exchange, sizeof exchange, o);
@@ -233,11 +233,11 @@ static bool declare_fanout(struct connection *c, const struct options *o, int64_
     short_string(&arguments, "fanout");
     buffer_u8(&arguments, DURABLE);
     buffer_u32(&arguments, 0);
-    if (!call(c, EXCHANGE_DECLARE, &arguments, EXCHANGE_DECLARE_OK, deadline_ns))
+    if (!call(c, EXCHANGE_DECLARE, &arguments, EXCHANGE_DECLARE_OK, deadline_ns(o)))
         return false;
     for (unsigned group = 0; group < o->groups; group++) {
         group_name(queue, sizeof queue, o, (int)group);
-        if (!declare_queue(c, queue, deadline_ns))
+        if (!declare_queue(c, queue, deadline_ns(o)))
             return false;
         buffer_u16(&arguments, 0);
         short_string(&arguments, queue);
@@ -245,7 +245,7 @@ static bool declare_fanout(struct connection *c, const struct options *o, int64_
         short_string(&arguments, "");
         buffer_u8(&arguments, 0);
         buffer_u32(&arguments, 0);
-        if (!call(c, QUEUE_BIND, &arguments, QUEUE_BIND_OK, deadline_ns))
+        if (!call(c, QUEUE_BIND, &arguments, QUEUE_BIND_OK, deadline_ns(o)))
             return false;
     }
     return true;
@@ -253,27 +253,27 @@ static bool declare_fanout(struct connection *c, const struct options *o, int64_
 
 static bool fans_out(const struct options *o) { return strcmp(o->load, "e2e") == 0; }
 
-static bool amqp_declare(struct connection *c, const struct options *o, int64_t deadline_ns) {
+static bool amqp_declare(struct connection *c, const struct options *o) {
     char queue[NAME_MAX_BYTES];
     bool prepares = strcmp(o->load, "prepare") == 0;
     for (unsigned number = 0; number < o->topics && !fans_out(o); number++) {
         topic_name(queue, sizeof queue, o, number);
-        if (!declare_queue(c, queue, deadline_ns))
+        if (!declare_queue(c, queue, deadline_ns(o)))
             return false;
     }
-    return (!fans_out(o) && !prepares) || declare_fanout(c, o, deadline_ns);
+    return (!fans_out(o) && !prepares) || declare_fanout(c, o);
 }
 
 static bool amqp_attach_publisher(struct connection *c, const struct options *o,
-                                  int64_t deadline_ns) {
+                                  int64_t until_ns) {
     struct buffer arguments = {0};
     (void)o;
     buffer_u8(&arguments, 0);
-    return call(c, CONFIRM_SELECT, &arguments, CONFIRM_SELECT_OK, deadline_ns);
+    return call(c, CONFIRM_SELECT, &arguments, CONFIRM_SELECT_OK, until_ns);
 }
 
 static bool amqp_attach_consumer(struct connection *c, const struct options *o, int group,
-                                 int64_t deadline_ns) {
+                                 int64_t until_ns) {
     struct channel *channel = c->own;
     struct buffer arguments = {0};
     channel->consumes = true;
@@ -285,7 +285,7 @@ static bool amqp_attach_consumer(struct connection *c, const struct options *o, 
     buffer_u32(&arguments, 0);
     buffer_u16(&arguments, PREFETCH);
     buffer_u8(&arguments, 0);
-    return call(c, BASIC_QOS, &arguments, BASIC_QOS_OK, deadline_ns);
+    return call(c, BASIC_QOS, &arguments, BASIC_QOS_OK, until_ns);
 }
 
 static void amqp_consume(struct connection *c) {
@@ -445,7 +445,7 @@ static void amqp_receive(struct connection *c) {
         acknowledge(c);
 }
 
-static bool amqp_finish_consumer(struct connection *c, int64_t deadline_ns) {
+static bool amqp_finish_consumer(struct connection *c, int64_t until_ns) {
     struct channel *channel = c->own;
     struct buffer arguments = {0};
     if (channel->tag > channel->acked_tag)
@@ -454,7 +454,7 @@ static bool amqp_finish_consumer(struct connection *c, int64_t deadline_ns) {
     buffer_u16(&arguments, 200);
     short_string(&arguments, "done");
     buffer_u32(&arguments, 0);
-    return call(c, CHANNEL_CLOSE, &arguments, CHANNEL_CLOSE_OK, deadline_ns);
+    return call(c, CHANNEL_CLOSE, &arguments, CHANNEL_CLOSE_OK, until_ns);
 }
 
 static void amqp_forget(struct connection *c) {

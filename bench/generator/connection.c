@@ -34,6 +34,8 @@ int64_t clock_ns(void) {
     return (int64_t)now.tv_sec * S + now.tv_nsec;
 }
 
+int64_t deadline_ns(const struct options *o) { return clock_ns() + (int64_t)(o->timeout_s * 1e9); }
+
 /* -- buffers ---------------------------------------------------------------------------------- */
 
 uint8_t *buffer_room(struct buffer *b, size_t size) {
@@ -238,9 +240,9 @@ static void lose(struct connection *c, const char *why) {
     c->lost = true;
 }
 
-static bool wait_ready(int fd, short events, int64_t deadline_ns) {
+static bool wait_ready(int fd, short events, int64_t until_ns) {
     for (;;) {
-        int64_t left_ms = (deadline_ns - clock_ns() + MS - 1) / MS;
+        int64_t left_ms = (until_ns - clock_ns() + MS - 1) / MS;
         if (left_ms <= 0)
             return false;
         struct pollfd polled = {.fd = fd, .events = events};
@@ -252,7 +254,7 @@ static bool wait_ready(int fd, short events, int64_t deadline_ns) {
     }
 }
 
-static int connect_to(const char *address, int64_t deadline_ns, char *trouble) {
+static int connect_to(const char *address, int64_t until_ns, char *trouble) {
     char host[NAME_MAX_BYTES];
     const char *colon = strrchr(address, ':');
     if (!colon || (size_t)(colon - address) >= sizeof host)
@@ -271,7 +273,7 @@ static int connect_to(const char *address, int64_t deadline_ns, char *trouble) {
         error = connect(fd, each->ai_addr, each->ai_addrlen) == 0 ? 0 : errno;
         if (error == EINPROGRESS) {
             socklen_t size = sizeof error;
-            if (!wait_ready(fd, POLLOUT, deadline_ns))
+            if (!wait_ready(fd, POLLOUT, until_ns))
                 error = ETIMEDOUT;
             else
                 getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
@@ -291,8 +293,8 @@ static int connect_to(const char *address, int64_t deadline_ns, char *trouble) {
 
 struct connection *connection_open(const struct options *o, unsigned number, const char *address,
                                    double timeout_s, char *trouble) {
-    int64_t deadline_ns = clock_ns() + (int64_t)(timeout_s * 1e9);
-    int fd = connect_to(address, deadline_ns, trouble);
+    int64_t until_ns = clock_ns() + (int64_t)(timeout_s * 1e9);
+    int fd = connect_to(address, until_ns, trouble);
     if (fd < 0)
         return NULL;
     struct connection *c = calloc(1, sizeof *c);
@@ -303,7 +305,7 @@ struct connection *connection_open(const struct options *o, unsigned number, con
     c->address = address;
     c->dialect = o->dialect;
     window_init(&c->window, o->in_flight);
-    if (!c->dialect->greet(c, o, deadline_ns)) {
+    if (!c->dialect->greet(c, o, until_ns)) {
         snprintf(trouble, TROUBLE_MAX, "%s", c->trouble);
         connection_close(c);
         return NULL;
@@ -325,7 +327,8 @@ void connection_close(struct connection *c) {
 static void flush(struct connection *c) {
     if (c->lost || c->out.start == c->out.end)
         return;
-    ssize_t sent = send(c->fd, c->out.bytes + c->out.start, c->out.end - c->out.start, MSG_NOSIGNAL);
+    ssize_t sent = send(c->fd, c->out.bytes + c->out.start, c->out.end - c->out.start,
+                        MSG_NOSIGNAL);
     if (sent > 0)
         c->out.start += (size_t)sent;
     else if (sent < 0 && errno != EAGAIN && errno != EINTR)
@@ -346,13 +349,13 @@ static bool receive(struct connection *c) {
     return got > 0;
 }
 
-bool connection_wait(struct connection *c, int64_t deadline_ns) {
+bool connection_wait(struct connection *c, int64_t until_ns) {
     for (;;) {
         flush(c);
         if (c->lost)
             return false;
         bool more = c->out.start < c->out.end;
-        if (!wait_ready(c->fd, more ? POLLIN | POLLOUT : POLLIN, deadline_ns))
+        if (!wait_ready(c->fd, more ? POLLIN | POLLOUT : POLLIN, until_ns))
             return connection_fail(c, "no answer in time");
         if (receive(c))
             return true;
@@ -361,14 +364,14 @@ bool connection_wait(struct connection *c, int64_t deadline_ns) {
     }
 }
 
-bool connection_flush(struct connection *c, int64_t deadline_ns) {
+bool connection_flush(struct connection *c, int64_t until_ns) {
     for (;;) {
         flush(c);
         if (c->lost)
             return false;
         if (c->out.start == c->out.end)
             return true;
-        if (!wait_ready(c->fd, POLLOUT, deadline_ns))
+        if (!wait_ready(c->fd, POLLOUT, until_ns))
             return connection_fail(c, "the server takes nothing");
     }
 }

@@ -131,15 +131,16 @@ struct connection {
 extern int64_t turn_ns; /* when the loop last looked: after each wait and each receive */
 
 int64_t clock_ns(void);
+int64_t deadline_ns(const struct options *o); /* of what begins now */
 
 /* Connected and greeted, or NULL with the reason in `trouble`. Blocks. */
 struct connection *connection_open(const struct options *o, unsigned number, const char *address,
                                    double timeout_s, char *trouble);
 void connection_close(struct connection *c);
 /* Blocks until bytes came that no one has looked at, sending what is to be sent. For setup. */
-bool connection_wait(struct connection *c, int64_t deadline_ns);
+bool connection_wait(struct connection *c, int64_t until_ns);
 /* Blocks until all is sent. For setup. */
-bool connection_flush(struct connection *c, int64_t deadline_ns);
+bool connection_flush(struct connection *c, int64_t until_ns);
 /* Always false, so that one can `return` it. */
 bool connection_fail(struct connection *c, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -169,15 +170,16 @@ struct dialect {
     bool leader_only;
     /* The handshake. This and the next three block, return false with `trouble` set, and may be
      * called again after. */
-    bool (*greet)(struct connection *c, const struct options *o, int64_t deadline_ns);
-    /* Makes what the load needs: topics, queues, streams. Nothing happens if they are there. */
-    bool (*declare)(struct connection *c, const struct options *o, int64_t deadline_ns);
+    bool (*greet)(struct connection *c, const struct options *o, int64_t until_ns);
+    /* Makes what the load needs: topics, queues, streams. Nothing happens if they are there. As
+     * there may be thousands, each has all of the timeout. */
+    bool (*declare)(struct connection *c, const struct options *o);
     /* What this connection needs before it publishes. */
-    bool (*attach_publisher)(struct connection *c, const struct options *o, int64_t deadline_ns);
+    bool (*attach_publisher)(struct connection *c, const struct options *o, int64_t until_ns);
     /* What it needs before it consumes: everything stored (group < 0), or what comes from now
      * on, as one of the groups that each get everything. */
     bool (*attach_consumer)(struct connection *c, const struct options *o, int group,
-                            int64_t deadline_ns);
+                            int64_t until_ns);
     /* Before all connections: templates of what is published. */
     void (*compose)(const struct options *o);
     /* Appends one request to what goes out. `stamp` may be NULL. */
@@ -187,16 +189,16 @@ struct dialect {
     /* Takes all complete frames out of what came in and tells the listener. */
     void (*receive)(struct connection *c);
     /* Acknowledges the rest and leaves nothing behind. Blocks. */
-    bool (*finish_consumer)(struct connection *c, int64_t deadline_ns);
+    bool (*finish_consumer)(struct connection *c, int64_t until_ns);
     /* The address of the node that leads the topic if it is known to be another one, or NULL.
      * May be NULL itself. Blocks. */
-    const char *(*leader)(struct connection *c, const struct options *o, int64_t deadline_ns);
+    const char *(*leader)(struct connection *c, const struct options *o, int64_t until_ns);
     void (*forget)(struct connection *c); /* frees `own` */
 };
 
 extern const struct dialect remoting, amqp, nats;
 
-/* "T" if there is one topic, else "T-17". */
+/* "T" if there is one topic, else "T-17"; in NATS a subject "T.17". */
 void topic_name(char *into, size_t size, const struct options *o, unsigned number);
 enum { NAME_MAX_BYTES = 256 };
 

@@ -40,15 +40,13 @@ static void done_or_die(bool done, const struct connection *c) {
         die("%s: %s", c->address, c->trouble);
 }
 
-static int64_t setup_deadline(void) { return clock_ns() + timeout_ns(); }
-
 /* Everything that is needed exists, and `address` is where to work. */
 static const char *declared(const struct options *o) {
     const char *address = o->addresses[0];
     struct connection *c = open_or_die(o, 0, address);
-    done_or_die(c->dialect->declare(c, o, setup_deadline()), c);
+    done_or_die(c->dialect->declare(c, o), c);
     if (c->dialect->leader) {
-        const char *leader = c->dialect->leader(c, o, setup_deadline());
+        const char *leader = c->dialect->leader(c, o, deadline_ns(o));
         address = leader ? leader : address;
     }
     connection_close(c);
@@ -121,7 +119,7 @@ void load_send(const struct options *o) {
     o->dialect->compose(o);
     for (unsigned number = 0; number < o->connections; number++) {
         struct connection *c = connections[number] = open_or_die(o, number, address);
-        done_or_die(c->dialect->attach_publisher(c, o, setup_deadline()), c);
+        done_or_die(c->dialect->attach_publisher(c, o, deadline_ns(o)), c);
         c->listener = &SENDING;
         loop_add(c);
     }
@@ -172,13 +170,13 @@ void load_drain(const struct options *o) {
     run.target = o->count;
     struct connection *c = open_or_die(o, 0, o->addresses[0]);
     if (c->dialect->leader) {
-        const char *leader = c->dialect->leader(c, o, setup_deadline());
+        const char *leader = c->dialect->leader(c, o, deadline_ns(o));
         if (leader) {
             connection_close(c);
             c = open_or_die(o, 0, leader);
         }
     }
-    done_or_die(c->dialect->attach_consumer(c, o, -1, setup_deadline()), c);
+    done_or_die(c->dialect->attach_consumer(c, o, -1, deadline_ns(o)), c);
     c->listener = &DRAINING;
     turn_ns = run.progress_ns = clock_ns();
     figures_begin(&run.figures, turn_ns);
@@ -188,7 +186,7 @@ void load_drain(const struct options *o) {
         loop_turn(turn_ns + timeout_ns() + MS);
         stop_if_stuck(c);
     }
-    done_or_die(c->dialect->finish_consumer(c, setup_deadline()), c);
+    done_or_die(c->dialect->finish_consumer(c, deadline_ns(o)), c);
     figures_print(&run.figures, o, "");
     connection_close(c);
 }
@@ -287,9 +285,9 @@ void load_e2e(const struct options *given) {
         c->listener = number == 0 ? &PUBLISHING : &CONSUMING;
         turn_ns = clock_ns();
         if (number == 0) {
-            done_or_die(c->dialect->attach_publisher(c, o, setup_deadline()), c);
+            done_or_die(c->dialect->attach_publisher(c, o, deadline_ns(o)), c);
         } else {
-            done_or_die(c->dialect->attach_consumer(c, o, (int)number - 1, setup_deadline()), c);
+            done_or_die(c->dialect->attach_consumer(c, o, (int)number - 1, deadline_ns(o)), c);
             c->dialect->consume(c);
         }
         loop_add(c);
@@ -314,7 +312,7 @@ void load_e2e(const struct options *given) {
              "\"duplicates\":%" PRIu64,
              o->groups, e2e.delivered, (double)e2e.delivered / seconds, e2e.duplicates);
     for (unsigned number = 1; number <= o->groups; number++)
-        done_or_die(o->dialect->finish_consumer(connections[number], setup_deadline()),
+        done_or_die(o->dialect->finish_consumer(connections[number], deadline_ns(o)),
                     connections[number]);
     figures_print(&run.figures, o, more);
     for (unsigned number = 0; number <= o->groups; number++)
@@ -389,14 +387,14 @@ static double open_s(void) {
 }
 
 static bool gap_setup(struct connection *c) {
-    int64_t deadline_ns = clock_ns() + (int64_t)(open_s() * 1e9);
+    int64_t until_ns = clock_ns() + (int64_t)(open_s() * 1e9);
     if (!gap.declared && !c->dialect->leader_only) {
         /* Where only the leader takes messages, the first one makes the topic. */
-        if (!c->dialect->declare(c, run.o, setup_deadline()))
+        if (!c->dialect->declare(c, run.o))
             return false;
         gap.declared = true;
     }
-    return c->dialect->attach_publisher(c, run.o, deadline_ns);
+    return c->dialect->attach_publisher(c, run.o, until_ns);
 }
 
 static void gap_open(char *trouble) {

@@ -20,9 +20,11 @@ static const char USAGE[] =
     "\n"
     "D is remoting (RocketMQ), amqp (RabbitMQ) or nats (JetStream). All: [--timeout S] without any\n"
     "answer, after which the run fails, [--replicas R] of a stream, [--addresses NAME=H:P,…] to\n"
-    "find the server that leads a stream. Where there are no batches (amqp, nats), a batch is one\n"
-    "message as large as all of it. Latencies are those of requests; in e2e from when a message\n"
-    "was due to its arrival at each group; in drain those of fetches.\n";
+    "find the server that leads a stream. Several topics are T-0, T-1, …: RocketMQ's topics, AMQP's\n"
+    "queues, and in NATS subjects T.0, T.1, … of one stream. RocketMQ's are made by a first message\n"
+    "each, before the clock starts. Where there are no batches (amqp, nats), a batch is one message\n"
+    "as large as all of it. Latencies are those of requests; in e2e from when a message was due to\n"
+    "its arrival at each group; in drain those of fetches.\n";
 
 static const struct dialect *const DIALECTS[] = {&remoting, &amqp, &nats};
 

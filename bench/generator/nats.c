@@ -1,6 +1,9 @@
-/* The NATS client protocol, with JetStream by its JSON requests: a stream in files for each topic,
- * publishes with a reply subject to which the stream's leader sends its acknowledgement, and
- * durable pull consumers that acknowledge all up to a message.
+/* The NATS client protocol, with JetStream by its JSON requests: a stream in files, publishes with
+ * a reply subject to which the stream's leader sends its acknowledgement, and durable pull
+ * consumers that acknowledge all up to a message.
+ *
+ * Several topics are several subjects of one stream, as a broker of ours keeps all its topics in
+ * one log: a stream each would be a Raft group each.
  *
  * Three subscriptions tell what comes in apart: acknowledgements of publishes, whose subject ends
  * in the request's id, answers to setup's requests, and messages. */
@@ -174,7 +177,7 @@ static void remember_answer(struct session *session, const struct message *m) {
                  (const char *)m->body);
 }
 
-static bool await_answer(struct connection *c, int64_t deadline_ns) {
+static bool await_answer(struct connection *c, int64_t until_ns) {
     struct session *session = c->own;
     struct message m;
     for (;;) {
@@ -183,20 +186,20 @@ static bool await_answer(struct connection *c, int64_t deadline_ns) {
                 remember_answer(session, &m);
         if (session->answer[0])
             return true;
-        if (c->lost || !connection_wait(c, deadline_ns))
+        if (c->lost || !connection_wait(c, until_ns))
             return false;
     }
 }
 
 /* One request of the JetStream API; false as well if it is answered by an error. */
 static bool call_once(struct connection *c, const char *subject, const char *request,
-                      int64_t deadline_ns) {
+                      int64_t until_ns) {
     struct session *session = c->own;
     int64_t by_ns = clock_ns() + CALL_NS;
     session->answer[0] = 0;
     buffer_text(&c->out, "PUB $JS.API.%s %s.%0*u.answer %zu\r\n%s\r\n", subject, inbox(),
                 CONNECTION_DIGITS, c->number, strlen(request), request);
-    if (!await_answer(c, by_ns < deadline_ns ? by_ns : deadline_ns))
+    if (!await_answer(c, by_ns < until_ns ? by_ns : until_ns))
         return false;
     char why[TROUBLE_MAX / 2];
     if (!memmem(session->answer, strlen(session->answer), "\"error\":", 8))
@@ -208,9 +211,9 @@ static bool call_once(struct connection *c, const char *subject, const char *req
 
 /* The same until it succeeds: a stream that has just been made has no leader for a moment. */
 static bool call(struct connection *c, const char *subject, const char *request,
-                 int64_t deadline_ns) {
+                 int64_t until_ns) {
     int64_t give_up_ns = clock_ns() + DECLARE_MAX_NS;
-    give_up_ns = give_up_ns < deadline_ns ? give_up_ns : deadline_ns;
+    give_up_ns = give_up_ns < until_ns ? give_up_ns : until_ns;
     while (!call_once(c, subject, request, give_up_ns)) {
         if (c->lost || clock_ns() + RETRY_NS > give_up_ns)
             return false;
@@ -219,7 +222,7 @@ static bool call(struct connection *c, const char *subject, const char *request,
     return true;
 }
 
-static bool nats_greet(struct connection *c, const struct options *o, int64_t deadline_ns) {
+static bool nats_greet(struct connection *c, const struct options *o, int64_t until_ns) {
     struct session *session = c->own = calloc(1, sizeof *session);
     (void)o;
     if (!session)
@@ -231,36 +234,30 @@ static bool nats_greet(struct connection *c, const struct options *o, int64_t de
                 inbox(), CONNECTION_DIGITS, c->number, SID_ACKNOWLEDGEMENTS, inbox(),
                 CONNECTION_DIGITS, c->number, SID_ANSWERS, inbox(), CONNECTION_DIGITS, c->number,
                 SID_MESSAGES);
-    return await_answer(c, deadline_ns); /* the PONG: the subscriptions are known by then */
+    return await_answer(c, until_ns); /* the PONG: the subscriptions are known by then */
 }
 
-static bool nats_declare(struct connection *c, const struct options *o, int64_t deadline_ns) {
-    char topic[NAME_MAX_BYTES], subject[NAME_MAX_BYTES * 2], request[NAME_MAX_BYTES * 4];
-    for (unsigned number = 0; number < o->topics; number++) {
-        topic_name(topic, sizeof topic, o, number);
-        snprintf(subject, sizeof subject, "STREAM.CREATE.%s", topic);
-        snprintf(request, sizeof request,
-                 "{\"name\":\"%s\",\"subjects\":[\"%s\"],\"retention\":\"limits\","
-                 "\"storage\":\"file\",\"discard\":\"old\",\"num_replicas\":%u,"
-                 "\"max_consumers\":-1,\"max_msgs\":-1,\"max_bytes\":-1,\"max_age\":0}",
-                 topic, topic, o->replicas);
-        if (!call(c, subject, request, deadline_ns))
-            return false;
-    }
-    return true;
+static bool nats_declare(struct connection *c, const struct options *o) {
+    char subject[NAME_MAX_BYTES], request[NAME_MAX_BYTES * 4];
+    snprintf(subject, sizeof subject, "STREAM.CREATE.%s", o->topic);
+    snprintf(request, sizeof request,
+             "{\"name\":\"%s\",\"subjects\":[\"%s\",\"%s.*\"],\"retention\":\"limits\","
+             "\"storage\":\"file\",\"discard\":\"old\",\"num_replicas\":%u,"
+             "\"max_consumers\":-1,\"max_msgs\":-1,\"max_bytes\":-1,\"max_age\":0}",
+             o->topic, o->topic, o->topic, o->replicas);
+    return call(c, subject, request, deadline_ns(o));
 }
 
-/* The server that leads the first stream, if it was given an address by --addresses. */
+/* The server that leads the stream, if it was given an address by --addresses. */
 static const char *nats_leader(struct connection *c, const struct options *o,
-                               int64_t deadline_ns) {
+                               int64_t until_ns) {
     struct session *session = c->own;
-    char topic[NAME_MAX_BYTES], subject[NAME_MAX_BYTES * 2];
+    char subject[NAME_MAX_BYTES];
     if (o->named_count == 0)
         return NULL;
-    topic_name(topic, sizeof topic, o, 0);
-    snprintf(subject, sizeof subject, "STREAM.INFO.%s", topic);
+    snprintf(subject, sizeof subject, "STREAM.INFO.%s", o->topic);
     for (int64_t by_ns = clock_ns() + DECLARE_MAX_NS; clock_ns() < by_ns;) {
-        if (!call(c, subject, "", deadline_ns))
+        if (!call(c, subject, "", until_ns))
             return NULL;
         json_text((const uint8_t *)session->answer, strlen(session->answer), "\"leader\":",
                   session->leader, sizeof session->leader);
@@ -270,7 +267,7 @@ static const char *nats_leader(struct connection *c, const struct options *o,
                 o->named[place][size] == '=')
                 return o->named[place] + size + 1;
         if (size > 0)
-            die("stream %s is led by %s, which --addresses does not name", topic,
+            die("stream %s is led by %s, which --addresses does not name", o->topic,
                 session->leader);
         nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
     }
@@ -278,13 +275,13 @@ static const char *nats_leader(struct connection *c, const struct options *o,
 }
 
 static bool nats_attach_publisher(struct connection *c, const struct options *o,
-                                  int64_t deadline_ns) {
-    (void)c, (void)o, (void)deadline_ns;
+                                  int64_t until_ns) {
+    (void)c, (void)o, (void)until_ns;
     return true;
 }
 
 static bool nats_attach_consumer(struct connection *c, const struct options *o, int group,
-                                 int64_t deadline_ns) {
+                                 int64_t until_ns) {
     struct session *session = c->own;
     char subject[NAME_MAX_BYTES * 3], request[NAME_MAX_BYTES * 4];
     session->consumes = true;
@@ -300,13 +297,12 @@ static bool nats_attach_consumer(struct connection *c, const struct options *o, 
              "\"replay_policy\":\"instant\",\"max_ack_pending\":%d}}",
              session->stream, session->consumer, session->stored ? "all" : "new",
              ACK_PENDING_MAX);
-    return call(c, subject, request, deadline_ns);
+    return call(c, subject, request, until_ns);
 }
 
 /* -- publishing ------------------------------------------------------------------------------- */
 
 static void nats_compose(const struct options *o) {
-    char topic[NAME_MAX_BYTES];
     size_t size = o->body_bytes * o->batch;
     publisher.topics = o->topics;
     publisher.heads = calloc(o->topics, sizeof *publisher.heads);
@@ -315,8 +311,10 @@ static void nats_compose(const struct options *o) {
         die("out of memory");
     for (unsigned number = 0; number < o->topics; number++) {
         struct buffer *head = &publisher.heads[number];
-        topic_name(topic, sizeof topic, o, number);
-        buffer_text(head, "PUB %s %s.", topic, inbox());
+        if (o->topics == 1)
+            buffer_text(head, "PUB %s %s.", o->topic, inbox());
+        else
+            buffer_text(head, "PUB %s.%u %s.", o->topic, number, inbox());
         publisher.inbox_at[number] = head->end;
         buffer_text(head, "%0*u.p.%0*u %zu\r\n", CONNECTION_DIGITS, 0, ID_DIGITS, 0, size);
     }
@@ -437,13 +435,13 @@ static void nats_receive(struct connection *c) {
     pull_more(c);
 }
 
-static bool nats_finish_consumer(struct connection *c, int64_t deadline_ns) {
+static bool nats_finish_consumer(struct connection *c, int64_t until_ns) {
     struct session *session = c->own;
     char subject[NAME_MAX_BYTES * 3];
     if (session->unacknowledged > 0)
         acknowledge(c);
     snprintf(subject, sizeof subject, "CONSUMER.DELETE.%s.%s", session->stream, session->consumer);
-    return call(c, subject, "", deadline_ns);
+    return call(c, subject, "", until_ns);
 }
 
 static void nats_forget(struct connection *c) { free(c->own); }

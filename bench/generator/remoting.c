@@ -209,14 +209,14 @@ static void explain(const struct answer *a, char *why, size_t most) {
 }
 
 static bool call(struct connection *c, const struct buffer *header, const char *body,
-                 struct answer *a, int64_t deadline_ns) {
+                 struct answer *a, int64_t until_ns) {
     frame_head(&c->out, header, strlen(body));
     buffer_put(&c->out, body, strlen(body));
     for (;;) {
         while (next_answer(c, a))
             if (a->opaque == CALL_ID && is_answer(a))
                 return true;
-        if (!connection_wait(c, deadline_ns))
+        if (!connection_wait(c, until_ns))
             return false;
     }
 }
@@ -298,13 +298,13 @@ static void remoting_receive(struct connection *c) {
 
 /* -- setup ------------------------------------------------------------------------------------ */
 
-static bool remoting_greet(struct connection *c, const struct options *o, int64_t deadline_ns) {
-    (void)c, (void)o, (void)deadline_ns; /* there is no greeting */
+static bool remoting_greet(struct connection *c, const struct options *o, int64_t until_ns) {
+    (void)c, (void)o, (void)until_ns; /* there is no greeting */
     return true;
 }
 
 /* One message for each topic: the first send creates it, by way of the default topic. */
-static bool remoting_declare(struct connection *c, const struct options *o, int64_t deadline_ns) {
+static bool remoting_declare(struct connection *c, const struct options *o) {
     char topic[NAME_MAX_BYTES], key[KEY_BYTES + 1];
     struct answer a;
     int64_t give_up_ns = clock_ns() + DECLARE_MAX_NS;
@@ -313,12 +313,13 @@ static bool remoting_declare(struct connection *c, const struct options *o, int6
         topic_name(topic, sizeof topic, o, number);
         key_text(key);
         send_header(&header, topic, 0, o->queues, false, key, CALL_ID);
-        bool answered = call(c, &header, "first", &a, deadline_ns);
+        bool answered = call(c, &header, "first", &a, deadline_ns(o));
         buffer_free(&header);
         if (!answered)
             return false;
         if (a.code == SUCCESS) {
             number++;
+            give_up_ns = clock_ns() + DECLARE_MAX_NS;
             continue;
         }
         explain(&a, c->trouble, sizeof c->trouble);
@@ -330,13 +331,13 @@ static bool remoting_declare(struct connection *c, const struct options *o, int6
 }
 
 static bool remoting_attach_publisher(struct connection *c, const struct options *o,
-                                      int64_t deadline_ns) {
-    (void)c, (void)o, (void)deadline_ns;
+                                      int64_t until_ns) {
+    (void)c, (void)o, (void)until_ns;
     return true;
 }
 
 static bool remoting_attach_consumer(struct connection *c, const struct options *o, int group,
-                                     int64_t deadline_ns) {
+                                     int64_t until_ns) {
     struct consumer *consumer = c->own = calloc(1, sizeof *consumer);
     if (!consumer)
         die("out of memory");
@@ -351,7 +352,7 @@ static bool remoting_attach_consumer(struct connection *c, const struct options 
         buffer_text(&header, "{\"code\":%d,\"extFields\":{\"topic\":\"%s\",\"queueId\":\"%u\"",
                     GET_MAX_OFFSET, o->topic, queue);
         buffer_text(&header, HEADER_END, (unsigned long long)CALL_ID, VERSION);
-        bool answered = call(c, &header, "", &a, deadline_ns);
+        bool answered = call(c, &header, "", &a, until_ns);
         buffer_free(&header);
         if (!answered)
             return false;
@@ -371,8 +372,8 @@ static void remoting_consume(struct connection *c) {
 }
 
 /* What is committed is committed with the next pull: nothing is left to do. */
-static bool remoting_finish_consumer(struct connection *c, int64_t deadline_ns) {
-    (void)c, (void)deadline_ns;
+static bool remoting_finish_consumer(struct connection *c, int64_t until_ns) {
+    (void)c, (void)until_ns;
     return true;
 }
 
