@@ -367,6 +367,8 @@ static void confirmed(struct connection *c, const struct frame *f) {
     if (f->size < 9)
         die("%s: a confirm of %zu bytes", c->address, f->size);
     uint64_t last = read_u64(f->payload), first = f->payload[8] & 1 ? c->window.oldest : last;
+    if (last >= c->window.next)
+        die("%s: confirms message %" PRIu64 " of %" PRIu64, c->address, last, c->window.next - 1);
     for (uint64_t id = first; id <= last; id++) {
         if (first != last && c->window.began_ns[id & c->window.mask] == 0)
             continue; /* confirmed before, alone */
