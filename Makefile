@@ -4,10 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(BIN)/ruff# comes with the extra `dev`, whoever installed it
 
-.PHONY: help setup cluster test check sim chaos bench interop clean
+.PHONY: help setup cluster test check sim chaos bench bench-peers interop clean
 
 help:            ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,15 @@ chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES
 
 bench: $(READY)  ## throughput and latency of a local cluster, both flush policies
 	$(BIN)/python -m bench
+
+ROUNDS ?= 3
+BENCH_PEERS = --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS)) \
+	$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(SCALE),--scale $(SCALE)) \
+	$(if $(OUT),--out $(OUT)) $(if $(CACHE),--cache $(CACHE))
+bench-peers: $(READY)  ## ours and others (RocketMQ, RabbitMQ, NATS) in turn: ROUNDS=… PEERS=… WORKLOADS=… SCALE=… OUT=…
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
+		$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.peers $(BENCH_PEERS)
 
 interop: $(READY)  ## unmodified Apache clients against a cluster (needs go, node, mvn): GROUPS=…
 	$(BIN)/python tests/interop/run.py --groups $(GROUPS)
