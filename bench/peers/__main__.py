@@ -53,6 +53,7 @@ def main() -> int:
         workloads=[BY_NAME[name] for name in options.workloads],
         scale=options.scale,
         seconds=options.seconds,
+        all_topics=options.all_topics,
         cache=options.cache,
         generator=generator,
         scratch=scratch,
@@ -115,6 +116,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=names, default=names)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies counts and times")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement, about")
+    parser.add_argument(
+        "--all-topics", action="store_true", help="as many topics where each is a Raft group, too"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--scratch", type=Path, help="where all servers' data goes meanwhile")
     parser.add_argument(

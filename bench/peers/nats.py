@@ -41,7 +41,7 @@ class Nats:
     cache: Path
     dialect: str = "nats"
     batches: bool = False
-    topics_max: int = 1_000
+    topics_max: int = 100
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class Nats:
         """Build the server, unless the cache has it."""
         if self._binary.exists():
             return
-        go = tool("go", install="apt install golang, or go.dev/dl (1.24 or newer)")
+        go = tool("go", install="install Go, 1.25 or newer")
         self._binary.parent.mkdir(parents=True, exist_ok=True)
         env = {"GOBIN": str(self._binary.parent)}
         try:

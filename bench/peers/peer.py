@@ -73,7 +73,8 @@ class Peer(Protocol):
 
     @property
     def topics_max(self) -> int:
-        """How many topics the workload with many of them may use."""
+        """How many topics the workload with many of them uses at most. Where each is a Raft group,
+        a thousand take minutes to make and to remove, with little measured in between."""
 
     async def prepare(self, cache: Path) -> None:
         """Bring what is needed onto this machine, once.

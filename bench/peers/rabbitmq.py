@@ -39,7 +39,7 @@ class RabbitMQ:
     dialect: str = "amqp"
     batches: bool = False
     like: str = "ours-sync"
-    topics_max: int = 1_000
+    topics_max: int = 100
 
     async def prepare(self, cache: Path) -> None:
         """Nothing is fetched: it must be installed."""

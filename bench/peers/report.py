@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 METRICS: Final = (
     "per_s", "p50_ms", "p99_ms", "p999_ms", "gap_ms", "server_us", "client_us", "rss_mb",
-    "foreign_cpu",
+    "foreign_cpu", "topics",
 )  # fmt: skip
 
 QUIET: Final = 0.05
@@ -181,6 +181,8 @@ def _lines(
             ratio = by_metric[metric].get(key)
             return "" if ratio is None else f"{ratio:.2f}"
 
+        if "topics" in figures:
+            peer = f"{peer} ({figures['topics']:,.0f} topics)"
         if "gap_ms" in figures:
             gap = [f"{figures['gap_ms']:,.0f} ms{_unended(rows, name, peer)}", times("gap_ms")]
             yield peer, gap + [""] * (len(_COLUMNS) - len(gap))

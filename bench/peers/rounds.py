@@ -64,6 +64,8 @@ class Plan:
     """How long a measurement whose count is free shall last."""
     cache: Path
     generator: Path
+    all_topics: bool = False
+    """Whether `topics_max` of the systems is ignored."""
     scratch: Path
     """Where all data goes, all systems' on one file system."""
 
@@ -159,7 +161,9 @@ class _Cluster:
                 return await self._gap(workload)
 
     async def _send(self, workload: Workload) -> Row:
-        topics = min(workload.topics, self.peer.topics_max)
+        topics = workload.topics
+        if not self.plan.all_topics:
+            topics = min(topics, self.peer.topics_max)
         topic = _topic(workload)
         if topics > 1:
             prepare = ["prepare", "--topic", topic, "--topics", str(topics)]

@@ -23,7 +23,7 @@ CACHE = Path("cache")
 @pytest.mark.parametrize(
     "peer, said",
     [
-        (Nats(sync="default", cache=CACHE), "go is not installed: apt install golang"),
+        (Nats(sync="default", cache=CACHE), "go is not installed: install Go"),
         (RocketMQ(cache=CACHE), "java is not installed: apt install default-jre-headless"),
         (RabbitMQ(), "rabbitmq-server is not installed: apt install rabbitmq-server"),
     ],

@@ -129,6 +129,15 @@ def test_markdown_has_the_figures_the_promises_and_the_losses() -> None:
     assert "the load leader-kill: gap 2.00 times rabbitmq's" in worse
 
 
+def test_fewer_topics_are_named_beside_the_system() -> None:
+    rows = [row("ours-async", 1, topics=1_000), row("nats", 1, topics=100)]
+
+    text = report.markdown(rows)
+
+    assert "| ours-async (1,000 topics) | 100 |" in text
+    assert "| nats (100 topics) | 100 | 1.00 |" in text
+
+
 def test_a_gap_that_had_not_ended_is_called_so() -> None:
     rows = [gap("nats", 1, 15_000.0, ended=False), gap("nats", 2, 100.0), gap("nats", 3, 14_500.0)]
 
