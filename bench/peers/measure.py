@@ -5,7 +5,7 @@ All from /proc, in ticks of 10 ms: a measurement of three seconds on two cores i
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ class Usage:
     cpu_s: dict[int, float]
     """Of each process with all its threads, also those that have ended; user and system."""
     own_s: float
-    """Of this process and of its children that have ended."""
+    """Of this process, without its children."""
     machine_s: float
     """Of everybody."""
 
@@ -50,16 +50,23 @@ def look(pids: Collection[int]) -> Usage:
     return Usage(
         at_s=time.monotonic(),
         cpu_s={pid: cpu_seconds(pid) for pid in pids},
-        own_s=own.user + own.system + own.children_user + own.children_system,
+        own_s=own.user + own.system,
         machine_s=_machine_seconds(),
     )
 
 
-def spent(before: Usage, after: Usage) -> Spent:
-    """The difference. A load that ended in between is among our ended children."""
+def began(samples: Sequence[Usage], *, seconds: float) -> Usage:
+    """Of samples in order, the one nearest to so many seconds before the last: where a measurement
+    began that ended with the last one."""
+    return min(samples, key=lambda sample: abs(samples[-1].at_s - seconds - sample.at_s))
+
+
+def spent(before: Usage, after: Usage, *, load_s: float) -> Spent:
+    """The difference; `load_s` is what the load generator says it used itself."""
     seconds = after.at_s - before.at_s
     servers = sum(after.cpu_s[pid] - before.cpu_s[pid] for pid in before.cpu_s)
-    foreign = (after.machine_s - before.machine_s) - servers - (after.own_s - before.own_s)
+    known = servers + load_s + (after.own_s - before.own_s)
+    foreign = (after.machine_s - before.machine_s) - known
     capacity = seconds * (os.cpu_count() or 1)
     return Spent(
         seconds=seconds,

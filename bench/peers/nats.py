@@ -63,7 +63,7 @@ class Nats:
         """Build the server, unless the cache has it."""
         if self._binary.exists():
             return
-        go = tool("go", install="install Go, 1.25 or newer")
+        go = tool("go", install="install Go, 1.26 or newer")
         self._binary.parent.mkdir(parents=True, exist_ok=True)
         env = {"GOBIN": str(self._binary.parent)}
         try:

@@ -51,7 +51,10 @@ class Ours:
                 nodes = {member.address: node for node, member in cluster.members.items()}
 
                 async def find_leader(_topic: str = "") -> str:
-                    return cluster.members[await cluster.wait_leader()].address
+                    try:
+                        return cluster.members[await cluster.wait_leader()].address
+                    except ClusterError as error:
+                        raise PeerFailed(f"{error}\n{error.hint or ''}") from error
 
                 async def kill(address: str) -> None:
                     await cluster.kill(nodes[address])

@@ -14,14 +14,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
-from bench.peers.measure import look, rss_mb, spent
+from bench.peers.measure import Usage, began, look, rss_mb, spent
 from bench.peers.peer import Peer, PeerFailed, PeerMissing, Running
 from bench.peers.workloads import Workload, e2e_words, send_words
 
@@ -42,6 +43,9 @@ LOAD_TIMEOUT_S = 180.0
 SILENCE_S = 60
 """Given to the generator: so long without any answer, and it fails."""
 
+
+SAMPLE_S = 0.1
+"""How often processor time is looked at meanwhile: 0.2 ms of work."""
 
 TRIES_MAX = 2
 PAUSE_S = 2.0
@@ -156,7 +160,7 @@ class _Cluster:
             case "e2e":
                 seconds = max(1.0, workload.seconds * self.plan.scale)
                 words = e2e_words(workload, topic=_topic(workload), seconds=seconds)
-                return await self._measured(words, warm=workload.rate)
+                return await self._measured(words)
             case "gap":
                 return await self._gap(workload)
 
@@ -177,7 +181,7 @@ class _Cluster:
         count = self.counts[key]
         warm = count // 10
         words = send_words(workload, topic=topic, topics=topics, count=count, warm=warm)
-        row = await self._measured(words, warm=warm)
+        row = await self._measured(words)
         return row | {"topics": topics} if workload.topics > 1 else row
 
     async def _drain(self, workload: Workload) -> Row:
@@ -212,18 +216,35 @@ class _Cluster:
                 load.kill()
                 await load.wait()
 
-    async def _measured(self, words: list[str], *, warm: int = 0) -> Row:
-        """Run a load, and count what it cost. `warm` messages are not in its own figures, but in
-        the servers' processor time."""
-        pids = self.running.pids.values()
-        before = look(pids)
-        row = await self._load(words)
-        difference = spent(before, look(pids))
-        row["server_us"] = difference.server_cpu_s * 1e6 / (row["count"] + warm)
+    async def _measured(self, words: list[str]) -> Row:
+        """Run a load, and count what it cost from when it began to measure: it connects, makes
+        topics and warms before."""
+        samples = [self._look()]
+
+        async def sample() -> None:
+            with suppress(PeerFailed):  # the load will say so, too
+                while True:
+                    await trio.sleep(SAMPLE_S)
+                    samples.append(self._look())
+
+        async with _beside(sample):
+            row = await self._load(words)
+            samples.append(self._look())
+        difference = spent(
+            began(samples, seconds=row["seconds"]), samples[-1], load_s=row["client_cpu_s"]
+        )
+        per_message = 1e6 / (row["per_s"] * difference.seconds)
+        row["server_us"] = difference.server_cpu_s * per_message
         row["client_us"] = row["client_cpu_s"] * 1e6 / row["count"]
-        row["rss_mb"] = max(rss_mb(pid) for pid in pids)
+        row["rss_mb"] = max(rss_mb(pid) for pid in self.running.pids.values())
         row["foreign_cpu"] = difference.foreign_share
         return row
+
+    def _look(self) -> Usage:
+        try:
+            return look(self.running.pids.values())
+        except OSError as error:
+            raise PeerFailed(f"{self.peer.name}: a server is gone: {error}") from error
 
     async def _load(self, words: list[str]) -> Row:
         command = self._command(words, await self.running.find_entry())
@@ -239,6 +260,22 @@ class _Cluster:
         command = [str(self.plan.generator), *words, "--dialect", self.peer.dialect]
         command += ["--address", addresses, "--addresses", named, "--timeout", str(SILENCE_S)]
         return command
+
+
+@asynccontextmanager
+async def _beside(fn: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """A task beside the block, cancelled at its end. What the block raises leaves as it is, not as
+    a group."""
+    failure: LoadFailed | PeerFailed | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fn)
+        try:
+            yield
+        except (LoadFailed, PeerFailed) as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _tried(cluster: "_Cluster", workload: Workload) -> Row:

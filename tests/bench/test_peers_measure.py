@@ -70,18 +70,28 @@ def usage(*, at_s: float, server_s: float, own_s: float, machine_s: float) -> me
 def test_foreign_is_what_neither_servers_nor_we_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     before = usage(at_s=10, server_s=5, own_s=1, machine_s=100)
-    after = usage(at_s=14, server_s=8, own_s=2, machine_s=106)
+    after = usage(at_s=14, server_s=8, own_s=1.5, machine_s=106)
 
-    difference = measure.spent(before, after)
+    difference = measure.spent(before, after, load_s=0.5)
 
     assert 3 == difference.server_cpu_s
     assert 0.25 == difference.foreign_share  # 6 s in all, 3 + 1 are ours: 2 of 8 possible
 
 
-def test_a_load_that_ended_is_ours() -> None:
-    before = measure.look([])
-    with burnt(1):
-        pass
-    after = measure.look([])
+def test_what_a_load_does_before_it_measures_is_left_out() -> None:
+    samples = [
+        usage(at_s=at_s, server_s=0, own_s=0, machine_s=0) for at_s in (0.0, 1.0, 2.0, 3.0, 5.0)
+    ]
 
-    assert after.own_s - before.own_s >= 0.3
+    assert 2.0 == measure.began(samples, seconds=2.9).at_s
+    assert 0.0 == measure.began(samples, seconds=100).at_s
+
+
+def test_a_look_sees_each_process_and_the_machine() -> None:
+    before = measure.look([])
+    with burnt(1) as (pid, used_s):
+        after = measure.look([pid])
+
+    assert used_s == pytest.approx(after.cpu_s[pid], abs=0.05)
+    assert after.machine_s - before.machine_s >= 0.25
+    assert after.at_s > before.at_s
