@@ -327,7 +327,8 @@ static const int64_t PAUSE_NS = 5 * MS;         /* when everybody has refused */
 static const int64_t PROBE_NS = 20 * MS;        /* while nothing is accepted, one more send each */
 static const int64_t GIVE_UP_NS = S;            /* a request without an answer is sent anew */
 static const int64_t LEADER_SILENT_NS = S;      /* after which another one is asked; where any */
-static const int64_t SERVER_SILENT_NS = 10 * S; /* node will do, silence is no reason to go */
+static const int64_t SERVER_SILENT_NS = 10 * S; /* node will do, silence is no reason to go, */
+static const int64_t REFUSING_NS = 100 * MS;    /* but nothing except refusals is */
 static const double OPEN_MAX_S = 3;
 
 static struct {
@@ -360,7 +361,7 @@ static void gap_refused(struct connection *c, uint64_t id, const char *why) {
     connection_fail(c, "%s", why);
     run.figures.refused++;
     gap.steady_from_ns = turn_ns;
-    if (c->dialect->leader_only)
+    if (c->dialect->leader_only || turn_ns - gap.accepted_ns > REFUSING_NS)
         gap.moves_on = true;
     else
         gap.pause_until_ns = turn_ns + PAUSE_NS;
