@@ -115,7 +115,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
     parser.add_argument("--workloads", nargs="+", choices=names, default=names)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies counts and times")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement, about")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of a measurement, about")
     parser.add_argument(
         "--all-topics", action="store_true", help="as many topics where each is a Raft group, too"
     )

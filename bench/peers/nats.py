@@ -41,7 +41,7 @@ class Nats:
     cache: Path
     dialect: str = "nats"
     batches: bool = False
-    topics_max: int = 100
+    topics_max: int = 1_000
 
     @property
     def name(self) -> str:

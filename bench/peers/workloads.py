@@ -1,6 +1,6 @@
 """What is measured: a table, and the load generator's words for each row.
 
-Counts are not in the table. What lasts three seconds is 1,500 messages here and 300,000 there, so
+Counts are not in the table. What lasts some seconds is 1,500 messages here and 300,000 there, so
 each system's own count is found once by a short probe and then kept for all rounds (`rounds`).
 """
 
@@ -85,7 +85,7 @@ WORKLOADS: Final = (
         title="SIGKILL of the leader: longest time without an accepted send",
         kind="gap",
         in_flight=16,
-        seconds=15,
+        seconds=12,
     ),
 )
 """In this order on each cluster: the one that kills a server is the last."""
