@@ -37,7 +37,7 @@ OUT: Final = Path(__file__).resolve().parents[1] / "results"
 
 def main() -> int:
     """Measure and report. 0 if everything could be measured, 1 if something failed, 2 if nothing
-    could be tried."""
+    could be tried, 130 if it was stopped."""
     options = _options()
     logs.configure(level="error")
     try:
@@ -60,6 +60,9 @@ def main() -> int:
     )
     try:
         rows = _run(plan, options.out / "results.jsonl")
+    except KeyboardInterrupt:
+        print(f"stopped; what was measured is in {options.out}/results.jsonl", file=sys.stderr)
+        return 130
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     report.write_all(rows, options.out)
@@ -82,6 +85,7 @@ def _run(plan: Plan, path: Path) -> list[Row]:
 
 async def _until_terminated(rounds: Rounds) -> None:
     """SIGTERM leaves like Ctrl-C: no process and no data stay behind."""
+    done = False
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 
@@ -91,7 +95,10 @@ async def _until_terminated(rounds: Rounds) -> None:
 
             nursery.start_soon(watch)
             await rounds.run()
+            done = True
             nursery.cancel_scope.cancel()
+    if not done:
+        raise KeyboardInterrupt
 
 
 def _peers(cache: Path) -> Sequence[Peer]:
