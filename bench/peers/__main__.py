@@ -84,9 +84,9 @@ def _run(plan: Plan, path: Path) -> list[Row]:
 
 
 async def _until_terminated(rounds: Rounds) -> None:
-    """SIGTERM leaves like Ctrl-C: no process and no data stay behind."""
+    """Ctrl-C and SIGTERM alike: no process and no data stay behind."""
     done = False
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:

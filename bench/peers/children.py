@@ -51,7 +51,7 @@ class Children:
         self._logs[name] = folder / f"{name}.out"
         with self._logs[name].open("ab") as log:
             self._started[name] = subprocess.Popen(
-                [sys.executable, "-c", _BECOME, str(os.getpid()), *command],
+                _bound_to_us(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -114,7 +114,7 @@ async def run_tool(
     """
     with trio.move_on_after(timeout_s):
         done = await trio.run_process(
-            command,
+            _bound_to_us(command),
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -128,6 +128,10 @@ async def run_tool(
             f"{' '.join(command)}: {describe_exit(done.returncode)}\n{said}{explain()}"
         )
     raise PeerFailed(f"{' '.join(command)}: not done within {timeout_s:g} s\n{explain()}")
+
+
+def _bound_to_us(command: Sequence[str]) -> list[str]:
+    return [sys.executable, "-c", _BECOME, str(os.getpid()), *command]
 
 
 async def _wait_gone(child: "subprocess.Popen[bytes]") -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
 from attrs import frozen
 
 from bench.peers.children import Children, open_children, run_tool
@@ -26,6 +27,9 @@ INSTALL = (
     " service rabbitmq-server stop)"
 )
 COOKIE = "dledgerbench"
+
+NO_DAEMON = "-start_epmd false"
+"""Else Erlang starts an epmd that outlives everything, whenever it does not find one."""
 
 
 @frozen(kw_only=True)
@@ -55,6 +59,7 @@ class RabbitMQ:
                 epmd = ports.take_any()
                 command = ["epmd", "-address", "127.0.0.1", "-port", str(epmd)]
                 children.start("epmd", command, folder=scratch)
+                await _wait_epmd(epmd, children)
                 clients = {f"rabbit{n}": ports.take_any() for n in range(NODES)}
                 common = _common(scratch, epmd, list(clients))
                 for name, port in clients.items():
@@ -140,6 +145,7 @@ def _common(scratch: Path, epmd: int, names: list[str]) -> dict[str, str]:
         "RABBITMQ_CONFIG_FILE": str(scratch / "rabbitmq.conf"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(scratch / "enabled_plugins"),
         "RABBITMQ_NODENAME": f"{names[0]}@localhost",
+        "RABBITMQ_CTL_ERL_ARGS": NO_DAEMON,
         "LANG": "C.UTF-8",
     }
 
@@ -157,9 +163,22 @@ def _own(name: str, home: Path, port: int, dist_port: int) -> dict[str, str]:
         # With it the script becomes the server instead of starting it; then -noinput is left to us.
         "RABBITMQ_ALLOW_INPUT": "1",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-            "-noinput -kernel inet_dist_use_interface {127,0,0,1}"
+            f"{NO_DAEMON} -noinput -kernel inet_dist_use_interface {{127,0,0,1}}"
         ),
     }
+
+
+async def _wait_epmd(port: int, children: Children) -> None:
+    async def listens() -> bool:
+        children.check()
+        try:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+        except OSError:
+            return False
+        await stream.aclose()
+        return True
+
+    await wait_until(listens, what="rabbitmq: epmd", explain=children.tails)
 
 
 async def _ctl(common: Mapping[str, str], words: list[str], children: Children) -> str:
