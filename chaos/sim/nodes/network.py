@@ -70,6 +70,8 @@ class Network:
         self._listeners: dict[Address, SimSocket] = {}
         self._connected: dict[SimSocket, None] = {}
         self._held: dict[SimSocket, None] = {}
+        self._untold: dict[SimSocket, tuple[SimSocket, Way]] = {}
+        # They send to what is gone, and cannot be told so: by whom, and which way.
         self._ports: dict[str, int] = {}
         self._descriptor = 1000
         self.tap: Callable[[SimSocket, bytes], None] | None = None
@@ -183,6 +185,7 @@ class Network:
     def leave(self, sock: SimSocket) -> None:
         self._connected.pop(sock, None)
         self._held.pop(sock, None)
+        self._untold.pop(sock, None)
 
     # ---- within
 
@@ -220,12 +223,20 @@ class Network:
             peer.take(content)
 
     def _arrive_reset(self, sock: SimSocket, way: Way) -> None:
-        if self._stuck(way):  # said again when the other side speaks again
-            return
         peer = sock.peer
         assert peer is not None
+        if self._stuck(way):  # what was sent is not acknowledged: it is sent again, for a while
+            if peer not in self._untold and not peer.error and not peer.gone:
+                self._untold[peer] = sock, way
+                self.agenda.at(self.agenda.now + peer.user_timeout_s, self._give_up_untold, peer)
+            return
         self.trace = crc32(f"{self.agenda.now:.6f} {way} reset".encode(), self.trace)
         peer.fail(errno.ECONNRESET)
+
+    def _tell(self, gone: SimSocket) -> None:
+        """The other side has spoken again to what is not there any more."""
+        if gone.peer is not None and not gone.peer.gone:
+            self.reset(gone)
 
     def _give_up(self, sock: SimSocket, since: float) -> None:
         if sock.held and sock.held_since == since:
@@ -233,8 +244,16 @@ class Network:
             self._held.pop(sock, None)
             sock.fail(errno.ETIMEDOUT)
 
+    def _give_up_untold(self, sock: SimSocket) -> None:
+        if self._untold.pop(sock, None) is not None:
+            sock.fail(errno.ETIMEDOUT)
+
     def _let_through(self) -> None:
         now = self.agenda.now
+        for sock, (gone, way) in list(self._untold.items()):
+            if not self._stuck(way):
+                del self._untold[sock]
+                self.agenda.at(now + BACK_OFF_MAX_S * self._random.random(), self._tell, gone)
         for sock in list(self._held):
             if not self._stuck((sock.machine, sock.peer_address[0])):
                 waited_s = min(now - sock.held_since, BACK_OFF_MAX_S)
