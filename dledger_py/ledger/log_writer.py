@@ -1,23 +1,32 @@
-"""The one thread that changes the disk: all that is queued, one write, one sync, one report.
+"""The one place that changes the log's disk: all that is queued, one write, one sync, one report.
 
 Group commit needs no timer: while one group is being synced, the next one gathers. The thread is
 our own because handing a call to Trio's pool and back costs more than the sync itself on a quick
 disk.
 
+Even the way to our own thread and back costs more than what a quick disk does meanwhile: two
+wakings and a dozen hand-overs of the interpreter. So where the last `QUICK_GROUPS` groups each took
+less than `QUICK_S`, and nothing is queued, the loop writes a small group by itself. One that takes
+longer sends all that follow to the thread, until the disk has been quick again for as long: a disk
+that stalls holds up the loop once.
+
 Laws:
+- The loop or the thread, never both: whoever uses the files holds the lock. The loop never waits
+  for it.
 - Order: cuts and batches reach the log in the order they were queued; a group's term and vote are
   durable before its entries are written, and both before any of its writes is reported.
 - Reports are cumulative: write number n durable means all before it are.
 - A failure is final. Nothing is tried again and nothing is written after it: the kernel may have
   dropped the very pages that a second sync would report as safe. The actor raises FailStop.
 
-The loop's side (`submit`, `stalled_s`, `run`) and the thread's side (`_work` and below) share the
-queue, one number and the failure. Elsewhere: what lies where (storage), what must be durable
-(raft).
+The loop's side (`submit`, `drop`, `run`) and the thread's side (`_work` and below) share the queue,
+the lock and what is guarded by it, and the failure. Elsewhere: what lies where (storage), what must
+be durable (raft).
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +51,15 @@ in a second is not felt."""
 LAST_WRITE_S = 2.0
 """How long a ledger that is torn down waits for the write under way. A disk that takes longer is
 not waited for: the process must end."""
+
+NEAR_BYTES = 256 << 10
+"""Largest group that the loop writes: some 100 µs of copying, as one turn of many messages."""
+
+QUICK_S = 0.001
+"""A group is quick if it took less: longer than this the loop is not to be held up."""
+
+QUICK_GROUPS = 32
+"""So many quick groups in a row, and the disk is believed to stay quick."""
 
 SEAL_IDLE_S = 0.1
 """Silence after which the end of the log is attested, so that later damage cannot pass for a torn
@@ -79,6 +97,8 @@ class WriterStatistics:
     waiting: int
     stalled_ms: int
     longest_group_ms: int
+    near: int
+    """Groups that the loop wrote by itself."""
 
 
 class LogWriter:
@@ -94,8 +114,11 @@ class LogWriter:
         on_durable: Callable[[int], None],
         commit_hint: Callable[[], int],
         host: Host,
+        near: bool,
     ) -> None:
-        """`on_durable(number)` is called on the loop, `commit_hint()` in the thread."""
+        """`on_durable(number)` is called on the loop, also from within `submit`; `commit_hint()` in
+        the thread. `near` is whether the loop may write at all: not where several logs share it.
+        """
         self._log = log
         self._hard_state = hard_state
         self._sync = sync
@@ -111,17 +134,63 @@ class LogWriter:
         self._groups = 0
         self._writes = 0
         self._longest_group_s = 0.0
+        self._quick = 0
+        # Guarded by the lock, as the files are: how many groups the loop wrote, and whether the
+        # thread knows that it has to look after them.
+        self._lock = threading.Lock()
+        self._near = near
+        self._near_groups = 0
+        self._noticed = False
+        self._disk_is_quick = host.disk_is_quick
 
     # ---- the loop's side
 
     def submit(self, writes: list[Write]) -> None:
-        """Queue writes. Never blocks; the core bounds how much can be waiting."""
+        """Queue writes, or do them at once where that is quick; the core bounds how much can be
+        waiting."""
+        if self._is_near(writes) and self._lock.acquire(blocking=False):
+            try:
+                self._write_near(writes)
+            finally:
+                self._lock.release()
+            if self._failure is None:
+                self._on_durable(writes[-1].number)
+            return
         self._waiting.append((writes[-1].number, self._monotonic()))
         self._thread.put(writes)
 
     def drop(self, drop: Drop) -> None:
         """Queue the removal of old files. Never blocks."""
         self._thread.put([drop])
+
+    def _is_near(self, writes: list[Write]) -> bool:
+        """Whether these are but a few bytes for the file that is open, on a quick disk."""
+        if self._waiting or self._quick < QUICK_GROUPS or not self._near:
+            return False
+        last: Batch | None = None
+        for write in writes:
+            if write.hard is not None or write.cut is not None:
+                return False
+            last = write.batch or last
+        return (
+            last is not None
+            and self._failure is None
+            and _size(writes) <= NEAR_BYTES
+            and self._log.fits(last)
+            and self._disk_is_quick()
+        )
+
+    def _write_near(self, writes: list[Write]) -> None:
+        try:
+            self._perform(writes)
+        except Exception as error:
+            self._failure = error
+            self._thread.put(_END)
+            return
+        self._near_groups += 1
+        if not self._noticed:
+            self._noticed = True
+            self._thread.put(_LOOK)
 
     @property
     def ended(self) -> bool:
@@ -136,6 +205,7 @@ class LogWriter:
             waiting=len(self._waiting),
             stalled_ms=round(stalled_s * 1000),
             longest_group_ms=round(self._longest_group_s * 1000),
+            near=self._near_groups,
         )
 
     async def run(self, inbox: Inbox[Never]) -> None:
@@ -174,36 +244,48 @@ class LogWriter:
         try:
             yield from self._serve()
         except BaseException as error:
-            self._failure = error
+            self._failure = self._failure or error
         with suppress(trio.RunFinishedError):  # then nobody is left to tell
             self._thread.call_soon(self._ended.set)
 
     def _serve(self) -> Work[Job]:
         idle = True
+        near_groups = 0
         dirty_since: float | None = None
         monotonic = self._monotonic
         hinted_at = monotonic()
         while True:
             if monotonic() - hinted_at >= HINT_S:
-                self._save_hint()
+                with self._lock:
+                    self._save_hint()
                 hinted_at = monotonic()
             if dirty_since is not None and monotonic() - dirty_since >= self._async_flush_s:
-                self._log.write([], sync=True)
+                with self._lock:
+                    self._log.write([], sync=True)
                 dirty_since = None
             first = yield self._patience_s() if idle else SEAL_IDLE_S
-            if first is None:
-                self._log.seal_idle()
-                idle, dirty_since = True, None
-                continue
             if first is _END:
                 self._close()
                 return
+            if first is None and self._seal(near_groups):
+                idle, dirty_since = True, None
+                continue
             idle = False
+            near_groups = self._near_groups
             if not self._sync and dirty_since is None:
                 dirty_since = monotonic()
-            if not self._write_group(first):
+            if first and not self._write_group(first):
                 self._close()
                 return
+
+    def _seal(self, near_groups: int) -> bool:
+        """There was silence. False if it has just ended."""
+        with self._lock:
+            if self._near_groups != near_groups:
+                return False
+            self._log.seal_idle()
+            self._noticed = False
+            return True
 
     def _write_group(self, jobs: Job) -> bool:
         """Do these and all that queued up behind them. False if the end was among it."""
@@ -224,7 +306,8 @@ class LogWriter:
             size += _size(more)
         try:
             for drop in drops:
-                first_index = self._log.drop_before(drop.first_index, drop.configuration)
+                with self._lock:
+                    first_index = self._log.drop_before(drop.first_index, drop.configuration)
                 self._thread.call_soon(drop.done, first_index)
         except trio.RunFinishedError:
             return False
@@ -234,9 +317,8 @@ class LogWriter:
         """One group. False if there is nobody to tell any more."""
         if not writes:
             return True
-        self._perform(writes)
-        self._writes += len(writes)
-        self._groups += 1
+        with self._lock:
+            self._perform(writes)
         self._longest_group_s = max(self._longest_group_s, self._monotonic() - began)
         try:
             self._thread.call_soon(self._report, writes[-1].number)
@@ -245,6 +327,7 @@ class LogWriter:
         return True
 
     def _perform(self, writes: list[Write]) -> None:
+        began = self._monotonic()
         hard = next((write.hard for write in reversed(writes) if write.hard is not None), None)
         if hard is not None:
             # The last word on term and vote may precede the entries of earlier writes: nothing
@@ -264,6 +347,9 @@ class LogWriter:
                 dirty = True
         if dirty:
             self._log.write(batches, cut, sync=self._sync)
+        self._quick = self._quick + 1 if self._monotonic() - began < QUICK_S else 0
+        self._writes += len(writes)
+        self._groups += 1
 
     def _patience_s(self) -> float | None:
         """How long to wait for work when there is none: until the commit index that was written
@@ -272,8 +358,9 @@ class LogWriter:
         return HINT_S if behind else None
 
     def _close(self) -> None:
-        self._log.seal_idle()
-        self._save_hint()
+        with self._lock:
+            self._log.seal_idle()
+            self._save_hint()
 
     def _save_hint(self) -> None:
         """How far the log is committed: what the next start may apply before it has met anybody."""
@@ -287,6 +374,9 @@ Job = list[Write] | list[Drop]
 
 _END: Job = []
 """The word that nothing more will be submitted; known by its identity."""
+
+_LOOK: Job = []
+"""The word that the loop has begun to write: the thread seals, hints and flushes behind it."""
 
 
 def _sorted(jobs: Job) -> tuple[list[Write], list[Drop]]:

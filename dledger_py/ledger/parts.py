@@ -202,6 +202,7 @@ class Assembly:
             on_durable=driver.persisted,
             commit_hint=lambda: applier.target,
             host=self.host,
+            near=self.reception is None,
         )
 
     def _core(self, recovered: Recovered, hard: raft.HardState) -> Raft:

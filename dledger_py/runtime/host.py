@@ -106,6 +106,11 @@ class Host(Protocol):
         """What may block, in a worker thread: `trio.to_thread.run_sync`."""
         ...
 
+    def disk_is_quick(self) -> bool:
+        """Whether the loop may use the disk by itself, as far as this machine knows: what was
+        measured decides besides."""
+        ...
+
     def worker(self, name: str) -> Worker[Any]:
         """A thread to be started. A daemon: a process whose disk hangs must be able to end."""
         ...
@@ -150,6 +155,9 @@ class RealHost:
     wait_writable = staticmethod(trio.lowlevel.wait_writable)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
     poller = staticmethod(select.epoll)
+
+    def disk_is_quick(self) -> bool:
+        return True
 
     def worker(self, name: str) -> RealWorker[Any]:
         return RealWorker(name)

@@ -146,6 +146,10 @@ class Appender:
     def close(self) -> None:
         self._file.close()
 
+    def fits(self, batch: Batch) -> bool:
+        """Whether all of its entries start in the active segment."""
+        return self._split(batch, 0) is None
+
     def _split(self, batch: Batch, done: int) -> int | None:
         """The first entry (from `done` on) that starts behind a full segment's end, if any.
 

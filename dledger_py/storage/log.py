@@ -291,6 +291,11 @@ class Log:
             if sync:
                 self._appender.sync()
 
+    def fits(self, batch: Batch) -> bool:
+        """Whether `write` of this batch, and of others sealed before it, will create no file. While
+        nobody writes."""
+        return self._appender.fits(batch)
+
     def _perform(self, cut: Cut) -> None:
         self._appender.cut(cut.end)
         with self._lock:

@@ -105,6 +105,11 @@ class LyingFiles:
         self.capacity_bytes = None
 
     @property
+    def stop_is_armed(self) -> bool:
+        """Whether a power cut is to come in the middle of some change."""
+        return self._stop_after is not None
+
+    @property
     def used_bytes(self) -> int:
         return sum(len(inode.seen) for inode in self._names.values())
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
 
-from broker.store.checkpoints import Checkpoint
+from broker.store import checkpoints
 from chaos.sim.nodes.plan import Fault
 from chaos.sim.nodes.run import Result, run
 from dledger_py.ledger import snapshotter
@@ -102,9 +103,9 @@ def one_too_far(**place: int) -> StatePlace:
     return StatePlace(**(place | {"index": place["index"] + 1}))
 
 
-def sync_nothing(self: Checkpoint) -> None:
-    """A snapshot is written before the consume queues it goes with are on the disk."""
-    self._synced = True
+def sync_names_only(path: Path) -> bool:
+    """A snapshot is written before what is in the consume queues it goes with is on the disk."""
+    return path.exists()
 
 
 def use_and_forget_nothing(self: Members, configuration: Any) -> tuple[str, ...]:
@@ -151,7 +152,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a snapshot does not wait for the consume queues",
-        patches=((Checkpoint, "sync", sync_nothing),),
+        patches=((checkpoints, "_sync_file", sync_names_only),),
         faults=POWER_CUTS,
     ),
     Mutant(
