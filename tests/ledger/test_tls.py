@@ -143,13 +143,14 @@ async def test_a_member_of_a_foreign_ca_is_refused_and_both_sides_say_why(open_g
             await group.start()
             while len(said(logs, "peer.dial_refused")) < 2:
                 await trio.lowlevel.checkpoint()
-            while not said(logs, "peer.refused"):
+            # A dialler that has no time left breaks off without a word, and is refused for that.
+            told = "refuses us: unknown ca"
+            while told not in {each["reason"] for each in said(logs, "peer.refused")}:
                 await trio.lowlevel.checkpoint()
 
         dials = {each["peer"]: each["reason"] for each in said(logs, "peer.dial_refused")}
         foreign = "its certificate does not pass: self-signed certificate in certificate chain"
         assert {"n0": foreign, "n1": foreign} == dials
-        assert {"refuses us: unknown ca"} == {e["reason"] for e in said(logs, "peer.refused")}
 
 
 async def test_a_member_at_anothers_address_is_not_taken_for_it(open_group, certified):
