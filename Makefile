@@ -54,8 +54,6 @@ BENCH_PEERS = --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS)) \
 	$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(SCALE),--scale $(SCALE)) \
 	$(if $(OUT),--out $(OUT)) $(if $(CACHE),--cache $(CACHE))
 bench-peers: $(READY)  ## ours and others (RocketMQ, RabbitMQ, NATS) in turn: ROUNDS=… PEERS=… WORKLOADS=… SCALE=… OUT=…
-	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
-		$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.peers $(BENCH_PEERS)
 
 interop: $(READY)  ## unmodified Apache clients against a cluster (needs go, node, mvn): GROUPS=…
