@@ -36,8 +36,8 @@ _UNUSUAL: Final = (
     props.POP_CK,
 )
 
-_TEXTS_MAX: Final = 256
-_SMALL: Final = {str(number): number for number in range(_TEXTS_MAX)}
+_SMALL: Final = {str(number): number for number in range(256)}
+_TOPICS_MAX: Final = 10_000  # remembered; with more, all are looked at again
 _NUMBER_TEXT_MAX: Final = 18  # digits that are a 64-bit integer, whatever they are
 
 _UNIQUE_ID: Final = f"{props.UNIQ_KEY}\x01"
@@ -109,26 +109,10 @@ class UsualSends:
             return False
 
         text = get("i", "")
-        for word in _UNUSUAL:
-            if word in text:
-                return False
-        at = text.rfind(_UNIQUE_ID)
-        if at < 0 or (at and text[at - 1] != "\x02"):
+        found = _id_and_code(text)
+        if found is None:
             return False
-        end = text.find("\x02", at)
-        unique_id = text[at + len(_UNIQUE_ID) : end] if end >= 0 else text[at + len(_UNIQUE_ID) :]
-        if not (unique_id.isalnum() and unique_id.isascii()):
-            return False
-        code = 0
-        at = text.rfind(_TAG)
-        if at >= 0:
-            if at and text[at - 1] != "\x02":
-                return False
-            end = text.find("\x02", at)
-            tag = text[at + len(_TAG) : end] if end >= 0 else text[at + len(_TAG) :]
-            if not tag:
-                return False
-            code = tags_code(tag)
+        unique_id, code = found
         if text[-1] != "\x02":
             text += "\x02"
         properties = (text + sending.added_properties).encode()
@@ -219,4 +203,23 @@ class UsualSends:
             connection.respond_all(size, [render_head(answer, opaque, JSON)])
 
 
-_TOPICS_MAX: Final = 10_000
+def _id_and_code(text: str) -> tuple[str, int] | None:
+    """The unique id and the tag's code of usual properties, read as `properties.decode` does."""
+    for word in _UNUSUAL:
+        if word in text:
+            return None
+    at = text.rfind(_UNIQUE_ID)
+    if at < 0 or (at and text[at - 1] != "\x02"):
+        return None
+    end = text.find("\x02", at)
+    unique_id = text[at + len(_UNIQUE_ID) : end] if end >= 0 else text[at + len(_UNIQUE_ID) :]
+    if not (unique_id.isalnum() and unique_id.isascii()):
+        return None
+    at = text.rfind(_TAG)
+    if at < 0:
+        return unique_id, 0
+    if at and text[at - 1] != "\x02":
+        return None
+    end = text.find("\x02", at)
+    tag = text[at + len(_TAG) : end] if end >= 0 else text[at + len(_TAG) :]
+    return (unique_id, tags_code(tag)) if tag else None
