@@ -1,7 +1,7 @@
 """The synchronous monitor around the core: an event in, every effect performed, nothing awaited.
 
 `post` runs on the event loop and returns when the core has taken the event and all its effects
-are on their way: entries sealed and handed to the writer thread, messages given to sockets,
+are on their way: entries sealed and handed to the log writer, messages given to sockets,
 committed entries applied. A proposal thus reaches the disk and the followers without one task
 switch; why this is no mailbox is told in docs/decisions.
 
@@ -338,7 +338,8 @@ class Driver:
     def _let_go(self) -> None:
         """Send and write what the burst came to: one system call per peer, one hand-over.
 
-        Messages first: the writer thread, once awake, wants the interpreter that we still need.
+        Messages first: the others write meanwhile, and a writer thread, once awake, wants the
+        interpreter that we still need.
         """
         for link in self._talkative:
             link.flush()

@@ -1,7 +1,7 @@
 """Blocking files under the Raft log, behind one small file-system protocol. No Trio here.
 
 `recover` opens a directory and returns a `Log` and a `HardStateFile`; the ledger calls them from
-its loop thread and its writer thread. Laws are told where they are kept: bytes in `formats`,
+its loop thread and its writer. Laws are told where they are kept: bytes in `formats`,
 the order of writes in `appender`, what may be cut in `recovery`.
 """
 

@@ -1,4 +1,4 @@
-"""The writer thread's half of a log: what is written in which order, and why that survives.
+"""The writer's half of a log: what is written in which order, and why that survives.
 
 One group costs ``pwrite(entries) · pwrite(attest slot) · fdatasync``. The slot tells what was
 synced *before* this group (`formats.Attest`), so it is true whichever part of the three reaches
@@ -69,7 +69,7 @@ from dledger_py.storage.start_configuration import (
 
 @define(eq=False)
 class Appender:
-    """Owns the active segment. Everything here runs on the writer thread; `end`, `durable` and
+    """Owns the active segment. Everything here is the writer's; `end`, `durable` and
     `claimed` are replaced whole, so other threads may look at them."""
 
     _files: FileSystem

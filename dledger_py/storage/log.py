@@ -1,10 +1,10 @@
-"""The log as its owner sees it: seal on the loop thread, write on the writer thread, read anywhere.
+"""The log as its owner sees it: seal on the loop thread, write one at a time, read anywhere.
 
 Threads:
 
 * *loop thread*: `seal`, `seal_raw`, `cut` and every attribute. No I/O (but see `cut`).
-* *writer thread*, one: `write`, `seal_idle`, `drop_before`, `close`. The only one that changes
-  files.
+* *the writer*: `fits`, `write`, `seal_idle`, `drop_before`, `close`. Whatever thread it is at the
+  moment, one at a time, which its owner sees to. Nobody else changes files.
 * *any thread*: `read`, `read_bytes`.
 
 Writes must happen in the order of the seals and cuts they perform.
@@ -268,12 +268,12 @@ class Log:
     def _unknown(self, index: int) -> LookupError:
         return LookupError(f"entry {index}: only {self.first_index} to {self._end.index} exist")
 
-    # -- writer thread
+    # -- the writer
 
     def write(
         self, batches: Sequence[Batch], cut_to: Cut | None = None, *, sync: bool = True
     ) -> None:
-        """Cut if asked, then append the batches. Writer thread.
+        """Cut if asked, then append the batches. The writer's.
 
         Each Cut is performed by exactly one `write`, in order, before the batches sealed after
         it. ``write([], sync=True)`` makes earlier unsynced writes durable.
@@ -305,7 +305,7 @@ class Log:
                 self._ceiling = None
 
     def seal_idle(self) -> None:
-        """Attest all that was written (syncing it first). Writer thread; after 100 ms of silence.
+        """Attest all that was written (syncing it first). The writer's; after 100 ms of silence.
 
         Without it the last group before a crash is durable, but damage in it would pass for a
         torn write. No-op when everything is attested already. Raises as `write`.
@@ -324,7 +324,7 @@ class Log:
         `configuration` is the index and payload of one that is committed: the latest before
         `index`, or a later one.
 
-        Writer thread. Blocks: syncs of a small file, a header, and the directory, twice; freeing
+        The writer's. Blocks: syncs of a small file, a header, and the directory, twice; freeing
         the space of a large file may take the file system a while.
         Durability: on disk on return; a crash before leaves it done or not done.
         Raises OSError, and LogFailed ever after: stop the process.

@@ -107,7 +107,7 @@ class Recovered:
     created: bool  # the directory was empty: a new member, or one that lost its disk
 
     def close(self) -> None:
-        """Close log and hard state, and release the directory. Writer thread."""
+        """Close log and hard state, and release the directory. The writer's."""
         try:
             self.hard_state_file.close()
         finally:

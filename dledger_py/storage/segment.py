@@ -1,6 +1,6 @@
 """The segment files of one log: which exist, and reading from them in any thread.
 
-The list changes only on the writer thread (`add`, `drop_last`, `drop_first`); readers see it
+Only the writer changes the list (`add`, `drop_last`, `drop_first`); readers see it
 under a lock and hold a file open while they read from it, so that a dropped segment's descriptor
 is never closed (and its number reused) under a reader's feet.
 
@@ -46,7 +46,7 @@ class Segments:
     def __attrs_post_init__(self) -> None:
         self._starts = [before.position for before in self._befores]
 
-    # -- the list (writer thread)
+    # -- the list (the writer)
 
     @property
     def last(self) -> End:
