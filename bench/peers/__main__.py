@@ -54,7 +54,6 @@ def main() -> int:
         scale=options.scale,
         seconds=options.seconds,
         all_topics=options.all_topics,
-        cache=options.cache,
         generator=generator,
         scratch=scratch,
     )

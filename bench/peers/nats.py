@@ -59,7 +59,7 @@ class Nats:
     def _binary(self) -> Path:
         return self.cache / "nats" / "nats-server"
 
-    async def prepare(self, cache: Path) -> None:
+    async def prepare(self) -> None:
         """Build the server, unless the cache has it."""
         if self._binary.exists():
             return

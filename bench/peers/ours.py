@@ -39,7 +39,7 @@ class Ours:
     def promise(self) -> str:
         return PROMISES[self.flush]
 
-    async def prepare(self, cache: Path) -> None:
+    async def prepare(self) -> None:
         """Nothing is needed."""
 
     @asynccontextmanager

@@ -76,7 +76,7 @@ class Peer(Protocol):
         """How many topics the workload with many of them uses at most. Where each is a Raft group,
         a thousand take minutes to make and to remove, with little measured in between."""
 
-    async def prepare(self, cache: Path) -> None:
+    async def prepare(self) -> None:
         """Bring what is needed onto this machine, once.
 
         Raises:

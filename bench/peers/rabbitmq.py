@@ -45,7 +45,7 @@ class RabbitMQ:
     like: str = "ours-sync"
     topics_max: int = 100
 
-    async def prepare(self, cache: Path) -> None:
+    async def prepare(self) -> None:
         """Nothing is fetched: it must be installed."""
         _script("rabbitmq-server")
         tool("epmd", install="it comes with Erlang: apt install erlang-base")

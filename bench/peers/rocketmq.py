@@ -48,7 +48,7 @@ class RocketMQ:
     def _jars(self) -> Path:
         return self.cache / f"rocketmq-{VERSION}"
 
-    async def prepare(self, cache: Path) -> None:
+    async def prepare(self) -> None:
         """Fetch the jars, unless the cache has them."""
         tool("java", install="apt install default-jre-headless (8 or newer)")
         done = self._jars / "complete"

@@ -66,7 +66,6 @@ class Plan:
     scale: float
     seconds: float
     """How long a measurement whose count is free shall last."""
-    cache: Path
     generator: Path
     all_topics: bool = False
     """Whether `topics_max` of the systems is ignored."""
@@ -98,7 +97,7 @@ class Rounds:
 
     async def _prepared(self, peer: Peer) -> bool:
         try:
-            await peer.prepare(self.plan.cache)
+            await peer.prepare()
         except PeerMissing as error:
             self._write_trouble(peer, "skipped", str(error))
             return False

@@ -36,7 +36,7 @@ async def test_a_missing_tool_is_named_with_its_package(
     monkeypatch.setattr("bench.peers.rabbitmq.DEBIAN_SCRIPTS", tmp_path)
 
     with pytest.raises(PeerMissing) as caught:
-        await peer.prepare(tmp_path)
+        await peer.prepare()
 
     assert str(caught.value).startswith(said)
 
@@ -53,7 +53,7 @@ class Absent:
     batches: bool = False
     topics_max: int = 1
 
-    async def prepare(self, cache: Path) -> None:
+    async def prepare(self) -> None:
         if self.missing:
             raise PeerMissing("abacus is not installed: buy one")
 
@@ -72,7 +72,6 @@ async def test_who_cannot_be_measured_is_a_row_that_says_so(tmp_path: Path) -> N
         workloads=[],
         scale=1,
         seconds=1,
-        cache=tmp_path,
         generator=tmp_path,
         scratch=tmp_path,
     )
