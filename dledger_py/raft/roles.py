@@ -57,7 +57,8 @@ class Leader:
 
     followers: dict[NodeId, Progress]
     match: dict[NodeId, Index]
-    """Up to where each member's log equals ours and is durable there; never falls within a term."""
+    """Up to where each member's log equals ours and is durable there; falls within a term only when
+    the member itself says that it does not."""
 
     heard: dict[NodeId, int]
     """Tick of the last answer in this term."""

@@ -223,18 +223,26 @@ def count_match(raft: "Raft", sender: NodeId, message: AppendAccepted) -> None:
 
 
 def back_off(raft: "Raft", sender: NodeId, message: AppendRefused) -> None:
-    """§5.3: the follower does not match at `prev_index`: probe lower, by whole terms, never below
+    """§5.3: the follower does not match at `prev_index`: probe lower, by whole terms, but not below
     what is known to match.
+
+    That, however, may be gone: what was acknowledged and then damaged on the disk is cut as a torn
+    write by the next start (storage/recovery.py), and replicated again. A late refusal takes the
+    match down as well; a match that is too low is still true, and commits nothing.
     """
     leader = raft.role
     assert type(leader) is Leader
     note_answer(raft, leader, sender, message.round)
     progress = leader.followers[sender]
     match = leader.match[sender]
-    fresh = message.round > progress.probed_round and message.prev_index > match
+    fresh = message.round > progress.probed_round and message.prev_index >= match
     if fresh:
-        hint = raft.log.last_not_above(message.hint_index, message.hint_term)
-        progress.probe_from(max(match, min(hint, message.prev_index - 1)) + 1, leader.round)
+        best = min(
+            raft.log.last_not_above(message.hint_index, message.hint_term), message.prev_index - 1
+        )
+        if message.prev_index == match:
+            leader.match[sender] = match = best
+        progress.probe_from(max(match, best) + 1, leader.round)
         if not far_behind.lacks_dropped(raft, progress):  # or it is told with the next heartbeat
             replication.send_empty(raft, leader, progress)
     if leader.reads:

@@ -147,6 +147,27 @@ async def test_damage_in_the_last_attested_group_is_repaired(open_group, tmp_pat
         assert commands(45) == group.members[name].machine.commands
 
 
+async def test_who_lost_what_it_acknowledged_gets_it_again_from_the_same_leader(
+    open_group, tmp_path
+):
+    """What rots before it is attested passes for a torn write, and is cut by the next start."""
+    disks = Disks()
+    async with open_group(3, files=disks) as group:
+        leader, name = await filled(group)
+        with_less = disks(name).copy("with less")
+        await group.start(name)
+        await commit_all(leader, commands(5, first=40))
+        await group.wait_applied(45)
+        await group.stop(name)
+        disks.by_name[name] = with_less
+        await group.start(name)
+        await commit_all(leader, commands(5, first=45))
+        await group.wait_applied(50)
+
+        assert commands(50) == group.members[name].machine.commands
+        assert leader is await group.wait_leader()
+
+
 async def test_what_is_fetched_may_be_of_a_term_that_is_new_here(open_group, tmp_path):
     disks = Disks()
     async with open_group(3, files=disks) as group:
