@@ -257,18 +257,12 @@ async def _empty(world: World, fault: Fault, member: Member, other: Member) -> N
     """Its folder is lost. It comes back on an empty one, and is replaced."""
     assert member.process is not None
     world.rotten = member
-    operator = world.operator
-    operator.lost[member.name] = operator.birth_of(member.name)
-    emptied = False
-    try:
-        while not member.ended.is_set():
-            member.process.die()
-            await member.ended.wait()
-        world.empty(member)
-        emptied = True
-    finally:
-        if not emptied:  # the world was healed in between
-            del operator.lost[member.name]
+    birth = world.operator.birth_of(member.name)
+    while not member.ended.is_set():  # others may start it again meanwhile
+        member.process.die()
+        await member.ended.wait()
+    world.empty(member)
+    world.operator.lost[member.name] = birth
     await _restart_later(world, fault, member)
 
 
