@@ -8,7 +8,12 @@ Only committed bytes are asked for, of any member. One that does not have them c
 them soon: as long as a majority of the others runs, they elect a leader, who commits what this
 member is missing, or something later that proves that it was never committed.
 
-Elsewhere: what is good and when a file is whole (storage.repair), the asking (fetch_client).
+Mending needs bytes that continue the good ones here and are continued by them. Where these were
+never committed themselves, and others have committed something else in their place, there are
+none: then, as where all others have dropped what is missing, the whole log is replaced by a copy
+of theirs.
+
+Elsewhere: what is good and when a file is whole (storage.repair), the copy (installing), the asking (fetch_client).
 """
 
 from __future__ import annotations
@@ -36,12 +41,13 @@ log = structlog.get_logger()
 
 
 class NeedsCopy(Exception):
-    """The others have dropped what is missing here. Kind: refused; nothing was changed."""
+    """No other member has what would mend this log: they dropped it, or have committed other
+    entries in its place. Kind: refused; nothing was changed."""
 
     def __init__(self, others: Others, end_position: int) -> None:
         self.others = others
         self.end_position = end_position
-        super().__init__(f"what is damaged below {end_position} is kept by nobody any more")
+        super().__init__(f"nobody has, or keeps, what would mend the log below {end_position}")
 
 
 class _Dropped(FetchFailed):
@@ -109,14 +115,17 @@ class Repairing:
             return []
         while True:
             reasons: list[str] = []
-            dropped = 0
+            hopeless = 0
             for peer in self._others.names:
                 failure = await self._try(peer, mending, sources)
                 if failure is None:
                     return list(sources)
+                if isinstance(failure, Contradicted):  # by what is committed, so by everybody's
+                    raise NeedsCopy(self._others, end_position)
                 reasons.append(f"{peer}: {failure}")
-                dropped += isinstance(failure, _Dropped)
-            if dropped == len(reasons):
+                # Bytes that do not continue ours may have rotted there, but not on every member.
+                hopeless += isinstance(failure, _Dropped | BadBatch)
+            if hopeless == len(reasons):
                 raise NeedsCopy(self._others, end_position)
             if trio.current_time() - told_at >= TELL_S:
                 told_at = trio.current_time()
@@ -137,10 +146,7 @@ class Repairing:
         """Fetch from this member what it has; why that was not all."""
         try:
             await self._fetch_from(peer, mending, sources)
-        except (FetchFailed, BadBatch) as error:
-            return error
-        except Contradicted as error:
-            await self.host.run_in_thread(mending.begin)
+        except (FetchFailed, BadBatch, Contradicted) as error:
             return error
         return None
 

@@ -168,6 +168,37 @@ async def test_who_lost_what_it_acknowledged_gets_it_again_from_the_same_leader(
         assert leader is await group.wait_leader()
 
 
+@pytest.mark.parametrize("damaged", [0, 10, 19])
+@pytest.mark.parametrize("segment_bytes", [SEGMENT_BYTES, 1 << 20], ids=["files", "one file"])
+async def test_damage_among_entries_that_nobody_committed_does_not_keep_a_member_away(
+    open_group, tmp_path, segment_bytes, damaged
+):
+    """The others have committed something else there, which continues no good entry of this log:
+    neither the ones before the damage nor the next file."""
+    disks = Disks()
+    async with open_group(3, files=disks, segment_size_bytes=segment_bytes) as group:
+        leader, name = await filled(group)
+        alone = leader.name
+        others = others_than(group, alone)
+        await group.stop(next(other for other in others if other != name))
+        for payload in commands(20):
+            leader.ledger.propose(payload, lambda _: None)
+        await group.wait_until(lambda: leader.ledger.statistics().raft.durable_index > 60)
+        await group.stop(alone)
+        await group.start(*others)
+        await commit_all(await group.wait_leader(but=alone), commands(40, first=40))
+        uncommitted = places(disks.log_bytes(tmp_path, alone))[-20:]
+        disks.flip(tmp_path, alone, uncommitted[damaged] + 5)
+        with capture_logs() as logs:
+            await group.start(alone)
+            await group.wait_applied(80)
+
+        events = [each["event"] for each in logs]
+        assert "log.damaged" in events
+        assert 1 == events.count("log.repaired") + events.count("log.installed")
+        assert [commands(80)] * 3 == [group.members[n].machine.commands for n in group.names]
+
+
 async def test_what_is_fetched_may_be_of_a_term_that_is_new_here(open_group, tmp_path):
     disks = Disks()
     async with open_group(3, files=disks) as group:
