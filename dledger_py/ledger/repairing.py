@@ -13,7 +13,8 @@ never committed themselves, and others have committed something else in their pl
 none: then, as where all others have dropped what is missing, the whole log is replaced by a copy
 of theirs.
 
-Elsewhere: what is good and when a file is whole (storage.repair), the copy (installing), the asking (fetch_client).
+Elsewhere: what is good and when a file is whole (storage.repair), the copy (installing), the asking
+(fetch_client).
 """
 
 from __future__ import annotations

@@ -73,6 +73,8 @@ class Checks:
     _durable: dict[str, tuple[int, int]] = field(factory=dict)
     """Per member: index and term of the entry that it acknowledged last, in this life."""
     _states: dict[int, tuple[str, int]] = field(factory=dict)
+    _rot: dict[str, tuple[int, int, int]] = field(factory=dict)
+    """Per member: a position of its log, the byte that was there, and what has become of it."""
 
     # ---- the wire
 
@@ -135,6 +137,20 @@ class Checks:
 
     # ---- roles and logs
 
+    def rotted(self, name: str, position: int, good: int, bad: int) -> None:
+        """A byte of this member's log is another one. Until the member has noticed, it goes on."""
+        self._rot[name] = position, good, bad
+
+    def _written(self, member: Member, first: int, size: int) -> bytearray:
+        """Its log as it wrote it, whatever rotted there since."""
+        assert member.broker is not None
+        found = member.broker.ledger.log.read_bytes(first, size)
+        at, good, bad = self._rot.get(member.name, (first - 1, 0, 0))
+        at -= first
+        if 0 <= at < size and found[at] == bad:
+            found[at] = good
+        return found
+
     def role_changed(self, member: Member, view: RoleView) -> None:
         if view.role != "leader":
             return
@@ -155,7 +171,7 @@ class Checks:
                 f" bytes, but {end} are committed"
             )
         first = max(self._checked.get(member, 0), log.first_position)
-        if log.read_bytes(first, end - first) != self.committed[first:]:
+        if self._written(member, first, end - first) != self.committed[first:]:
             raise Violation(
                 f"W5: {member.name} leads in term {view.term} without what is committed"
             )
@@ -179,7 +195,7 @@ class Checks:
         position = broker.ledger.committed_position
         if position <= checked:
             return
-        found = broker.ledger.log.read_bytes(checked, position - checked)
+        found = self._written(member, checked, position - checked)
         committed = self.committed
         known = committed[checked : checked + len(found)]
         if known != found[: len(known)]:

@@ -12,7 +12,7 @@ from chaos.sim.nodes.members import Member
 from chaos.sim.nodes.plan import LEADER, Fault
 from chaos.sim.nodes.scheduling import dice
 from chaos.sim.nodes.world import World
-from dledger_py.storage.formats import HEADER_BLOCK_BYTES, SEGMENT_SUFFIX
+from dledger_py.storage.formats import HEADER_BLOCK_BYTES, SEGMENT_SUFFIX, segment_start
 
 
 @define(eq=False)
@@ -234,9 +234,16 @@ def _flip_a_bit(world: World, fault: Fault, member: Member) -> None:
     random = dice(world.seed, f"rot {fault.at_s}")
     if segments:
         path = f"{folder}/{random.choice(segments)}"
-        size = len(disk.content(path))
-        if size > HEADER_BLOCK_BYTES:
-            disk.flip_bit(path, random.randrange(HEADER_BLOCK_BYTES, size), random.randrange(8))
+        content = disk.content(path)
+        if len(content) > HEADER_BLOCK_BYTES:
+            offset = random.randrange(HEADER_BLOCK_BYTES, len(content))
+            bit = random.randrange(8)
+            disk.flip_bit(path, offset, bit)
+            start = segment_start(path.removeprefix(f"{folder}/"))
+            assert start is not None
+            good = content[offset]
+            position = start + offset - HEADER_BLOCK_BYTES
+            world.checks.rotted(member.name, position, good, good ^ 1 << bit)
 
 
 async def _transfer(world: World, fault: Fault, member: Member, other: Member) -> None:
