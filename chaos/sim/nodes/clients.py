@@ -58,6 +58,8 @@ class Clients:
     producers: int
     stopped: bool = False
     acknowledged: int = 0
+    sending: int = 0
+    """Messages that are on their way, or tried again."""
     _process: Process = field(init=False)
     _offset: int = 0
 
@@ -101,6 +103,7 @@ class Clients:
             body = value.encode().ljust(self.random.choice((20, 100, 100, 3000)), b".")
             queue = count % QUEUES
             count += 1
+            self.sending += 1
             try:
                 receipt = await client.send(TOPIC, body, queue=queue)
             except SendUncertain:
@@ -118,6 +121,8 @@ class Clients:
                         offset=receipt.queue_offset,
                     )
                 )
+            finally:
+                self.sending -= 1
             await trio.sleep(self.random.expovariate(1 / self.pause_s))
 
     async def _consume(self, client: Client) -> None:

@@ -154,6 +154,7 @@ class World:
         await self._within(CALM_S, "send is acknowledged", self._any_send())
         for clients in self.clients:
             clients.stopped = True
+        await self._within(CALM_S, "answer to each send", self._all_answered)
         await self._within(WHOLE_S, "group with all its members", self.operator.is_whole)
         await self._within(AGREE_S, "agreement", self._agreed)
         for member in self.members.values():
@@ -213,6 +214,9 @@ class World:
             clients.acknowledged > count
             for clients, count in zip(self.clients, before, strict=True)
         )
+
+    def _all_answered(self) -> bool:
+        return not any(clients.sending for clients in self.clients)
 
     def _agreed(self) -> bool:
         ledgers = [member.broker.ledger for member in self.members.values() if member.broker]
