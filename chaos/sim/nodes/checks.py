@@ -73,8 +73,8 @@ class Checks:
     _durable: dict[str, tuple[int, int]] = field(factory=dict)
     """Per member: index and term of the entry that it acknowledged last, in this life."""
     _states: dict[int, tuple[str, int]] = field(factory=dict)
-    _rot: dict[str, tuple[int, int, int]] = field(factory=dict)
-    """Per member: a position of its log, the byte that was there, and what has become of it."""
+    _rot: list[tuple[str, int, int, int]] = field(factory=list)
+    """A member, a position of its log, the byte that was there, and what has become of it."""
 
     # ---- the wire
 
@@ -139,16 +139,16 @@ class Checks:
 
     def rotted(self, name: str, position: int, good: int, bad: int) -> None:
         """A byte of this member's log is another one. Until the member has noticed, it goes on."""
-        self._rot[name] = position, good, bad
+        self._rot.append((name, position, good, bad))
 
     def _written(self, member: Member, first: int, size: int) -> bytearray:
         """Its log as it wrote it, whatever rotted there since."""
         assert member.broker is not None
         found = member.broker.ledger.log.read_bytes(first, size)
-        at, good, bad = self._rot.get(member.name, (first - 1, 0, 0))
-        at -= first
-        if 0 <= at < size and found[at] == bad:
-            found[at] = good
+        for name, position, good, bad in reversed(self._rot):
+            at = position - first
+            if name == member.name and 0 <= at < size and found[at] == bad:
+                found[at] = good
         return found
 
     def role_changed(self, member: Member, view: RoleView) -> None:
