@@ -35,6 +35,7 @@ from broker.machine.topics import (
     retry_topic,
     topic_from_template,
 )
+from broker.rooms.usual_batches import usual_batch
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.leadership import BORN_HOST, Leadership
 from broker.serving.put_batch import Proposer, PutBatch
@@ -284,6 +285,10 @@ class Sending:
         they came."""
         if names.is_retry_topic(request.topic):
             raise IllegalMessage("batch request does not support retry group")
+        unique_id = props.find(request.properties, props.UNIQ_KEY) or self.new_unique_id()
+        usual = self._usual_batch(request, topic, body, queue_id, born_host)
+        if usual is not None:
+            return unique_id, usual
         messages: list[Message] = []
         size = 0
         for item in _items(body):
@@ -308,8 +313,38 @@ class Sending:
                 raise IllegalMessage(
                     f"the batch takes more than {BATCH_RECORDS_BYTES_MAX} bytes to store"
                 )
-        unique_id = props.find(request.properties, props.UNIQ_KEY)
-        return unique_id or self.new_unique_id(), messages
+        return unique_id, messages
+
+    def _usual_batch(
+        self,
+        request: SendMessage,
+        topic: TopicConfig,
+        body: bytes,
+        queue_id: int,
+        born_host: bytes,
+    ) -> list[Message] | None:
+        """The records of a batch in which nothing is unusual; None if anything is."""
+        if (
+            topic.filter_type != "SINGLE_TAG"
+            or len(born_host) != 8
+            or len(self.store_host) != 8
+            or len(topic.name.encode()) > records.TOPIC_SIZE_V1_MAX
+        ):
+            return None
+        never = records.MULTI_TAGS | records.BORN_HOST_IPV6 | records.STORE_HOST_IPV6
+        return usual_batch(
+            body,
+            topic.name,
+            queue_id,
+            request.sys_flag & ~never,
+            request.born_timestamp,
+            born_host,
+            self.now_ms(),
+            self.store_host,
+            request.reconsume_times,
+            BATCH_MESSAGES_MAX,
+            BATCH_RECORDS_BYTES_MAX,
+        )
 
     def _message(
         self,

@@ -369,6 +369,64 @@ def split_batch_body(body: bytes) -> list[BatchItem]:
     return items
 
 
+def plain_batch_records(
+    batch: bytes,
+    queue_id: int,
+    sys_flag: int,
+    born_timestamp_ms: int,
+    born_host: bytes,
+    store_timestamp_ms: int,
+    store_host: bytes,
+    reconsume_times: int,
+    topic: bytes,
+) -> Iterator[tuple[bytes, bytes]]:
+    """The record and the properties of each message of a batch body: `encode_plain_record` of what
+    `split_batch_body` finds, at a third of their cost.
+
+    Raises: MalformedRecord once it comes to something that is no message, or to properties that
+    are too long; `split_batch_body` tells more.
+    """
+    unpack_item, unpack_size, pack_head = (
+        _BATCH_ITEM.unpack_from,
+        _LENGTH_2.unpack_from,
+        _HEAD_V4.pack,
+    )
+    properties_max = property_text.PROPERTIES_SIZE_MAX
+    at, batch_size = 0, len(batch)
+    more = _HEAD_V4.size - _BATCH_ITEM.size + len(topic)  # than the item has
+    while at < batch_size:
+        if batch_size - at < _BATCH_ITEM.size + 2:
+            raise MalformedRecord(f"batch item at {at} is cut off")
+        size, _magic, _crc, flag, body_size = unpack_item(batch, at)
+        body_at = at + _BATCH_ITEM.size
+        middle, end = body_at + body_size, at + size
+        if end > batch_size or body_size < 0 or middle + 2 > end:
+            raise MalformedRecord(f"batch item at {at}: sizes that do not fit")
+        (properties_size,) = unpack_size(batch, middle)
+        if middle + 2 + properties_size != end or properties_size > properties_max:
+            raise MalformedRecord(f"batch item at {at}: properties of {properties_size} bytes")
+        body = batch[body_at:middle]
+        head = pack_head(
+            size + more,
+            MAGIC_V1,
+            crc32(body) & BODY_CRC_MASK,
+            queue_id,
+            flag,
+            0,
+            0,
+            sys_flag,
+            born_timestamp_ms,
+            born_host,
+            store_timestamp_ms,
+            store_host,
+            reconsume_times,
+            0,
+            body_size,
+        )
+        yield b"".join((head, body, topic, batch[middle:end])), batch[middle + 2 : end]
+        at = end
+
+
 def _batch_items(body: bytes) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(body):
