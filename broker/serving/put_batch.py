@@ -21,9 +21,9 @@ from broker.machine.replies import MessageReply
 from dledger_py.ledger.errors import Busy, Indefinite, LedgerError, NotLeader
 
 MESSAGES_MAX = 512  # per entry: 64 already reach four fifths of the peak rate
-BYTES_MAX = 1024 * 1024  # per entry, so that a follower's window holds several
+BYTES_MAX = 256 * 1024  # per entry: what a follower writes while the leader makes the next
 
-ENTRIES_AHEAD = 2  # one is being written, the next is on its way; a third would only be smaller
+ENTRIES_AHEAD = 4  # one at the leader, one at the followers, one on its way back, one to spare
 
 Settled = Callable[[Sequence[MessageReply]], None]
 Failed = Callable[[Exception], None]

@@ -4,6 +4,7 @@ import pytest
 
 from broker.errors import NoLeader
 from broker.rooms.sending import BATCH_MESSAGES_MAX
+from broker.serving.put_batch import ENTRIES_AHEAD
 from dledger_py.ledger.errors import Busy, Indefinite, NotLeader
 from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, PullMessage
 from dledger_py.remoting.commands.sending import SendMessage
@@ -317,8 +318,8 @@ def test_the_outcome_of_the_entry_is_the_outcome_of_every_send_in_it(desk, error
     assert ("may have" in desk.client.answers[-1].remark) == (code == 1)
 
 
-def test_while_two_entries_are_under_way_sends_gather_into_the_next(desk) -> None:
-    for _ in range(5):
+def test_while_enough_entries_are_under_way_sends_gather_into_the_next(desk) -> None:
+    for _ in range(ENTRIES_AHEAD + 3):
         desk.put(send(), b"x")
         desk.batch.turn_ended()
     under_way = len(desk.ledger.proposed)
@@ -326,9 +327,9 @@ def test_while_two_entries_are_under_way_sends_gather_into_the_next(desk) -> Non
     settle(desk.ledger.apply(payload))
     desk.batch.turn_ended()
 
-    assert (2, 2) == (under_way, len(desk.ledger.proposed))
+    assert (ENTRIES_AHEAD, ENTRIES_AHEAD) == (under_way, len(desk.ledger.proposed))
     desk.turn()
-    assert 5 == desk.machine.queues.next_offset("orders", 0)
+    assert ENTRIES_AHEAD + 3 == desk.machine.queues.next_offset("orders", 0)
 
 
 def test_one_way_sends_are_stored_and_never_answered(desk) -> None:
