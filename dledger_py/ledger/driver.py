@@ -102,6 +102,7 @@ class Driver:
         self._members = members
         self._on_members = on_members
         self._hang_up = hang_up
+        self._stranger = ("", 0)
         self._configuration = core.configuration
         self._wanted = True
         self._electable = True
@@ -277,6 +278,15 @@ class Driver:
         self._judge_electability()
         self._on_members()
 
+    def found_stranger(self, hello: Hello) -> None:
+        """A member comes from another folder than is known. If it leads, it is not heard: let the
+        others, whose hellos tell of the group, say theirs again; once for each such folder."""
+        stranger = (hello.sender, hello.birth)
+        if self._core.leader is None and stranger != self._stranger:
+            self._stranger = stranger
+            for each in self._members.others():
+                self._hang_up(each)
+
     def lost(self, peer: str) -> None:
         """A connection from or to a peer broke."""
         self._links.part(peer)
@@ -351,7 +361,8 @@ class Driver:
     def _use_configuration(self) -> None:
         """The log has another configuration at its end now than before."""
         self._configuration = self._core.configuration
-        for announced in self._members.use(self._configuration):
+        index = self._core.log.configuration_index
+        for announced in self._members.use(self._configuration, index):
             self._hang_up(announced)
         self._links.follow(self._members.others())
         self._judge_electability()

@@ -12,6 +12,10 @@ the *birth* of its data folder. Laws:
   folders are: nobody could tell it from an emptied one. It drops requests for votes and does not
   stand for election; it takes entries, so that it is written down soon. Founders are written down
   all at once, so that no majority of them is ever without a vote.
+- *Who was away is told of folders by those it knows.* The leader may have been replaced meanwhile:
+  without its folder it is not heard, and its log would say which it is. So each hello tells the
+  latest committed configuration. That the old folder was removed is committed, then: who lacks
+  that can win no election with the vote of the new one.
 - *Who is announced says it anew.* What a name said before may be the word of a folder that is no
   more: it is forgotten, and the connection that it came by is to be closed.
 - Who is not of the group may speak, and is answered: a member may be behind, and not know its new
@@ -28,8 +32,10 @@ from attrs import define, field, frozen
 
 from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.details import Details, decode
+from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.peer_frames import Hello
 from dledger_py.raft.membership import Configuration
+from dledger_py.raft.membership import decode as decode_configuration
 from dledger_py.raft.vocabulary import NodeId
 from dledger_py.storage import Birth
 
@@ -57,27 +63,33 @@ class Members:
     """What this member says of itself."""
     folder: Birth
     _configuration: Configuration
+    _index: int
+    """Where that stands in the log."""
     _details: dict[str, Details] = field(factory=dict, init=False)
     _heard: dict[str, Details] = field(factory=dict, init=False)
     """What members said of themselves in their latest hello to this one."""
+    _told_index: int = field(init=False, default=0)
+    _told_births: dict[str, int] = field(factory=dict, init=False)
+    """Those of a later configuration that this member's log does not have yet."""
     _admitted: bool = field(init=False, default=False)
     _others_settled: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self._heard[self.config.node] = self.own
         self._admitted = self.folder.older
-        self.use(self._configuration)
+        self.use(self._configuration, self._index)
 
     # ---- what the log says
 
-    def use(self, configuration: Configuration) -> tuple[str, ...]:
-        """This configuration is in force. Returns the others whom it announces: those that were no
-        members, or known by a folder, and of whose folder nothing is written down.
+    def use(self, configuration: Configuration, index: int) -> tuple[str, ...]:
+        """This configuration, at `index`, is in force. Returns the others whom it announces: those
+        that were no members, or known by a folder, and of whose folder nothing is written down.
 
         **Raises** ValueError if it was written by a newer version.
         """
         before = {name for name in self.names if not self.birth_of(name)}
         self._configuration = configuration
+        self._index = index
         self._details = {node: decode(raw) for node, raw in configuration.details}
         me = self.config.node
         if self.birth_of(me) == self.own.birth:
@@ -145,6 +157,12 @@ class Members:
         details = self._details.get(name)
         return details.birth if details is not None else 0
 
+    def known_birth_of(self, name: str) -> int:
+        """The same, if others do not know better."""
+        if self._told_index > self._index and name in self._told_births:
+            return self._told_births[name]
+        return self.birth_of(name)
+
     def stays_learner(self, name: str) -> bool:
         details = self._details.get(name)
         return details is not None and details.stays_learner
@@ -177,8 +195,10 @@ class Members:
 
     # ---- what members say
 
-    def hello_to(self, peer: str, incarnation: int) -> Hello:
-        """What this member says to a peer it has dialled."""
+    def hello_to(self, peer: str, incarnation: int, committed: tuple[int, bytes]) -> Hello:
+        """What this member says to a peer it has dialled. `committed` is the latest configuration
+        known to be, encoded, and where it stands."""
+        index, configuration = committed
         return Hello(
             cluster=self.config.cluster,
             group=self.config.group,
@@ -186,10 +206,12 @@ class Members:
             receiver=peer,
             incarnation=incarnation,
             birth=self.own.birth,
-            receiver_birth=self.birth_of(peer),
+            receiver_birth=self.known_birth_of(peer),
             settled=self.settled,
             address=self.own.address,
             contact=self.own.contact,
+            configuration_index=index,
+            configuration=configuration if index else b"",
         )
 
     def unwelcome(self, hello: Hello) -> str | None:
@@ -218,17 +240,27 @@ class Members:
                 f" (dledger admin replaceMember -m {config.node})",
             )
             return f"{hello.sender!r} knows another data folder of {config.node!r}"
-        birth = self.birth_of(hello.sender)
-        if birth and birth != hello.birth:
-            return (
-                f"{hello.sender!r} has another data folder than the group knows: it was emptied or"
-                " exchanged, and has forgotten what it voted for"
-            )
         return None
+
+    def unknown_folder(self, hello: Hello) -> str | None:
+        """Why this member is not heard, whatever it says; None if its folder is the one that is
+        known, or none is."""
+        if self.known_birth_of(hello.sender) in (0, hello.birth):
+            return None
+        return (
+            f"{hello.sender!r} has another data folder than the group knows: it was emptied or"
+            " exchanged, and has forgotten what it voted for"
+        )
 
     def greet(self, hello: Hello) -> None:
         """Remember what a member says of itself, until the leader has written it down, and of the
-        group."""
+        group. **Raises** FrameError for a configuration that cannot be read."""
+        if hello.configuration_index > max(self._index, self._told_index) and (
+            hello.receiver_birth == self.own.birth
+            and hello.birth == self.known_birth_of(hello.sender) != 0
+        ):
+            self._told_births = _births(hello)
+            self._told_index = hello.configuration_index
         self._others_settled |= hello.settled
         if hello.receiver_birth == self.own.birth:
             self._admitted = True
@@ -263,3 +295,13 @@ class Members:
             if told != written:
                 found.append((name, told))
         return tuple(found)
+
+
+def _births(hello: Hello) -> dict[str, int]:
+    try:
+        told = decode_configuration(hello.configuration)
+        return {name: decode(raw).birth for name, raw in told.details}
+    except ValueError as error:
+        raise FrameError(
+            f"{hello.sender!r} tells of the group what cannot be read: {error}"
+        ) from error

@@ -103,10 +103,8 @@ class Assembly:
         hard = _hard_state(recovered, start)
         core = self._core(recovered, hard)
         tail = LogTail(int(config.tail_max_bytes * TAIL_SURPLUS), recovered.log)
-        members = Members(
-            config, self._own(recovered, listener), recovered.birth, core.configuration
-        )
-        links = self._links(members, lambda lost: driver.lost(lost))
+        members = self._members(recovered, listener, core)
+        links = self._links(members, core, lambda lost: driver.lost(lost))
         keeper = MemberKeeper(
             members,
             lambda: driver.view,
@@ -151,7 +149,7 @@ class Assembly:
             LANE_RAFT: driver,
             LANE_FETCH: self._fetch_lane(recovered, memory, applier, core),
         }
-        acceptor = self._acceptor(listener, partial(_admit, members, lanes))
+        acceptor = self._acceptor(listener, partial(_admit, members, driver, lanes))
         supervisor = Supervisor(
             f"ledger of {config.node}",
             (
@@ -276,6 +274,15 @@ class Assembly:
         pace = Pace(self.config.fetch_max_bytes_per_s)
         return Answering(FetchServer(holdings, pace, self.host).serve)
 
+    def _members(self, recovered: Recovered, listener: Socket, core: Raft) -> Members:
+        return Members(
+            self.config,
+            self._own(recovered, listener),
+            recovered.birth,
+            core.configuration,
+            core.log.configuration_index,
+        )
+
     def _own(self, recovered: Recovered, listener: Socket) -> Details:
         """What this member says of itself."""
         config = self.config
@@ -295,10 +302,14 @@ class Assembly:
 
         return change
 
-    def _links(self, members: Members, on_lost: Callable[[str], None]) -> Links:
+    def _links(self, members: Members, core: Raft, on_lost: Callable[[str], None]) -> Links:
         incarnation = self.host.random.getrandbits(62)
+
+        def hello_to(peer: str) -> bytes:
+            return encode_hello(members.hello_to(peer, incarnation, _committed_configuration(core)))
+
         links = Links(
-            lambda peer, addresses: self._link(peer, addresses, members, incarnation, on_lost)
+            lambda peer, addresses: self._link(peer, addresses, partial(hello_to, peer), on_lost)
         )
         links.follow(members.others())
         return links
@@ -307,15 +318,14 @@ class Assembly:
         self,
         peer: str,
         addresses: tuple[tuple[str, int], ...],
-        members: Members,
-        incarnation: int,
+        hello: Callable[[], bytes],
         on_lost: Callable[[str], None],
     ) -> PeerLink:
         config = self.config
         return PeerLink(
             peer,
             addresses,
-            lambda: encode_hello(members.hello_to(peer, incarnation)),
+            hello,
             buffer_max_bytes=config.send_buffer_max_bytes,
             connect_timeout_s=config.connect_timeout_ms / 1000,
             redial_max_s=config.redial_max_ms / 1000,
@@ -326,9 +336,11 @@ class Assembly:
 
 
 def _admit(
-    members: Members, lanes: Mapping[str, Receiver | Answering], hello: Hello
+    members: Members, driver: Driver, lanes: Mapping[str, Receiver | Answering], hello: Hello
 ) -> Receiver | Answering | str:
     reason = members.unwelcome(hello)
+    if reason is None and (reason := members.unknown_folder(hello)):
+        driver.found_stranger(hello)
     if reason is None and hello.lane == LANE_FETCH and hello.sender not in members.names:
         reason = f"{hello.sender!r} is not a member, and wants the log"
     return reason or lanes.get(hello.lane) or f"{hello.sender!r} wants lane {hello.lane!r}"

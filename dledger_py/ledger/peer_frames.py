@@ -53,7 +53,7 @@ from dledger_py.storage.formats import (
     walk,
 )
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised when an old member could misread a new one; both sides must speak the same."""
 
 HELLO_LIMIT_BYTES = 1024
@@ -130,6 +130,11 @@ class Hello:
     contact: str = ""
     """What the sender's user wants the other members to know of it (brokers: where clients
     go)."""
+    configuration_index: int = 0
+    """Where the latest configuration stands that the sender knows to be committed; 0 if it is the
+    one that the group was founded with."""
+    configuration: bytes = b""
+    """That configuration, if it stands anywhere."""
 
 
 _HELLO_NAMES = tuple(field.name for field in fields(Hello))

@@ -5,9 +5,11 @@ from attrs import evolve
 
 from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.details import Details, encode
+from dledger_py.ledger.errors import FrameError
 from dledger_py.ledger.members import Members
 from dledger_py.ledger.peer_frames import Hello
 from dledger_py.raft.membership import Configuration
+from dledger_py.raft.membership import encode as encode_configuration
 from dledger_py.storage import Birth
 
 PEERS = {"n0": "h0:1", "n1": "h1:1", "n2": "h2:1"}
@@ -29,7 +31,7 @@ def configuration(learners=(), old=(), **births):
 
 
 def members(*, older=False, **births):
-    return Members(CONFIG, OWN, Birth(100, older), configuration(**births))
+    return Members(CONFIG, OWN, Birth(100, older), configuration(**births), index=5)
 
 
 def hello(**fields):
@@ -64,8 +66,8 @@ def test_a_folder_without_a_log_hears_of_the_others_log():
 
 def test_a_vote_that_was_given_stays_given():
     one = members()
-    one.use(configuration(n0=100, n1=101))
-    one.use(configuration(n1=101))
+    one.use(configuration(n0=100, n1=101), 6)
+    one.use(configuration(n1=101), 7)
 
     assert one.has_vote
 
@@ -77,7 +79,6 @@ def test_a_vote_that_was_given_stays_given():
         ({"group": "x"}, "'n1' is of group 'x', not of 'broker-a'"),
         ({"receiver": "n2"}, "'n1' looks for 'n2', this is 'n0'"),
         ({"sender": "n0"}, "another process says that it is 'n0', too"),
-        ({"birth": 7}, "'n1' has another data folder"),
         ({"receiver_birth": 7}, "'n1' knows an older data folder of 'n0'"),
     ],
 )
@@ -87,6 +88,77 @@ def test_who_must_not_be_heard_is_told_apart(fields, reason):
     assert one.unwelcome(hello()) is None
     assert one.unwelcome(hello(receiver_birth=100)) is None
     assert reason in (one.unwelcome(hello(**fields)) or "")
+
+
+def told_by_n1(index, configuration, **fields):
+    """A hello of n1, which knows this to be committed."""
+    common = {"receiver_birth": 100, "configuration_index": index}
+    return hello(**{**common, "configuration": encode_configuration(configuration), **fields})
+
+
+def test_a_member_with_another_folder_than_the_log_says_is_unknown():
+    one = members(n0=100, n1=101)
+
+    assert one.unknown_folder(hello()) is None
+    assert one.unknown_folder(hello(sender="n2", birth=9)) is None
+    assert "'n1' has another data folder" in (one.unknown_folder(hello(birth=7)) or "")
+
+
+def test_of_a_new_folder_one_is_told_by_who_is_known():
+    one = members(n0=100, n1=101, n2=102)
+    new = hello(sender="n2", birth=202)
+    assert one.unknown_folder(new) is not None
+    assert 102 == one.hello_to("n2", 1, (0, b"")).receiver_birth
+
+    one.greet(told_by_n1(6, configuration(n0=100, n1=101, n2=202)))
+    assert one.unknown_folder(new) is None
+    assert one.unknown_folder(hello(sender="n2", birth=102)) is not None
+    assert 202 == one.hello_to("n2", 1, (0, b"")).receiver_birth
+    assert 102 == one.birth_of("n2"), "that is what the log says"
+
+    one.greet(told_by_n1(5, configuration(n0=100, n1=101, n2=102)))
+    assert one.unknown_folder(new) is None, "what is older is no news"
+
+    one.use(configuration(n0=100, n1=101, n2=302), 6)
+    assert one.unknown_folder(new) is not None, "the log itself is as new"
+
+
+def test_who_is_said_to_have_no_folder_yet_may_have_any():
+    one = members(n0=100, n1=101, n2=102)
+    one.greet(told_by_n1(6, configuration(n0=100, n1=101, n2=0)))
+
+    assert one.unknown_folder(hello(sender="n2", birth=202)) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"configuration_index": 5},
+        {"receiver_birth": 0},
+        {"birth": 0},
+        {"sender": "n7", "birth": 107},
+    ],
+    ids=["not later", "to somebody else, perhaps", "without a folder", "a stranger"],
+)
+def test_not_everybody_is_believed(fields):
+    one = members(n0=100, n1=101, n2=102)
+    one.greet(told_by_n1(6, configuration(n0=100, n1=101, n2=202), **fields))
+
+    assert one.unknown_folder(hello(sender="n2", birth=202)) is not None
+
+
+def test_what_cannot_be_read_is_refused():
+    one = members(n0=100, n1=101)
+    with pytest.raises(FrameError, match="'n1' tells of the group what cannot be read"):
+        one.greet(evolve(told_by_n1(6, configuration()), configuration=b"rubbish"))
+
+
+def test_a_hello_tells_what_is_committed_but_not_how_the_group_began():
+    told = members().hello_to("n1", 1, (6, b"configuration"))
+    assert (6, b"configuration") == (told.configuration_index, told.configuration)
+
+    told = members().hello_to("n1", 1, (0, b"configuration"))
+    assert (0, b"") == (told.configuration_index, told.configuration)
 
 
 def test_an_emptied_folder_learns_that_the_others_know_another():
@@ -111,14 +183,16 @@ def test_what_is_not_written_down_as_it_is_said_is_to_be_written():
 
     one.greet(hello(sender="n2", address="h2:1", birth=102))
     assert one.all_heard
-    one.use(Configuration(voters=tuple(PEERS), details=(("n0", encode(OWN)), ("n1", encode(told)))))
+    described = (("n0", encode(OWN)), ("n1", encode(told)))
+    one.use(Configuration(voters=tuple(PEERS), details=described), 6)
     assert ["n2"] == [name for name, _ in one.undescribed()]
 
 
 def test_a_learner_stays_one_whatever_it_says_of_itself():
     stays = Details(address="h3:1", stays_learner=True)
     one = members()
-    one.use(Configuration(voters=tuple(PEERS), learners=("n3",), details=(("n3", encode(stays)),)))
+    described = (("n3", encode(stays)),)
+    one.use(Configuration(voters=tuple(PEERS), learners=("n3",), details=described), 6)
     one.greet(hello(sender="n3", address="h3:2", birth=103))
     told = dict(one.undescribed())
 
@@ -134,7 +208,7 @@ def test_where_a_member_is_comes_from_the_settings_first_and_then_from_the_log()
 def test_roles_are_shown_while_the_voters_change():
     one = members()
     one.use(
-        Configuration(voters=("n1", "n2", "n3"), voters_old=("n0", "n1", "n2"), learners=("n4",))
+        Configuration(voters=("n1", "n2", "n3"), voters_old=("n0", "n1", "n2"), learners=("n4",)), 6
     )
 
     assert {"n0": "leaving", "n1": "voter", "n2": "voter", "n3": "joining", "n4": "learner"} == {
@@ -157,10 +231,10 @@ ANNOUNCED = evolve(
 def test_what_a_name_said_before_it_was_announced_is_forgotten(steps):
     one = members()
     one.greet(hello(birth=101))
-    one.use(KNOWN)
-    announced = [one.use(each) for each in steps][-1]
+    one.use(KNOWN, 6)
+    announced = [one.use(each, 7) for each in steps][-1]
     forgotten = one.undescribed()
-    again = one.use(ANNOUNCED)
+    again = one.use(ANNOUNCED, 8)
     one.greet(hello(birth=7))
 
     assert ("n1",) == announced

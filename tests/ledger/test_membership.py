@@ -278,6 +278,52 @@ async def test_an_emptied_folder_is_refused_and_comes_back_as_a_new_member(
         assert commands(10) == group.members[wiped].machine.commands
 
 
+@pytest.mark.parametrize("restarted", [True, False], ids=["restarted", "connected"])
+async def test_who_was_away_when_its_leader_was_replaced_follows_it(
+    open_group, tmp_path, restarted
+):
+    """Its log says that the leader has another folder; only the leader could bring it the entry
+    that says which."""
+    async with open_group(5) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *group.names)
+        await group.wait_heard()
+        behind, wiped, *_ = (name for name in group.names if name != leader.name)
+        if restarted:
+            await group.stop(behind)
+        else:  # it hears the leader no more, and nobody else leads
+            cut(group.members[behind], leader.name)
+        await group.stop(wiped)
+        shutil.rmtree(tmp_path / wiped)
+        await leader.ledger.remove_member(wiped)
+        await group.start(wiped)
+        await leader.ledger.add_member(wiped, group.peers[wiped])
+        running = [name for name in group.names if name != behind]
+        await wait_voters(group, group.names, *running)
+        await wait_written_down(group, *running)
+        await commit_all(leader, commands(5))
+        await group.wait_applied(5, *running)
+        await leader.ledger.transfer_leadership(wiped)
+        if restarted:
+            await group.start(behind)
+        await group.wait_applied(5)
+
+        assert wiped == group.members[behind].ledger.view.leader
+
+
+def cut(member, other):
+    """It takes nothing from this member any more."""
+    driver = member.ledger.parts.driver
+    receive = driver.receive
+
+    def receive_from(peer, frames):
+        if peer != other:
+            receive(peer, frames)
+
+    driver.receive = receive_from
+
+
 async def test_an_emptied_folder_elects_nobody_who_lacks_what_it_forgot(open_group, tmp_path):
     """It acknowledged what only it and one absent member had; now it would vote for the third."""
     async with open_group(3) as group:

@@ -108,10 +108,10 @@ def sync_names_only(path: Path) -> bool:
     return path.exists()
 
 
-def use_and_forget_nothing(self: Members, configuration: Any) -> tuple[str, ...]:
+def use_and_forget_nothing(self: Members, configuration: Any, index: int) -> tuple[str, ...]:
     """What a member said before it was taken out counts when it is announced again."""
     heard = dict(self._heard)
-    use(self, configuration)
+    use(self, configuration, index)
     self._heard |= heard
     return ()
 
