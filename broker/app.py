@@ -35,7 +35,7 @@ from broker.config import BrokerConfig
 from broker.errors import MessagesGone
 from broker.formats import UNIT_TAGS_CODE
 from broker.ground import Ground
-from broker.machine import commands, put_messages
+from broker.machine import commands
 from broker.machine.effects import (
     DropEntries,
     DropQueues,
@@ -47,7 +47,6 @@ from broker.machine.effects import (
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
 from broker.machine.names import TEMPLATE_TOPIC
-from broker.machine.put_messages import decode_put_messages
 from broker.machine.topics import standard_topics
 from broker.remembering import RememberingBroker
 from broker.rooms._stored_times import StoredTimes
@@ -75,7 +74,7 @@ from broker.serving.proposals import Proposals
 from broker.serving.put_batch import PutBatch
 from broker.serving.rates import Rates
 from broker.serving.registrar import Registrar
-from broker.serving.retention import Retention, Wish
+from broker.serving.retention import Retention, Wish, first_message
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
 from broker.store.queue_files import QueueFiles
@@ -90,13 +89,11 @@ from dledger_py.remoting.rooms import Port, Routes, routes
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.remoting.wire.frame import Frame
 from dledger_py.remoting.wire.message import pack_host
-from dledger_py.storage import Corrupt, Log
-from dledger_py.storage.formats import KIND_COMMAND
+from dledger_py.storage import Corrupt
 
 log = structlog.get_logger()
 
 CLOCK_S = 0.025  # how late a gathered offset or a held pull may be; 40 wake-ups a second
-FIRST_MESSAGE_WITHIN_BYTES = 64 * 1024  # a group's first entries make its topics
 CLIENTS_CHECK_S = 10  # RocketMQ's; silence is allowed for twelve times as long
 
 
@@ -498,7 +495,8 @@ class Broker:
     def _earliest_ms(self, reader: MessageReader) -> int:
         """When the oldest message was stored; -1 if there is none, or only the disk knows it."""
         if self._first_message is None:
-            self._first_message = first_message(self.ledger.log)
+            of = self.ledger.log
+            self._first_message = first_message(of, of.first_index)
         if self._first_message is None:
             return -1
         try:
@@ -568,16 +566,6 @@ class _Clock:
                 if seconds % CLIENTS_CHECK_S == 0:
                     broker.clients.expire()
             broker._flush()
-
-
-def first_message(of: Log) -> int | None:
-    """The log position of the oldest message, looked for near the log's beginning."""
-    if of.last_index < of.first_index:
-        return None
-    for entry in of.read(of.first_index, FIRST_MESSAGE_WITHIN_BYTES):
-        if entry.kind == KIND_COMMAND and entry.payload[0] == put_messages.TAG:
-            return entry.payload_position + decode_put_messages(entry.payload).records_at
-    return None
 
 
 def address_of(host: str) -> str:

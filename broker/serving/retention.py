@@ -23,10 +23,14 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from broker.machine import put_messages
 from broker.machine.codec import decode_command, encode_command
 from broker.machine.commands import QueueStart, TrimLog
+from broker.machine.put_messages import decode_put_messages
 from dledger_py.actors import Inbox
 from dledger_py.ledger.errors import LedgerError
+from dledger_py.ledger.reopening import stop_for
+from dledger_py.storage import Corrupt
 from dledger_py.storage.formats import KIND_COMMAND, End
 
 log = structlog.get_logger()
@@ -40,11 +44,20 @@ HELD_BYTES_MAX: Final = 1 << 30
 QUEUES_MAX: Final = 1000
 """Named by one command; looking them up and applying them holds the loop for some ms."""
 
+FIRST_MESSAGE_WITHIN_BYTES: Final = 64 * 1024
+"""How far behind the log's beginning its oldest message is looked for: topics come first."""
+
 STAMP_WITHIN_BYTES: Final = 256 * 1024
 """How far behind a boundary a stamped entry is looked for: entries without are rare."""
 
 
-class Boundaries(Protocol):
+class Entries(Protocol):
+    """The entries of a log."""
+
+    def read(self, first_index: int, max_bytes: int) -> tuple[Any, ...]: ...
+
+
+class Boundaries(Entries, Protocol):
     """What is wanted of the log: where it could begin instead, and its entries there."""
 
     @property
@@ -53,7 +66,6 @@ class Boundaries(Protocol):
     def start(self) -> End: ...
     @property
     def end_position(self) -> int: ...
-    def read(self, first_index: int, max_bytes: int) -> tuple[Any, ...]: ...
 
 
 @frozen(kw_only=True)
@@ -107,6 +119,7 @@ class Retention:
     _stamps: dict[int, int] = field(factory=dict, init=False)
 
     async def run(self, inbox: Inbox[Never]) -> None:
+        """**Raises** FailStop if the log cannot be read."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look_from_time_to_time)
             inbox.ready()
@@ -184,13 +197,29 @@ class Retention:
         )
 
 
-def stamp_behind(of: Boundaries, index: int) -> int | None:
-    """When the first stamped entry behind this one was; None if there is none nearby. Blocks."""
-    try:
-        entries = of.read(index + 1, STAMP_WITHIN_BYTES)
-    except LookupError:
-        return None
-    for entry in entries:
+def stamp_behind(of: Entries, index: int) -> int | None:
+    """When the first stamped entry behind this one was; None if there is none nearby. Blocks.
+    **Raises** FailStop."""
+    for entry in _read(of, index + 1, STAMP_WITHIN_BYTES):
         if entry.kind == KIND_COMMAND:
             return decode_command(entry.payload).stamped_ms
     return None
+
+
+def first_message(of: Entries, first_index: int) -> int | None:
+    """The log position of the oldest message, looked for near the log's beginning. Blocks.
+    **Raises** FailStop."""
+    for entry in _read(of, first_index, FIRST_MESSAGE_WITHIN_BYTES):
+        if entry.kind == KIND_COMMAND and entry.payload[0] == put_messages.TAG:
+            return int(entry.payload_position + decode_put_messages(entry.payload).records_at)
+    return None
+
+
+def _read(of: Entries, first_index: int, max_bytes: int) -> tuple[Any, ...]:
+    """Nothing if this entry is not there."""
+    try:
+        return of.read(first_index, max_bytes)
+    except LookupError:
+        return ()
+    except (Corrupt, OSError) as error:
+        raise stop_for(error, f"the log cannot be read: {error}") from error

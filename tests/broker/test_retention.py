@@ -8,11 +8,14 @@ from broker.config import LedgerSettings
 from broker.machine.codec import decode_command
 from broker.machine.commands import TrimLog
 from broker.serving import retention
-from broker.serving.retention import Retention, Wish, choose, held_back
+from broker.serving.retention import Retention, Wish, choose, first_message, held_back
+from dledger_py.actors import FailStop
 from dledger_py.ledger import snapshotter
 from dledger_py.ledger.errors import NotLeader
+from dledger_py.ledger.reopening import Reopen
 from dledger_py.remoting.commands.offsets import GetMinOffset
 from dledger_py.remoting.wire.codes import ResponseCode
+from dledger_py.storage import Corrupt
 from dledger_py.storage.formats import End, segment_start
 from tests.broker.broker_kit import brokers, dial, pull, send
 from tests.broker.test_broker_group import bodies
@@ -129,6 +132,28 @@ async def test_a_leader_that_is_none_any_more_lets_it_be(capsys):
     await Around(refuse=True).make(Wish(age_ms=0, bytes=100)).look()
 
     assert "retention.put_off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error,kind",
+    [(Corrupt("a file", 5, "it rotted"), Reopen), (OSError(5, "the disk is gone"), FailStop)],
+)
+async def test_a_log_that_cannot_be_read_stops_the_member_as_for_any_reader(error, kind):
+    class Broken(FakeLog):
+        def read(self, first_index, max_bytes):
+            raise error
+
+    around = Around(log=Broken())
+    with pytest.raises(FailStop, match="the log cannot be read") as looking:
+        await around.make(Wish(age_ms=1, bytes=0)).look()
+    with pytest.raises(FailStop, match="the log cannot be read") as asking:
+        first_message(around.log, 1)
+
+    assert [kind, kind] == [looking.type, asking.type]
+
+
+def test_a_log_without_entries_has_no_first_message():
+    assert first_message(FakeLog(), 1) is None
 
 
 @pytest.fixture
