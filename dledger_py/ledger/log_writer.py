@@ -5,10 +5,9 @@ our own because handing a call to Trio's pool and back costs more than the sync 
 disk.
 
 Even the way to our own thread and back costs more than what a quick disk does meanwhile: two
-wakings and a dozen hand-overs of the interpreter. So where the last `QUICK_GROUPS` groups each took
-less than `QUICK_S`, and nothing is queued, the loop writes a small group by itself. One that takes
-longer sends all that follow to the thread, until the disk has been quick again for as long: a disk
-that stalls holds up the loop once.
+wakings and a dozen hand-overs of the interpreter. So where a group took less than `QUICK_S` in the
+mean of late, and nothing is queued, the loop writes a small one by itself. A disk that stalls holds
+up the loop once: the longer, the more groups that follow are the thread's, until it is quick again.
 
 Laws:
 - The loop or the thread, never both: whoever uses the files holds the lock. The loop never waits
@@ -55,11 +54,12 @@ not waited for: the process must end."""
 NEAR_BYTES = 256 << 10
 """Largest group that the loop writes: some 100 µs of copying, as one turn of many messages."""
 
-QUICK_S = 0.001
-"""A group is quick if it took less: longer than this the loop is not to be held up."""
+QUICK_S = 0.002
+"""A disk is quick whose groups take less in the mean: longer than this the loop is not to be held
+up each time. A group of a quick disk may take longer where others want the processor."""
 
 QUICK_GROUPS = 32
-"""So many quick groups in a row, and the disk is believed to stay quick."""
+"""The mean is over about so many groups, and nothing is known before there were so many."""
 
 SEAL_IDLE_S = 0.1
 """Silence after which the end of the log is attested, so that later damage cannot pass for a torn
@@ -134,7 +134,7 @@ class LogWriter:
         self._groups = 0
         self._writes = 0
         self._longest_group_s = 0.0
-        self._quick = 0
+        self._mean_s = 0.0
         # Guarded by the lock, as the files are: how many groups the loop wrote, and whether the
         # thread knows that it has to look after them.
         self._lock = threading.Lock()
@@ -165,7 +165,8 @@ class LogWriter:
 
     def _is_near(self, writes: list[Write]) -> bool:
         """Whether these are but a few bytes for the file that is open, on a quick disk."""
-        if self._waiting or self._quick < QUICK_GROUPS or not self._near:
+        known = self._groups >= QUICK_GROUPS
+        if self._waiting or not known or self._mean_s >= QUICK_S or not self._near:
             return False
         last: Batch | None = None
         for write in writes:
@@ -347,9 +348,10 @@ class LogWriter:
                 dirty = True
         if dirty:
             self._log.write(batches, cut, sync=self._sync)
-        self._quick = self._quick + 1 if self._monotonic() - began < QUICK_S else 0
         self._writes += len(writes)
         self._groups += 1
+        took_s = self._monotonic() - began
+        self._mean_s += (took_s - self._mean_s) / min(self._groups, QUICK_GROUPS)
 
     def _patience_s(self) -> float | None:
         """How long to wait for work when there is none: until the commit index that was written

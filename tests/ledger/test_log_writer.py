@@ -168,21 +168,42 @@ def test_not_where_the_machine_says_so(scene) -> None:
     assert not scene.submit()
 
 
-def test_one_slow_write_sends_all_that_follow_to_the_thread(scene) -> None:
-    scene.thread.disk_s = QUICK_S
+def test_a_write_that_takes_a_little_longer_does_not_count_for_much(scene) -> None:
+    scene.thread.disk_s = 10 * QUICK_S
+    assert scene.submit()
+    scene.thread.disk_s = 0.0
+    assert scene.submit()
+
+
+def test_a_disk_that_stalls_holds_up_the_loop_once(scene) -> None:
+    stall(scene)
     assert scene.submit()
     scene.thread.disk_s = 0.0
     scene.learn()
     assert scene.submit()
 
 
-def test_what_is_slow_in_the_thread_counts_too(scene) -> None:
+def test_a_stall_in_the_thread_counts_too(scene) -> None:
     scene.thread.quick = False
-    scene.thread.disk_s = QUICK_S
+    stall(scene)
     scene.submit()
     scene.work_off()
     scene.thread.quick, scene.thread.disk_s = True, 0.0
     scene.learn()
+    assert scene.submit()
+
+
+def stall(scene: Scene) -> None:
+    """So long that it takes as many quick groups as there were to forget it."""
+    scene.thread.disk_s = 2.7 * QUICK_GROUPS * QUICK_S
+
+
+def test_a_disk_that_is_never_quick_is_left_to_the_thread() -> None:
+    scene = Scene()
+    scene.thread.disk_s = 1.01 * QUICK_S
+    scene.learn()
+    scene.learn()
+    assert not scene.submit()
 
 
 def test_nothing_overtakes_what_is_queued(scene) -> None:
