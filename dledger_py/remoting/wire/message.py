@@ -381,7 +381,7 @@ def plain_batch_records(
     topic: bytes,
 ) -> Iterator[tuple[bytes, bytes]]:
     """The record and the properties of each message of a batch body: `encode_plain_record` of what
-    `split_batch_body` finds, at a third of their cost.
+    `split_batch_body` finds, without an object for each.
 
     Raises: MalformedRecord once it comes to something that is no message, or to properties that
     are too long; `split_batch_body` tells more.
