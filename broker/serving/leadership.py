@@ -10,7 +10,9 @@ Laws: a forwarded frame says so, and is never forwarded again. A request is sent
 if the first leader certainly did nothing with it: nothing was written to it, or it answered
 SERVICE_NOT_AVAILABLE, which our members say of definite refusals only. Where that is not certain,
 the client is told; and it is told soon: a leader that was deposed has little time left to answer,
-since one that is frozen or cut off never will.
+since one that is frozen or cut off never will. What was given up is taken back, as far as it has
+not arrived: the client tries again elsewhere, and a commit that came after that again would undo
+later ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from msgspec.structs import replace
 from broker.errors import LASTING, NoLeader, OutcomeUnknown, TooBusy
 from dledger_py.actors import Inbox
 from dledger_py.client.connection import Connection, open_connection
-from dledger_py.client.errors import ClientClosed, Indefinite, Unreachable
+from dledger_py.client.errors import ClientClosed, ConnectionLost, Indefinite, Unreachable
 from dledger_py.client.surroundings import Dial, dial
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.machine import RoleView
@@ -38,7 +40,7 @@ BORN_HOST: Final = "__bornHost"  # host:port of the client that sent it there
 
 IN_HAND_MAX: Final = 10_000  # forwarded or waiting requests
 IN_HAND_BYTES_MAX: Final = 256 * 1024 * 1024  # as the server allows incomplete frames altogether
-ANSWER_TIMEOUT_S: Final = 3.0  # what clients themselves allow a send
+ANSWER_TIMEOUT_S: Final = 3.0  # from when a request came: what clients themselves allow a send
 LAST_WORD_S: Final = 0.05  # time for the answers of a deposed leader: it settles all it has at once
 DIAL_S: Final = 0.5  # time for a connection to the leader, if waiting for one allows no more
 REDIAL_S: Final = 0.05  # pause after a leader that could not be reached or was none
@@ -143,7 +145,8 @@ class Leadership:
     async def _answer(self, caller: Caller, later: Later[Any]) -> Answer[Any] | None:
         """What to answer; None if this member became the leader and answers by itself, or nobody
         waits any more."""
-        deadline = trio.current_time() + self.wait_ms / 1000
+        came_at = trio.current_time()
+        deadline = came_at + self.wait_ms / 1000
         refused: Answer[Any] = refusal(NoLeader())
         while not later.abandoned:
             changed, leader = self._changed, self.view().leader
@@ -157,7 +160,7 @@ class Leadership:
                 with trio.move_on_at(deadline):
                     await changed.wait()
             else:
-                answer, final = await self._ask(leader, caller, deadline)
+                answer, final = await self._ask(leader, caller, came_at, deadline)
                 if final:
                     return answer
                 refused = answer or refused
@@ -169,7 +172,7 @@ class Leadership:
         return None
 
     async def _ask(
-        self, leader: str, caller: Caller, deadline: float
+        self, leader: str, caller: Caller, came_at: float, deadline: float
     ) -> tuple[Answer[Any] | None, bool]:
         """The leader's answer, and whether it is the last one: if not, the leader certainly did
         nothing with the request, and another may."""
@@ -189,15 +192,17 @@ class Leadership:
         if connection is None or connection.closed:
             return None, False
         self._forwarded += 1
+        left_s = max(came_at + ANSWER_TIMEOUT_S - trio.current_time(), LAST_WORD_S)
         reply = None
         try:
             with self._while_leading(leader):
                 reply = await connection.call_frame(
-                    replace(caller.frame, fields=fields, flag=0), timeout_s=ANSWER_TIMEOUT_S
+                    replace(caller.frame, fields=fields, flag=0), timeout_s=left_s
                 )
         except (Indefinite, ClientClosed):  # closed on our side: it may have been written before
             pass
         if reply is None:
+            connection.abort(lambda: ConnectionLost(f"{leader} did not answer"))
             return refusal(OutcomeUnknown()), True
         answer: Answer[Any] = Answer(
             body=reply.body,

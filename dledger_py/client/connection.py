@@ -12,7 +12,8 @@ The laws.
   much as the call.  So a deadline may be noticed up to `SWEEP_S` late.
 * A cancelled call leaves the connection usable: its answer, when it comes, is dropped.
 * A server that answered nothing at all since a call of `SILENT_S` or more was made is gone: the
-  connection ends, so that calls which may wait for longer (held pulls) do not wait for the dead.
+  connection is aborted, so that calls which may wait for longer (held pulls) do not wait for the
+  dead, and what did not arrive does not arrive any more.
 * The end of the connection fails every pending call with `ConnectionLost`: indefinite.
   `Unreachable` (never connected) and `ClientClosed` (nothing written) are definite.
 * Bytes that are not the protocol end the connection at once: `GarbageReceived`.
@@ -21,8 +22,10 @@ Who reconnects is elsewhere (`pool`); what to try again is in `retry`.
 """
 
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 
 import anyio
@@ -83,6 +86,9 @@ FLUSH_S = 1.0
 """How long a connection that is closed in good order waits for its last bytes to leave."""
 
 _OPAQUE_MAX = 2**31 - 1
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER: a close drops what is unsent or unacknowledged, and resets the connection."""
 
 HeaderT = TypeVar("HeaderT", bound="schema.Header | None")
 
@@ -324,6 +330,15 @@ class Connection:
         self._room.set()
         self._ended.set()
 
+    def abort(self, reason: Callable[[], ClientError]) -> None:
+        """End at once, and take back what was written and has not arrived yet: behind a cut it
+        would arrive when that is mended, long after anybody waits for it."""
+        raw = self._stream.extra(SocketAttribute.raw_socket, None)
+        if raw is not None and not self.closed:
+            with suppress(OSError):  # broken already: then there is nothing to take back
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self.end(reason)
+
     async def _read(self) -> None:
         framer = Framer()
         while True:
@@ -402,7 +417,7 @@ class Connection:
             if silent:
                 silent_s = now - self._heard_at
                 why = f"{self.address} has been silent for {silent_s:.1f} s"
-                self.end(lambda: ConnectionLost(why))  # noqa: B023 - left at once
+                self.abort(lambda: ConnectionLost(why))  # noqa: B023 - left at once
                 everything.cancel()
                 return
 

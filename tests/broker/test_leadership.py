@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 import trio
 from attrs import define, field
@@ -180,6 +181,7 @@ async def test_silence_of_the_leader_is_an_unknown_outcome(monkeypatch) -> None:
         leader.handlers[FORWARD] = lambda peer, frame: None
         async with gate(leader) as made:
             answer = await made.answer()
+            await leader.wait_for(lambda: leader.ends == [anyio.BrokenResourceError])
 
     assert (1, 1) == (answer.code, len(leader.requests))
 
@@ -195,6 +197,8 @@ async def test_a_deposed_leader_that_falls_silent_is_not_waited_for(monkeypatch)
             made.become("follower", "n2")
             await made.wait_idle()
             answer = made.client.answers[-1]
+            # What did not arrive must not: the client tries again, and does more after that.
+            await leader.wait_for(lambda: leader.ends == [anyio.BrokenResourceError])
 
     assert 1 == answer.code
     assert [] == next_leader.requests

@@ -56,6 +56,8 @@ class FakeServer:
         self.handlers: dict[int, Handler] = {}
         self.requests: list[Frame] = []
         self.peers: list[Peer] = []
+        self.ends: list[type[Exception]] = []
+        """How connections ended: BrokenResourceError is a reset, EndOfStream a goodbye."""
         self.port = 0
         self._news = anyio.Event()
 
@@ -104,8 +106,8 @@ class FakeServer:
                     self.tell_news()
                     if out := b"".join(filter(None, answers)):
                         await peer.send(out)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as end:
+            self.ends.append(type(end))
         finally:
             self.peers.remove(peer)
             self.gone(peer)

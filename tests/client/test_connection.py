@@ -127,22 +127,48 @@ async def test_a_server_that_says_nothing_any_more_is_given_up() -> None:
     server = make_server()
     connection_module.SILENT_S, before = 0.05, connection_module.SILENT_S
     try:
+        async with running(server):
+            async with (
+                open_connection("127.0.0.1", server.port) as connection,
+                anyio.create_task_group() as tasks,
+            ):
+
+                async def wait_long() -> None:
+                    with pytest.raises(ConnectionLost, match="silent"):
+                        await ask(connection, SILENT, timeout_s=60)
+
+                tasks.start_soon(wait_long)
+                with pytest.raises(CallTimedOut):
+                    await ask(connection, SILENT, timeout_s=0.1)
+                await connection.wait_closed()
+            await server.wait_for(lambda: server.ends == [anyio.BrokenResourceError])
+    finally:
+        connection_module.SILENT_S = before
+
+
+@on_both_loops
+async def test_what_was_given_up_is_taken_back_and_a_goodbye_is_none() -> None:
+    """Only a reset makes the system drop what did not arrive."""
+    server = make_server()
+    async with running(server):
+        async with open_connection("127.0.0.1", server.port) as connection:
+            await ask(connection, ECHO)
+        await server.wait_for(lambda: len(server.ends) == 1)
         async with (
-            running(server),
             open_connection("127.0.0.1", server.port) as connection,
             anyio.create_task_group() as tasks,
         ):
 
             async def wait_long() -> None:
-                with pytest.raises(ConnectionLost, match="silent"):
+                with pytest.raises(ConnectionLost, match="enough"):
                     await ask(connection, SILENT, timeout_s=60)
 
             tasks.start_soon(wait_long)
-            with pytest.raises(CallTimedOut):
-                await ask(connection, SILENT, timeout_s=0.1)
-            await connection.wait_closed()
-    finally:
-        connection_module.SILENT_S = before
+            await server.wait_for(lambda: bool(server.requests_of(SILENT)))
+            connection.abort(lambda: ConnectionLost("enough"))
+            connection.abort(lambda: ConnectionLost("once more"))
+        await server.wait_for(lambda: len(server.ends) == 2)
+    assert [anyio.EndOfStream, anyio.BrokenResourceError] == server.ends
 
 
 @on_both_loops

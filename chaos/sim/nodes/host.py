@@ -312,7 +312,10 @@ class SimStream(ByteStream):
 
     @property
     def extra_attributes(self) -> dict[Any, Callable[[], Any]]:
-        return {SocketAttribute.local_address: lambda: self._socket.address}
+        return {
+            SocketAttribute.local_address: lambda: self._socket.address,
+            SocketAttribute.raw_socket: lambda: self._socket,
+        }
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         while True:

@@ -199,6 +199,8 @@ class Network:
         if sock.lost:
             return
         if sock.held or self._stuck(way):
+            if sock.aborts and sock.gone:
+                return
             if not sock.held:
                 self._held[sock] = None
                 sock.held_since = self.agenda.now
@@ -297,6 +299,8 @@ class SimSocket:
     """Nobody is behind it: closed, or its machine was switched off."""
     lost: bool = False
     """Its machine was switched off, and what it had to send with it."""
+    aborts: bool = False
+    """Whether its end resets the connection, and what is stuck on the way is dropped."""
     error: int = 0
     ended: bool = False
     inbox: bytearray = field(factory=bytearray)
@@ -316,8 +320,11 @@ class SimSocket:
     def setblocking(self, flag: bool, /) -> None:
         assert not flag
 
-    def setsockopt(self, level: int, option: int, value: int, /) -> None:
-        if (level, option) == (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT):
+    def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None:
+        if isinstance(value, bytes):
+            assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
+            self.aborts = True
+        elif (level, option) == (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT):
             self.user_timeout_s = value / 1000
 
     def bind(self, address: Any, /) -> None:
@@ -389,7 +396,7 @@ class SimSocket:
             for sock in self.backlog:
                 sock.close()
         elif self.peer is not None and not self.error:
-            if self.inbox:
+            if self.inbox or self.aborts:
                 self.network.reset(self)
             else:
                 self.network.carry(self, None)
@@ -420,6 +427,8 @@ class SimSocket:
     def vanish(self) -> None:
         """Nobody is here any more; what was sent is still under way."""
         self.gone = True
+        if self.aborts:
+            self.held.clear()
         if not self.held:
             self.network.leave(self)
 
