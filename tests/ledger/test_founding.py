@@ -28,6 +28,7 @@ from tests.ledger.test_membership import wait_voters
 
 ME = Identity(cluster="dledger", group="broker-a", member="n1")
 FILES = RealFiles()
+NOTHING = (0, b"")  # is known to be committed
 ALL = ("n0", "n1", "n2")
 
 
@@ -208,10 +209,10 @@ async def test_lost_members_that_come_back_on_their_old_folders_are_not_heard(op
         # Each is refused by the other, whoever dials.
         for old in ("n0", "n2"):
             its = members_in(group.members[old])
-            said = its.hello_to("n1", 1)
+            said = its.hello_to("n1", 1, NOTHING)
             assert "knows an older data folder of 'n1'" in members_in(ours).unwelcome(said)
-            answer = members_in(ours).hello_to(old, 1)
-            assert "another data folder than the group knows" in its.unwelcome(answer)
+            answer = members_in(ours).hello_to(old, 1, NOTHING)
+            assert "another data folder than the group knows" in its.unknown_folder(answer)
         assert [*commands(5), b"ours"] == ours.machine.commands
         assert ("leader", ours.ledger.view.term) == (
             ours.ledger.view.role,
