@@ -96,7 +96,8 @@ class Group:
             peers=settings.pop("peers", self.peers),
             data_dir=str(self.folder / name),
             **{
-                "election_timeout_ms": 400,
+                # Alone it leads at once, and only a disk of the machine that hangs could depose it.
+                "election_timeout_ms": 400 if len(self.names) > 1 else 10_000,
                 "heartbeat_ms": 40,
                 **self.settings,
                 **self.own_settings(name),
