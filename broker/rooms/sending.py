@@ -324,26 +324,35 @@ class Sending:
         born_host: bytes,
     ) -> list[Message] | None:
         """The records of a batch in which nothing is unusual; None if anything is."""
+        name = topic.name.encode()
         if (
             topic.filter_type != "SINGLE_TAG"
             or len(born_host) != 8
             or len(self.store_host) != 8
-            or len(topic.name.encode()) > records.TOPIC_SIZE_V1_MAX
+            or len(name) > records.TOPIC_SIZE_V1_MAX
         ):
             return None
+        stored_name = bytes((len(name),)) + name
         never = records.MULTI_TAGS | records.BORN_HOST_IPV6 | records.STORE_HOST_IPV6
+        sys_flag, now_ms = request.sys_flag & ~never, self.now_ms()
+
+        def record_of(flag: int, item: bytes, properties: bytes) -> bytes:
+            return records.encode_plain_record(
+                queue_id,
+                flag,
+                sys_flag,
+                request.born_timestamp,
+                born_host,
+                now_ms,
+                self.store_host,
+                request.reconsume_times,
+                item,
+                stored_name,
+                properties,
+            )
+
         return usual_batch(
-            body,
-            topic.name,
-            queue_id,
-            request.sys_flag & ~never,
-            request.born_timestamp,
-            born_host,
-            self.now_ms(),
-            self.store_host,
-            request.reconsume_times,
-            BATCH_MESSAGES_MAX,
-            BATCH_RECORDS_BYTES_MAX,
+            body, topic.name, queue_id, record_of, BATCH_MESSAGES_MAX, BATCH_RECORDS_BYTES_MAX
         )
 
     def _message(

@@ -5,11 +5,12 @@ one that cannot be read, sends the whole batch the other way: nothing was done, 
 stored, or refused with a reason.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from broker.machine.put_messages import Message
 from dledger_py.remoting.wire import properties as props
-from dledger_py.remoting.wire.message import MalformedRecord, plain_batch_records, tags_code
+from dledger_py.remoting.wire.message import MalformedRecord, batch_items, tags_code
 
 # Delayed, timed in any unit, half messages: as a key or within another word.
 _UNUSUAL: Final = tuple(
@@ -23,39 +24,24 @@ def usual_batch(
     batch: bytes,
     topic: str,
     queue_id: int,
-    sys_flag: int,
-    born_timestamp_ms: int,
-    born_host: bytes,
-    store_timestamp_ms: int,
-    store_host: bytes,
-    reconsume_times: int,
+    record_of: Callable[[int, bytes, bytes], bytes],
     messages_max: int,
     records_bytes_max: int,
 ) -> list[Message] | None:
-    """The messages of a batch body, for a topic of single tags and between IPv4 hosts; None if any
-    is unusual, and if there are none or too many.
+    """The messages of a batch body to a topic of single tags; None if any is unusual, and if there
+    are none or too many. `record_of` makes a record of flag, body and properties.
     """
-    name = topic.encode()
     delayed, timed, half = _UNUSUAL
     messages: list[Message] = []
     size = 0
     try:
-        for record, properties in plain_batch_records(
-            batch,
-            queue_id,
-            sys_flag,
-            born_timestamp_ms,
-            born_host,
-            store_timestamp_ms,
-            store_host,
-            reconsume_times,
-            bytes((len(name),)) + name,
-        ):
+        for flag, body, properties in batch_items(batch):
             if (
                 delayed in properties
                 or timed in properties
                 or half in properties
                 or not properties.isascii()
+                or len(properties) > props.PROPERTIES_SIZE_MAX
             ):
                 return None
             at = properties.rfind(_TAG)
@@ -66,6 +52,7 @@ def usual_batch(
                 if not tag or (at and properties[at - 1] != _END):
                     return None
                 code = tags_code(tag.decode())
+            record = record_of(flag, body, properties)
             size += len(record)
             if size > records_bytes_max:
                 return None

@@ -354,89 +354,31 @@ def split_batch_body(body: bytes) -> list[BatchItem]:
 
     Raises: MalformedRecord for lengths that do not fit into each other.
     """
-    items = []
-    for at, size in _batch_items(body):
-        _, _, _, flag, body_size = _BATCH_ITEM.unpack_from(body, at)
-        middle = at + _BATCH_ITEM.size + body_size
-        end = at + size
-        if body_size < 0 or middle + 2 > end:
-            raise MalformedRecord(f"batch item at {at}: body of {body_size} bytes in {size}")
-        (properties_size,) = _LENGTH_2.unpack_from(body, middle)
-        if middle + 2 + properties_size != end:
-            raise MalformedRecord(f"batch item at {at}: properties of {properties_size} bytes")
-        item_body = body[at + _BATCH_ITEM.size : middle]
-        items.append(BatchItem(flag, item_body, body[middle + 2 : end]))
-    return items
+    return [BatchItem(*item) for item in batch_items(body)]
 
 
-def plain_batch_records(
-    batch: bytes,
-    queue_id: int,
-    sys_flag: int,
-    born_timestamp_ms: int,
-    born_host: bytes,
-    store_timestamp_ms: int,
-    store_host: bytes,
-    reconsume_times: int,
-    topic: bytes,
-) -> Iterator[tuple[bytes, bytes]]:
-    """The record and the properties of each message of a batch body: `encode_plain_record` of what
-    `split_batch_body` finds, without an object for each.
+def batch_items(body: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """The same without an object for each: flag, body and properties.
 
-    Raises: MalformedRecord once it comes to something that is no message, or to properties that
-    are too long; `split_batch_body` tells more.
+    Raises: MalformedRecord once it comes to lengths that do not fit.
     """
-    unpack_item, unpack_size, pack_head = (
-        _BATCH_ITEM.unpack_from,
-        _LENGTH_2.unpack_from,
-        _HEAD_V4.pack,
-    )
-    properties_max = property_text.PROPERTIES_SIZE_MAX
-    at, batch_size = 0, len(batch)
-    more = _HEAD_V4.size - _BATCH_ITEM.size + len(topic)  # than the item has
-    while at < batch_size:
-        if batch_size - at < _BATCH_ITEM.size + 2:
-            raise MalformedRecord(f"batch item at {at} is cut off")
-        size, _magic, _crc, flag, body_size = unpack_item(batch, at)
+    unpack_item, unpack_size = _BATCH_ITEM.unpack_from, _LENGTH_2.unpack_from
+    at, whole = 0, len(body)
+    while at < whole:
+        if whole - at < _BATCH_ITEM.size + 2:
+            raise MalformedRecord(f"batch item at {at}: only {whole - at} bytes are left")
+        size, _magic, _crc, flag, body_size = unpack_item(body, at)
+        if size < _BATCH_ITEM.size + 2 or at + size > whole:
+            raise MalformedRecord(f"batch item at {at}: size {size}, {whole - at} are left")
         body_at = at + _BATCH_ITEM.size
         middle, end = body_at + body_size, at + size
-        if end > batch_size or body_size < 0 or middle + 2 > end:
-            raise MalformedRecord(f"batch item at {at}: sizes that do not fit")
-        (properties_size,) = unpack_size(batch, middle)
-        if middle + 2 + properties_size != end or properties_size > properties_max:
+        if body_size < 0 or middle + 2 > end:
+            raise MalformedRecord(f"batch item at {at}: body of {body_size} bytes in {size}")
+        (properties_size,) = unpack_size(body, middle)
+        if middle + 2 + properties_size != end:
             raise MalformedRecord(f"batch item at {at}: properties of {properties_size} bytes")
-        body = batch[body_at:middle]
-        head = pack_head(
-            size + more,
-            MAGIC_V1,
-            crc32(body) & BODY_CRC_MASK,
-            queue_id,
-            flag,
-            0,
-            0,
-            sys_flag,
-            born_timestamp_ms,
-            born_host,
-            store_timestamp_ms,
-            store_host,
-            reconsume_times,
-            0,
-            body_size,
-        )
-        yield b"".join((head, body, topic, batch[middle:end])), batch[middle + 2 : end]
+        yield flag, body[body_at:middle], body[middle + 2 : end]
         at = end
-
-
-def _batch_items(body: bytes) -> Iterator[tuple[int, int]]:
-    at = 0
-    while at < len(body):
-        if len(body) - at < _BATCH_ITEM.size + 2:
-            raise MalformedRecord(f"batch item at {at}: only {len(body) - at} bytes are left")
-        (size,) = _INT.unpack_from(body, at)
-        if size < _BATCH_ITEM.size + 2 or at + size > len(body):
-            raise MalformedRecord(f"batch item at {at}: size {size}, {len(body) - at} are left")
-        yield at, size
-        at += size
 
 
 def encode_batch_body(items: Iterable[BatchItem]) -> bytes:
