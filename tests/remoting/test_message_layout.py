@@ -1,5 +1,7 @@
 """Stored messages, batches, ids, tags and properties, byte by byte."""
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -323,3 +325,10 @@ def test_properties_come_back_equal(given_properties: dict[str, str]) -> None:
 def test_a_separator_inside_a_property_is_refused() -> None:
     with pytest.raises(ValueError, match="0x01 and 0x02"):
         properties.encode({"A": "b\x02c"})
+
+
+def test_a_batch_item_whose_body_ends_before_it_begins_is_malformed() -> None:
+    """What stands there looks like the size of its properties."""
+    item = struct.pack(">iHHiii", 40, 34, 0, 0, 0, -16) + bytes(20)
+    with pytest.raises(MalformedRecord, match="body of -16 bytes in 40"):
+        split_batch_body(item)
