@@ -33,7 +33,7 @@ class Surroundings:
     """Seconds since 1970: stamped into messages, compared with nothing."""
 
     pid: Callable[[], int] = os.getpid
-    """Looked at for every unique id, so that a forked child gets other ones."""
+    """A part of the client's name and of its messages' unique ids."""
 
     randbits: Callable[[int], int] = secrets.randbits
     """So many bits that nobody else draws."""

@@ -24,20 +24,27 @@ def test_ten_thousand_ids_differ() -> None:
 
 
 def test_a_forked_child_takes_a_prefix_of_its_own() -> None:
-    pid = 4710
-    ids = UniqueIds("127.0.0.1", evolve(HERE, pid=lambda: pid))
+    ids = UniqueIds("127.0.0.1")
     before = ids.make()
-    pid = 4711
+    reading, writing = os.pipe()
 
-    after = ids.make()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, ids.make().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    after = os.read(reading, 64).decode()
+    os.close(reading)
+    os.close(writing)
 
-    assert int(after[8:12], 16) == 4711
+    assert int(after[8:12], 16) == child & 0xFFFF
     assert after[12:20] != before[12:20]
+    assert ids.make()[:20] == before[:20]
 
 
 def test_the_time_counts_from_the_start_of_the_local_month() -> None:
     now_s = HERE.now_s()
     ids = UniqueIds("127.0.0.1", evolve(HERE, now_s=lambda: now_s))
-    now_s = ids._month_started_s + 1.5
+    now_s = ids._month_started_ms / 1000 + 1.5
 
     assert int(ids.make()[20:28], 16) == 1500
