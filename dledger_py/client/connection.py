@@ -34,6 +34,7 @@ import msgspec
 from anyio.abc import ByteStream, SocketAttribute
 from attrs import frozen
 
+from dledger_py.client import calls
 from dledger_py.client._tasks import open_tasks
 from dledger_py.client.errors import (
     CallTimedOut,
@@ -108,19 +109,6 @@ class Reply(Generic[HeaderT]):
     remark: str | None
 
 
-class _Pending:
-    """A call that waits for its answer."""
-
-    __slots__ = ("arrived", "asked_at", "due", "error", "frame")
-
-    def __init__(self, asked_at: float, due: float, arrived: anyio.Event) -> None:
-        self.asked_at = asked_at
-        self.due = due
-        self.arrived = arrived
-        self.frame: Frame | None = None
-        self.error: Callable[[], ClientError] | None = None
-
-
 @frozen
 class ConnectionStatistics:
     """What a connection is doing."""
@@ -140,18 +128,17 @@ class Connection:
         self._stream = stream
         self._on_request = on_request
         self._opaque = 0
-        self._pending: dict[int, _Pending] = {}
+        self._make_call, self._now = calls.of_this_loop()
+        self._pending: dict[int, calls.Call] = {}
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._to_write = anyio.Event()
-        # The event loop's own kind: finding out which loop runs costs as much as the event.
-        self._make_event = type(self._to_write)
         self._to_sweep = anyio.Event()
         self._room = anyio.Event()
         self._idle = anyio.Event()
         self._ended = anyio.Event()
         self._reason: Callable[[], ClientError] | None = None
-        self._heard_at = anyio.current_time()
+        self._heard_at = self._now()
         self._sends = 0
         self._requests = 0
 
@@ -214,20 +201,17 @@ class Connection:
         """Send *data*, one whole request with *opaque*, and wait for the frame that answers it."""
         if self._out_bytes > OUT_BYTES_MAX or len(self._pending) >= PENDING_MAX:
             await self._wait_room(timeout_s)
-        now = anyio.current_time()
-        pending = _Pending(now, now + timeout_s, self._make_event())
+        now = self._now()
+        call = self._make_call(now, now + timeout_s)
         self._write_nowait(data)
         if not self._pending:
             self._to_sweep.set()
-        self._pending[opaque] = pending
+        self._pending[opaque] = call
         try:
-            await pending.arrived.wait()
-        finally:
+            return await call.wait()
+        except BaseException:  # an answer took it out already
             self._pending.pop(opaque, None)
-        if pending.frame is None:
-            assert pending.error is not None
-            raise pending.error()
-        return pending.frame
+            raise
 
     async def tell(self, request: schema.Request[HeaderT], body: bytes = b"") -> None:
         """Send *request* one-way: nobody answers, and nobody knows whether it arrived.
@@ -321,9 +305,8 @@ class Connection:
         if self._reason is not None:
             return
         self._reason = reason
-        for pending in self._pending.values():
-            pending.error = reason
-            pending.arrived.set()
+        for call in self._pending.values():
+            call.fail(reason())
         self._pending.clear()
         self._out.clear()
         self._out_bytes = 0
@@ -344,7 +327,7 @@ class Connection:
         while True:
             try:
                 data = await self._stream.receive(READ_BYTES)
-                self._heard_at = anyio.current_time()
+                self._heard_at = self._now()
                 frames = framer.feed(data)
             except FrameError as error:
                 self._take(error.frames)
@@ -363,10 +346,9 @@ class Connection:
         waiting = self._pending
         for frame in frames:
             if frame.flag & 1:
-                pending = waiting.pop(frame.opaque, None)
-                if pending is not None:  # None: cancelled, timed out, or nobody asked
-                    pending.frame = frame
-                    pending.arrived.set()
+                call = waiting.pop(frame.opaque, None)
+                if call is not None:  # None: cancelled, timed out, or nobody asked
+                    call.answer(frame)
             else:
                 self._serve(frame)
         if not self._room.is_set():
@@ -406,23 +388,19 @@ class Connection:
                 self._to_sweep = anyio.Event()
                 await self._to_sweep.wait()
             await anyio.sleep(SWEEP_S)
-            now = anyio.current_time()
-            late = [opaque for opaque, pending in self._pending.items() if pending.due <= now]
+            now = self._now()
+            late = [opaque for opaque, call in self._pending.items() if call.due <= now]
             silent = False
             for opaque in late:
-                pending = self._pending.pop(opaque)
-                pending.error = self._timed_out
-                pending.arrived.set()
-                silent |= self._heard_at < pending.asked_at <= now - SILENT_S
+                call = self._pending.pop(opaque)
+                call.fail(CallTimedOut(f"{self.address} did not answer in time"))
+                silent |= self._heard_at < call.asked_at <= now - SILENT_S
             if silent:
                 silent_s = now - self._heard_at
                 why = f"{self.address} has been silent for {silent_s:.1f} s"
                 self.abort(lambda: ConnectionLost(why))  # noqa: B023 - left at once
                 everything.cancel()
                 return
-
-    def _timed_out(self) -> ClientError:
-        return CallTimedOut(f"{self.address} did not answer in time")
 
 
 @asynccontextmanager

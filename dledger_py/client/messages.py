@@ -243,14 +243,15 @@ def render_properties(
     text = f"UNIQ_KEY\x01{unique_id}\x02WAIT\x01true\x02"
     if tag is not None:
         text += _pair(property_text.TAGS, checked_tag(tag))
-    if keys := as_keys(keys):
+    if keys != () and (keys := as_keys(keys)):
         text += _pair(property_text.KEYS, " ".join(keys))
     if group is not None:
         text += _pair(property_text.SHARDING_KEY, group)
-    for name, value in (properties or {}).items():
-        if name in _SET_BY_ARGUMENTS:
-            raise ValueError(f"property {name!r} is set by an argument of its own")
-        text += _pair(name, value)
+    if properties:
+        for name, value in properties.items():
+            if name in _SET_BY_ARGUMENTS:
+                raise ValueError(f"property {name!r} is set by an argument of its own")
+            text += _pair(name, value)
     # A character is at most three bytes, so short texts need no counting.
     if len(text) * 3 > property_text.PROPERTIES_SIZE_MAX:
         size = len(text.encode())
@@ -269,7 +270,7 @@ def checked_topic(topic: str) -> str:
 
 def checked_body(body: bytes) -> bytes:
     """*body*, if it fits into a message."""
-    if not isinstance(body, bytes | bytearray | memoryview):
+    if type(body) is not bytes and not isinstance(body, bytes | bytearray | memoryview):
         raise TypeError(f"body is {type(body).__name__}: bytes are expected")
     if len(body) > BODY_BYTES_MAX:
         raise ValueError(f"body of {len(body)} bytes: at most {BODY_BYTES_MAX} fit")

@@ -15,13 +15,14 @@ three times as much, for every message.  What a code means is in `retry`, where 
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
 
 import anyio
 import msgspec
 from attrs import define
 
-from dledger_py.client import queue_choice, retry
+from dledger_py.client import calls, queue_choice, retry
 from dledger_py.client.connection import Connection
 from dledger_py.client.errors import (
     ClientClosed,
@@ -40,7 +41,7 @@ from dledger_py.client.retry import Verdict
 from dledger_py.client.route_tables import DEFAULT_TOPIC, DEFAULT_TOPIC_QUEUES, TopicRoute
 from dledger_py.client.routes import Routes
 from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
-from dledger_py.remoting.wire.frame import ONE_WAY, Frame, encode_head
+from dledger_py.remoting.wire.frame import ONE_WAY, Frame, request_renderer
 
 ANSWERED_ROUTE_ASK_S = 1.0
 """How often a better route is asked for while sends go by the template topic's, or by one that
@@ -51,7 +52,7 @@ _render = msgspec.json.encode
 # The compact spelling of a send (a = producer group, b = topic, ...): codes 310 and 320.
 _FIELDS = (
     b'{"a":%b,"b":%b,"c":"%b","d":"%d","e":"%d","f":"0","g":"%%d","h":"0","i":%%b,'
-    b'"j":"0","k":"false","m":"%%b","n":%b}'
+    b'"j":"0","k":"false","m":"%b","n":%b}'
 )
 
 
@@ -72,16 +73,16 @@ class Sealed:
 
 
 class _Attempts:
-    """What the attempts of one send have come to so far."""
+    """What the attempts of one send have come to so far.
 
-    __slots__ = ("avoid", "failures", "reason", "uncertain", "unknown_only")
+    It begins as the class is: most sends write nothing into it.
+    """
 
-    def __init__(self) -> None:
-        self.failures = 0
-        self.uncertain = False
-        self.unknown_only = True
-        self.reason = "there was no time to try"
-        self.avoid: str | None = None
+    failures = 0
+    uncertain = False
+    unknown_only = True
+    reason = "there was no time to try"
+    avoid: str | None = None
 
     def note(self, reason: str, *, uncertain: bool, unknown_topic: bool = False) -> None:
         self.failures += 1
@@ -111,15 +112,18 @@ class Producer:
         self._pool = pool
         self._routes = routes
         self._members = members
-        self._group = _render(group)
+        self._group = group
         self._now_s = now_s
+        _, self._now = calls.of_this_loop()
         self._turns: dict[str, queue_choice.Turns] = {}
-        self._templates: dict[Queue, bytes] = {}
+        self._heads: defaultdict[tuple[int, int], dict[Queue, Callable[..., bytes]]] = defaultdict(
+            dict
+        )
         self._asked_at: dict[str, float] = {}
 
     async def send(self, sealed: Sealed, timeout_s: float) -> tuple[Frame, Queue]:
         """Attempt until it is stored, refused for good, or the time is up."""
-        due = anyio.current_time() + timeout_s
+        due = self._now() + timeout_s
         left_s = timeout_s
         attempts = _Attempts()
         while True:
@@ -133,10 +137,10 @@ class Producer:
                 found = await self._attempt(sealed, route, attempts, budget_s)
                 if found is not None:
                     return found
-            spent_s = anyio.current_time() - due + timeout_s
+            spent_s = self._now() - due + timeout_s
             self._give_up_on_unknown(sealed, attempts, spent_s)
             await self._pause(sealed.topic, route, attempts, due)
-            left_s = due - anyio.current_time()
+            left_s = due - self._now()
 
     async def tell(self, sealed: Sealed, timeout_s: float) -> None:
         """Write it once, and hope."""
@@ -182,7 +186,7 @@ class Producer:
         try:
             connection = self._pool.opened(address) or await self._connect(address, budget_s)
             opaque = connection.next_opaque()
-            data = self._head(sealed, queue, opaque, 0) + sealed.body
+            data = self._head(sealed, queue, opaque) + sealed.body
             frame = await connection.exchange(opaque, data, budget_s)
         except ClientClosed:
             raise
@@ -246,20 +250,24 @@ class Producer:
             turns = self._turns[sealed.topic] = queue_choice.Turns(random.randrange(1024))
         return turns.choose(queues, avoid)
 
-    def _head(self, sealed: Sealed, queue: Queue, opaque: int, flag: int) -> bytes:
-        template = self._templates.get(queue)
-        if template is None:
-            template = self._templates[queue] = _FIELDS % (
-                self._group,
-                _render(queue.topic),
-                DEFAULT_TOPIC.encode(),
-                DEFAULT_TOPIC_QUEUES,
-                queue.queue_id,
-                _render(queue.broker),
-            )
-        batch = b"true" if sealed.code == RequestCode.SEND_BATCH_MESSAGE else b"false"
-        fields = template % (int(self._now_s() * 1000), sealed.properties, batch)
-        return encode_head(sealed.code, flag, opaque, fields, None, len(sealed.body))
+    def _head(self, sealed: Sealed, queue: Queue, opaque: int, flag: int = 0) -> bytes:
+        """All of the frame before its body."""
+        known = self._heads[sealed.code, flag]
+        render = known.get(queue)
+        if render is None:
+            render = known[queue] = self._renderer(queue, sealed.code, flag)
+        return render(len(sealed.body), int(self._now_s() * 1000), sealed.properties, opaque)
+
+    def _renderer(self, queue: Queue, code: int, flag: int) -> Callable[..., bytes]:
+        """Renders all that differs between the sends of one kind to one queue: born timestamp,
+        properties, opaque."""
+        names = [
+            _render(name).replace(b"%", b"%%") for name in (self._group, queue.topic, queue.broker)
+        ]
+        batch = b"true" if code == RequestCode.SEND_BATCH_MESSAGE else b"false"
+        template = (DEFAULT_TOPIC.encode(), DEFAULT_TOPIC_QUEUES)
+        fields = _FIELDS % (*names[:2], *template, queue.queue_id, batch, names[2])
+        return request_renderer(code, flag, fields)
 
     # --- between attempts ------------------------------------------------------------------------
 
@@ -275,7 +283,7 @@ class Producer:
         self, topic: str, route: TopicRoute | None, attempts: _Attempts, due: float
     ) -> None:
         """Ask for the route at once; then pause, but not after the first failure of all."""
-        left_s = due - anyio.current_time()
+        left_s = due - self._now()
         if left_s <= 0:
             return
         with anyio.move_on_after(left_s):
@@ -295,7 +303,7 @@ class Producer:
 
     async def _ask_better_route(self, known: TopicRoute) -> None:
         """The topic exists and somebody leads now: find that route, but not once per message."""
-        now = anyio.current_time()
+        now = self._now()
         if now - self._asked_at.get(known.topic, -ANSWERED_ROUTE_ASK_S) < ANSWERED_ROUTE_ASK_S:
             return
         self._asked_at[known.topic] = now

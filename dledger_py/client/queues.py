@@ -7,7 +7,7 @@ the group does not.
 from attrs import frozen
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class Queue:
     """One queue of a topic; ordered by topic, broker, number, as all members of a group must."""
 

@@ -55,6 +55,16 @@ async def test_a_message_arrives_with_everything_it_was_given() -> None:
 
 
 @on_both_loops
+async def test_a_topic_may_be_called_with_percents() -> None:
+    async with connected() as (cluster, mq):
+        cluster.names.route("%RETRY%d", cluster.broker)
+
+        await mq.send("%RETRY%d", b"body")
+
+        assert cluster.broker.requests_of(SEND)[0].fields["b"] == "%RETRY%d"
+
+
+@on_both_loops
 async def test_a_lost_connection_is_tried_again_with_the_same_id_and_a_fresh_route() -> None:
     async with connected() as (cluster, mq):
         await mq.send("t", b"first")

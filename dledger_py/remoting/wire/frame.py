@@ -39,6 +39,7 @@ __all__ = [
     "encode_response",
     "head_renderer",
     "render_fields",
+    "request_renderer",
 ]
 
 # The whole frame, its four length bytes included; Java refuses more on both sides
@@ -189,9 +190,7 @@ def encode_head(
 def head_renderer(fields: bytes) -> Callable[..., bytes]:
     """What `encode_head` makes of answers that succeed and have no body, for fields that are one
     %-template: a function of the template's values (text as str) and the request's opaque."""
-    template = (_HEAD_FIELDS % (0, b"%b", RESPONSE, 0)).decode()
-    before, after = template.replace('"opaque":0', '"opaque":%d').split("%b")
-    whole = before.replace("%", "%%") + fields.decode() + after
+    whole = _head_template(0, RESPONSE, fields).decode()
     prefix = _PREFIX.pack
 
     def render(*values: object) -> bytes:
@@ -200,6 +199,27 @@ def head_renderer(fields: bytes) -> Callable[..., bytes]:
         return prefix(size + 4, size) + header
 
     return render
+
+
+def request_renderer(code: int, flag: int, fields: bytes) -> Callable[..., bytes]:
+    """What `encode_head` makes of requests whose fields are one %-template: a function of the
+    body's size, the template's values (text as bytes) and the opaque."""
+    whole = _head_template(code, flag, fields)
+    prefix = _PREFIX.pack
+
+    def render(body_size: int, *values: object) -> bytes:
+        header = whole % values
+        size = len(header)
+        return prefix(size + body_size + 4, size) + header
+
+    return render
+
+
+def _head_template(code: int, flag: int, fields: bytes) -> bytes:
+    """A header as a %-template: the values of `fields`, then the opaque."""
+    before, _, after = (_HEAD_FIELDS % (code, b"\0", flag, 0)).partition(b"\0")
+    after = after.replace(b"%", b"%%").replace(b'"opaque":0', b'"opaque":%d')
+    return before.replace(b"%", b"%%") + fields + after
 
 
 def encode_request(
