@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(BIN)/ruff# comes with the extra `dev`, whoever installed it
 
-.PHONY: help setup cluster test check sim chaos bench bench-peers interop clean
+.PHONY: help setup cluster test check sim chaos bench bench-client bench-peers interop clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,9 @@ ROUNDS ?= 3
 BENCH_PEERS = --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS)) \
 	$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(SCALE),--scale $(SCALE)) \
 	$(if $(OUT),--out $(OUT)) $(if $(CACHE),--cache $(CACHE))
+bench-client: $(READY)  ## the processor time a send costs the client, under Trio and asyncio
+	$(BIN)/python -m bench.client
+
 bench-peers: $(READY)  ## ours and others (RocketMQ, RabbitMQ, NATS) in turn: ROUNDS=… PEERS=… WORKLOADS=… SCALE=… OUT=…
 	$(BIN)/python -m bench.peers $(BENCH_PEERS)
 
