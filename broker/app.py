@@ -386,12 +386,14 @@ class Broker:
     def _perform(self, _committed: Committed, applied: Applied) -> None:
         """What follows from an applied entry, on every member."""
         for effect in applied.effects:
+            if type(effect) is IndexMessages:  # in front: there may be one per message
+                topic, queue_id, units = effect.topic, effect.queue_id, effect.units
+                self.queues.index(topic, queue_id, effect.first_offset, units)
+                if self.polls.waits(topic, queue_id):
+                    codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
+                    self.polls.wake(topic, queue_id, codes)
+                continue
             match effect:
-                case IndexMessages(topic, queue_id, first_offset, units):
-                    self.queues.index(topic, queue_id, first_offset, units)
-                    if self.polls.waits(topic, queue_id):
-                        codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
-                        self.polls.wake(topic, queue_id, codes)
                 case TrimQueues(queues):
                     for topic, queue_id, first_offset in queues:
                         self.queues.trim(topic, queue_id, first_offset)

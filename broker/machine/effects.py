@@ -10,6 +10,7 @@ from enum import Enum
 from typing import ClassVar
 
 from attrs import frozen
+from msgspec import Struct
 
 
 class Audience(Enum):
@@ -19,9 +20,11 @@ class Audience(Enum):
     LEADER = "leader"
 
 
-@frozen
-class IndexMessages:
-    """These messages now stand in the queue: index them, then wake whoever waits for the queue."""
+class IndexMessages(Struct, frozen=True, gc=False):
+    """These messages now stand in the queue: index them, then wake whoever waits for the queue.
+
+    Where messages go to many queues there is one for each, and attrs takes a microsecond for it.
+    """
 
     audience: ClassVar[Audience] = Audience.EVERYWHERE
     topic: str

@@ -15,7 +15,7 @@ from broker.machine.errors import MalformedCommand
 from broker.machine.put_messages import MESSAGE, PutMessages
 from broker.machine.replies import Applied, MessageReply, Reason
 from broker.machine.shapes import Plain
-from broker.machine.topics import Topics
+from broker.machine.topics import TopicConfig, Topics
 
 
 @define
@@ -113,9 +113,18 @@ class Queues:
 
         **Raises** `MalformedCommand`, before anything changed, if the sizes do not add up.
         """
-        targets = [self._target(topics, topic, queue_id) for topic, queue_id in command.queues]
-        offsets = [t.next_offset if isinstance(t, Queue) else 0 for t in targets]
-        units = [bytearray() if isinstance(t, Queue) else None for t in targets]
+        targets: list[Queue | Reason] = []
+        offsets: list[int] = []
+        units: list[bytearray | None] = []
+        for topic, queue_id in command.queues:
+            target = self._target(topics.get(topic), topic, queue_id)
+            targets.append(target)
+            if type(target) is Queue:
+                offsets.append(target.next_offset)
+                units.append(bytearray())
+            else:
+                offsets.append(0)
+                units.append(None)
         replies: list[MessageReply] = []
         put, stored_bytes, add, pack = 0, 0, replies.append, UNIT.pack
         at = position + command.records_at
@@ -141,15 +150,17 @@ class Queues:
                 f"records end at byte {at - position} of a payload of {command.payload_bytes}"
             )
         effects: list[Effect] = []
-        for (topic, queue_id), target, of_queue, offset in zip(
-            command.queues, targets, units, offsets, strict=True
-        ):
+        stamped_ms = command.stamped_ms
+        for number, of_queue in enumerate(units):
             if of_queue:
+                target = targets[number]
                 assert isinstance(target, Queue)
+                topic, queue_id = command.queues[number]
+                if not target.next_offset:
+                    self._topics.setdefault(topic, {})[queue_id] = target
                 effects.append(IndexMessages(topic, queue_id, target.next_offset, bytes(of_queue)))
-                target.next_offset = offset
-                target.last_stored_ms = command.stamped_ms
-                self._topics.setdefault(topic, {})[queue_id] = target
+                target.next_offset = offsets[number]
+                target.last_stored_ms = stamped_ms
         self.messages_total += put
         self.bytes_total += stored_bytes
         return Applied(replies, effects)
@@ -157,10 +168,11 @@ class Queues:
     def _get(self, topic: str, queue_id: int) -> Queue:
         return self._topics.get(topic, {}).get(queue_id, _NEVER_WRITTEN)
 
-    def _target(self, topics: Topics, topic: str, queue_id: int) -> Queue | Reason:
-        config = topics.get(topic)
+    def _target(self, config: TopicConfig | None, topic: str, queue_id: int) -> Queue | Reason:
         if config is None:
             return Reason.UNKNOWN_TOPIC
-        if not 0 <= queue_id < config.queues:
+        if not (0 <= queue_id < config.read_queues or 0 <= queue_id < config.write_queues):
             return Reason.UNKNOWN_QUEUE
-        return self._topics.get(topic, {}).get(queue_id) or Queue()
+        queues = self._topics.get(topic)
+        queue = queues.get(queue_id) if queues is not None else None
+        return Queue() if queue is None else queue
