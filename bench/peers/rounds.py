@@ -34,6 +34,10 @@ WARM_UP_S = 10.0
 WARM_UP_MESSAGES = 5_000
 """In one go of it."""
 
+COLD_REFUSALS_MAX = 10
+"""RocketMQ refuses what waits for 200 ms, as much does while a cold JVM compiles on a slow machine:
+then the warming begins again, so often."""
+
 COUNT_MAX = 2_000_000
 """A fast machine shall not fill its disk: 2 GB on each node for one measurement."""
 
@@ -143,12 +147,15 @@ class _Cluster:
     async def warm_up(self) -> None:
         workload = Workload(name="warm-up", title="", in_flight=64)
         words = send_words(workload, topic="WarmUp", topics=1, count=WARM_UP_MESSAGES, warm=0)
-        enough_s = trio.current_time() + WARM_UP_S * min(1.0, self.plan.scale)
-        try:
-            while trio.current_time() < enough_s:
+        began_s, left = trio.current_time(), COLD_REFUSALS_MAX
+        while trio.current_time() - began_s < WARM_UP_S * min(1.0, self.plan.scale):
+            try:
                 await self._load(words)
-        except LoadFailed as error:
-            raise PeerFailed(f"{self.peer.name} cannot be warmed: {error}") from error
+            except LoadFailed as error:
+                left -= 1
+                if not left:
+                    raise PeerFailed(f"{self.peer.name} cannot be warmed: {error}") from error
+                began_s = trio.current_time()
 
     async def measure(self, workload: Workload) -> Row:
         match workload.kind:
