@@ -11,8 +11,8 @@ from broker.store.message_reader import LogReader, rotten
 from dledger_py.remoting.wire.message import (
     RECORD_OVERHEAD,
     MalformedRecord,
-    body_is_intact,
     decode_record,
+    is_intact,
     patch_offsets,
 )
 
@@ -48,7 +48,7 @@ def confirmed(queues: ConsumeQueues, position: int, candidate: bytearray) -> byt
     offset = queues.offset_of(record.topic, record.queue_id, position)
     if offset is None:
         return None
-    if not body_is_intact(memoryview(candidate)):
+    if not is_intact(memoryview(candidate), 0, record.size):
         raise rotten(position)
     patch_offsets(candidate, 0, offset, position)
     return bytes(candidate)

@@ -18,9 +18,9 @@ from attrs import define, frozen
 
 from broker.formats import UNIT, UNIT_PLACE
 from dledger_py.ledger.reopening import Reopen
-from dledger_py.remoting.wire.message import body_is_intact, patch_offsets, store_timestamp_ms
+from dledger_py.remoting.wire.message import is_intact, patch_offsets, store_timestamp_ms
 
-MESSAGES_MAX: Final = 32  # per pull, as RocketMQ from memory
+MESSAGES_MAX: Final = 256  # per pull, if the client asks for so many; RocketMQ stops at 32
 BYTES_MAX: Final = (
     256 * 1024
 )  # per pull, as RocketMQ from memory; a larger first message goes alone
@@ -72,25 +72,29 @@ class MessageReader:
         again without it in a worker thread. **Raises** `Reopen` if the index does not fit the
         log, or a body is not what was stored.
         """
-        wanted, more_at = _within_limits(units, chosen, messages_max, bytes_max)
-        parts: list[memoryview] = []
-        for run in _runs(wanted):
+        runs, more_at = _runs(units, chosen, messages_max, bytes_max)
+        parts: list[bytearray | memoryview] = []
+        messages = 0
+        for run in runs:
             start = run[0][1]
             end = run[-1][1] + run[-1][2]
             buffer = self.log.read_bytes(start, end - start, nowait=nowait)
             view = memoryview(buffer)
+            of_records = 0
             for number, position, size in run:
                 at = position - start
-                if _SIZE.unpack_from(buffer, at)[0] != size:
-                    raise _mismatch(position, size, buffer, at)
-                record = view[at : at + size]
-                if not body_is_intact(record):
-                    raise rotten(position)
+                if not is_intact(view, at, size):
+                    raise _damaged(position, size, buffer, at)
                 patch_offsets(buffer, at, first_offset + number, position)
-                parts.append(record)
+                of_records += size
+            messages += len(run)
+            if of_records == end - start:
+                parts.append(buffer)
+            else:
+                parts += [view[p - start : p - start + size] for _, p, size in run]
         return Fetched(
-            body=b"".join(parts),
-            messages=len(parts),
+            body=bytes(parts[0]) if len(parts) == 1 else b"".join(parts),
+            messages=messages,
             next_offset=first_offset + more_at,
         )
 
@@ -103,35 +107,31 @@ Wanted = tuple[int, int, int]
 """(number of the unit, log position, size)."""
 
 
-def _within_limits(
+def _runs(
     units: bytes, chosen: Sequence[int], messages_max: int, bytes_max: int
-) -> tuple[list[Wanted], int]:
-    """What may be returned, and the number of the unit to go on with."""
-    wanted: list[Wanted] = []
-    total = 0
-    for number in chosen:
-        position, size = UNIT_PLACE.unpack_from(units, number * UNIT.size)
-        total += size
-        if wanted and (total > bytes_max or len(wanted) >= messages_max):
-            return wanted, number
-        wanted.append((number, position, size))
-    return wanted, len(units) // UNIT.size
-
-
-def _runs(wanted: list[Wanted]) -> list[list[Wanted]]:
-    """Cut where two neighbours lie too far apart for one read."""
+) -> tuple[list[list[Wanted]], int]:
+    """What may be returned, cut where two neighbours lie too far apart for one read; and the number
+    of the unit to go on with."""
     runs: list[list[Wanted]] = []
+    run: list[Wanted] = []
     run_start = run_end = -READ_BYTES_MAX
-    for one in wanted:
-        _number, position, size = one
-        near = 0 <= position - run_end <= GAP_BYTES_MAX
-        if near and position + size - run_start <= READ_BYTES_MAX:
-            runs[-1].append(one)
+    total = 0
+    place, unit_size = UNIT_PLACE.unpack_from, UNIT.size
+    for number in chosen:
+        position, size = place(units, number * unit_size)
+        total += size
+        if runs and (total > bytes_max or messages_max <= 0):
+            return runs, number
+        messages_max -= 1
+        ends = position + size
+        if 0 <= position - run_end <= GAP_BYTES_MAX and ends - run_start <= READ_BYTES_MAX:
+            run.append((number, position, size))
         else:
-            runs.append([one])
+            run = [(number, position, size)]
+            runs.append(run)
             run_start = position
-        run_end = position + size
-    return runs
+        run_end = ends
+    return runs, len(units) // unit_size
 
 
 def rotten(position: int) -> Reopen:
@@ -139,7 +139,9 @@ def rotten(position: int) -> Reopen:
     return Reopen(f"log position {position}: the body of this message is not what was stored")
 
 
-def _mismatch(position: int, size: int, buffer: bytearray, at: int) -> Reopen:
-    """Either the log or its index is damaged; opening them mends the one and rebuilds the other."""
+def _damaged(position: int, size: int, buffer: bytearray, at: int) -> Reopen:
+    """Either the log or its index is; opening them mends the one and rebuilds the other."""
     (found,) = _SIZE.unpack_from(buffer, at)
+    if found == size:
+        return rotten(position)
     return Reopen(f"log position {position}: a record of {size} bytes expected, {found} found")

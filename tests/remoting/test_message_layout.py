@@ -11,11 +11,11 @@ from dledger_py.remoting.wire.message import (
     MAGIC_V2,
     BatchItem,
     MalformedRecord,
-    body_is_intact,
     decode_record,
     decode_records,
     encode_batch_body,
     encode_record,
+    is_intact,
     offset_message_id,
     pack_host,
     parse_offset_message_id,
@@ -79,7 +79,7 @@ def test_the_published_record_is_read() -> None:
     assert (found.born_timestamp_ms, found.store_timestamp_ms) == (1700000000000, 1700000000005)
     assert (found.body, found.topic, found.properties) == (b"hello", "TopicTest", PROPERTIES)
     assert found.body_crc == 907060870
-    assert body_is_intact(memoryview(RECORD))
+    assert is_intact(memoryview(RECORD), 0, len(RECORD))
     assert found.offset_message_id == "0A00000100002A9F00000000000003E8"
     assert found.property("TAGS") == "TagA"
     assert store_timestamp_ms(RECORD) == 1700000000005
@@ -181,7 +181,7 @@ def test_a_record_comes_back_equal(
         flag,
         queue_offset,
     )
-    assert body_is_intact(memoryview(raw))
+    assert is_intact(memoryview(raw), 0, len(raw))
 
 
 @pytest.mark.parametrize("born_host", ["10.0.0.9", "2001:db8::9"])
@@ -196,17 +196,18 @@ def test_every_bit_of_a_body_counts(born_host: str, store_host: str) -> None:
     flipped = []
     for bit in range(5 * 8):
         raw[at + bit // 8] ^= 1 << bit % 8
-        flipped.append(body_is_intact(memoryview(raw)))
+        flipped.append(is_intact(memoryview(raw), 0, len(raw)))
         raw[at + bit // 8] ^= 1 << bit % 8
 
     assert [False] * 40 == flipped
-    assert body_is_intact(memoryview(raw))
+    assert is_intact(memoryview(raw), 0, len(raw))
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_have_an_intact_body_or_not(data: bytes) -> None:
     for candidate in (data, RECORD[:36] + data, RECORD[:-1] + data):
-        body_is_intact(memoryview(candidate))
+        for size in (0, 91, 120, len(candidate)):
+            is_intact(memoryview(candidate), 0, size)
 
 
 @given(st.binary(max_size=400))

@@ -43,6 +43,7 @@ TRANSACTION_COMMIT: Final = 8
 TRANSACTION_ROLLBACK: Final = 12
 BORN_HOST_IPV6: Final = 16
 STORE_HOST_IPV6: Final = 32
+_HOST_IPV6: Final = BORN_HOST_IPV6 | STORE_HOST_IPV6
 COMPRESSION_TYPE_MASK: Final = 0x700
 
 TOPIC_SIZE_V1_MAX: Final = 127
@@ -57,11 +58,11 @@ _HEAD = {
     (True, True): Layout(">IIIiiqqiq20sq20siqi"),
 }
 _BODY_AT: Final = (88, 100, 100, 112)  # by which hosts are IPv6, as in sysFlag
-_BODY_CRC_AT: Final = 8
 _OFFSETS = Layout(">qq")
 _SIZE_AND_MAGIC = Layout(">II")
 _INT = Layout(">i")
 _LONG = Layout(">q")
+_CHECKED = Layout(">i4xi24xi44xi")  # size, body CRC, system flag; body size between IPv4 hosts
 _BATCH_ITEM = Layout(">iiiii")  # size, magic, crc, flag, body length
 
 assert _HEAD_V4.size == 88
@@ -124,8 +125,8 @@ def encode_record(
         sys_flag |= (len(born_host) == 20) * BORN_HOST_IPV6 | (
             len(store_host) == 20
         ) * STORE_HOST_IPV6
-    elif sys_flag & (BORN_HOST_IPV6 | STORE_HOST_IPV6):
-        sys_flag &= ~(BORN_HOST_IPV6 | STORE_HOST_IPV6)
+    elif sys_flag & _HOST_IPV6:
+        sys_flag &= ~_HOST_IPV6
     name = topic.encode()
     name_size = len(name)
     body_size = len(body)
@@ -218,19 +219,23 @@ def record_size(buffer: bytes | bytearray | memoryview, at: int = 0) -> int:
     return int(size)
 
 
-def body_is_intact(record: memoryview) -> bool:
-    """Whether the body of a record still has the CRC it was stored with. False for bytes that are
-    too few to be a record."""
-    if len(record) < RECORD_OVERHEAD:
+def is_intact(buffer: memoryview, at: int, size: int) -> bool:
+    """Whether a record of this size begins at `at`, with the body that was stored: the one its CRC
+    is of. False for bytes that are no record."""
+    if size < RECORD_OVERHEAD or at + size > len(buffer):
         return False
-    body_at = _BODY_AT[record[SYS_FLAG_AT + 3] >> 4 & 3]
-    if body_at > len(record):
-        return False
-    (size,) = _INT.unpack_from(record, body_at - 4)
-    (crc,) = _INT.unpack_from(record, _BODY_CRC_AT)
+    found, crc, sys_flag, body_size = _CHECKED.unpack_from(buffer, at)
+    body_at = _HEAD_V4.size
+    if sys_flag & _HOST_IPV6:
+        body_at = _BODY_AT[sys_flag >> 4 & 3]
+        if body_at > size:
+            return False
+        (body_size,) = _INT.unpack_from(buffer, at + body_at - 4)
+    body_at += at
     return bool(
-        0 <= size <= len(record) - body_at
-        and crc32(record[body_at : body_at + size]) & BODY_CRC_MASK == crc
+        found == size
+        and 0 <= body_size <= at + size - body_at
+        and crc32(buffer[body_at : body_at + body_size]) & BODY_CRC_MASK == crc
     )
 
 
@@ -274,14 +279,14 @@ class Record:
 
 
 def decode_record(buffer: bytes | bytearray | memoryview, at: int = 0) -> Record:
-    """The record at `at`. The CRC is not checked: `body_is_intact` does.
+    """The record at `at`. The CRC is not checked: `is_intact` does.
 
     Raises: MalformedRecord.
     """
     size = record_size(buffer, at)
     (sys_flag,) = _INT.unpack_from(buffer, at + SYS_FLAG_AT)
     layout = _HEAD_V4
-    if sys_flag & (BORN_HOST_IPV6 | STORE_HOST_IPV6):
+    if sys_flag & _HOST_IPV6:
         layout = _HEAD[bool(sys_flag & BORN_HOST_IPV6), bool(sys_flag & STORE_HOST_IPV6)]
         if layout.size > size:
             raise MalformedRecord(f"record of {size} bytes at {at}: too few for its hosts")
