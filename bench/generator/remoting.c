@@ -24,7 +24,7 @@ enum {
     MAY_SUSPEND = 2,
     CARRIES_SUBSCRIPTION = 4,
     FRAME_BYTES_MAX = 16 << 20, /* Apache's limit on both sides */
-    PULL_MESSAGES = 32,         /* what Java's consumers ask for, and Apache's limit of one pull */
+    PULL_MESSAGES = 500,        /* as from NATS; a broker gives less: ours 256 KiB, Apache's 32 */
     SUSPEND_MS = 15000,         /* Java's push consumer */
     VERSION = 479,              /* 5.3.3 */
     CALL_ID = 7,                /* of setup's requests: below all others */

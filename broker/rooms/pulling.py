@@ -134,13 +134,15 @@ class Pulling:
         if not first <= offset < end:
             self._run_outside(pull, first, end)
             return
-        units = self.queues.range(topic, queue_id, offset, SCANNED_MAX)
+        limit = max(1, min(request.max_msg_nums, MESSAGES_MAX))
+        units = self.queues.range(
+            topic, queue_id, offset, limit if pull.codes is None else SCANNED_MAX
+        )
         chosen = matching(units, pull.codes)
         if not chosen:
             following = offset + len(units) // UNIT.size
             self._miss(pull, RETRY, "NO_MATCHED_MESSAGE", following)
             return
-        limit = max(1, min(request.max_msg_nums, MESSAGES_MAX))
 
         def read(*, nowait: bool) -> Fetched:
             return self.reader.read(

@@ -101,12 +101,12 @@ def test_lite_pulls_are_pulls(desk) -> None:
 
 
 def test_messages_come_whole_with_their_offsets_and_not_too_many(desk) -> None:
-    send(desk, *["TagA"] * 40)
+    send(desk, *["TagA"] * 300)
     answer = desk.ask(pull(3, max_msg_nums=5))
 
     assert [3, 4, 5, 6, 7] == [record.queue_offset for record in decode_records(answer.body)]
-    assert (8, 0, 40) == places(answer)
-    assert 32 == len(decode_records(desk.ask(pull(max_msg_nums=2**31 - 1)).body))
+    assert (8, 0, 300) == places(answer)
+    assert 256 == len(decode_records(desk.ask(pull(max_msg_nums=2**31 - 1)).body))
     assert 1 == len(decode_records(desk.ask(pull(max_msg_nums=0)).body))
 
 
@@ -121,8 +121,9 @@ def test_the_index_is_never_read_at_a_length_the_client_chose(desk, monkeypatch)
 
     monkeypatch.setattr(type(desk.queues), "range", lambda self, *given: noting(*given))
     desk.ask(pull(max_msg_nums=2**31 - 1))
+    desk.ask(pull(max_msg_nums=2**31 - 1, subscription="TagA"))
 
-    assert [800] == lengths
+    assert [256, 800] == lengths
 
 
 @pytest.mark.parametrize(
