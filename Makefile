@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(BIN)/ruff# comes with the extra `dev`, whoever installed it
 
-.PHONY: help setup cluster test check sim chaos bench bench-client bench-peers interop clean
+.PHONY: help setup cluster test check sim chaos bench bench-client bench-scale bench-peers interop clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -49,13 +49,17 @@ chaos: $(READY)  ## hurt a real cluster under load: SCENARIO=… TIMES=… NODES
 bench: $(READY)  ## throughput and latency of a local cluster, both flush policies
 	$(BIN)/python -m bench
 
+RUN ?= queues
+bench-scale: $(READY)  ## whether size costs anything: RUN=queues, connections, log or soak (needs cc)
+	$(BIN)/python -m bench.scale $(RUN)
+
+bench-client: $(READY)  ## the processor time a send costs the client, under Trio and asyncio
+	$(BIN)/python -m bench.client
+
 ROUNDS ?= 3
 BENCH_PEERS = --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS)) \
 	$(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(SCALE),--scale $(SCALE)) \
 	$(if $(OUT),--out $(OUT)) $(if $(CACHE),--cache $(CACHE))
-bench-client: $(READY)  ## the processor time a send costs the client, under Trio and asyncio
-	$(BIN)/python -m bench.client
-
 bench-peers: $(READY)  ## ours and others (RocketMQ, RabbitMQ, NATS) in turn: ROUNDS=… PEERS=… WORKLOADS=… SCALE=… OUT=…
 	$(BIN)/python -m bench.peers $(BENCH_PEERS)
 

@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,14 +23,13 @@ import trio
 from bench.peers import report
 from bench.peers.nats import Nats
 from bench.peers.ours import Ours
-from bench.peers.peer import Peer, PeerMissing, tool
+from bench.peers.peer import Peer, PeerMissing
 from bench.peers.rabbitmq import RabbitMQ
 from bench.peers.rocketmq import RocketMQ
 from bench.peers.rounds import Plan, Rounds, Row
-from bench.peers.workloads import BY_NAME, WORKLOADS
+from bench.peers.workloads import BY_NAME, WORKLOADS, built_generator
 from dledger_py.runtime import logs
 
-GENERATOR: Final = Path(__file__).resolve().parents[1] / "generator"
 OUT: Final = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -41,7 +39,7 @@ def main() -> int:
     options = _options()
     logs.configure(level="error")
     try:
-        generator = _built_generator()
+        generator = built_generator()
     except PeerMissing as error:
         print(f"bench-peers: {error}", file=sys.stderr)
         return 2
@@ -133,13 +131,6 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     options.cache = options.cache.absolute()
     return options
-
-
-def _built_generator() -> Path:
-    tool("cc", install="apt install gcc")
-    make = tool("make", install="apt install make")
-    subprocess.run([make, "--quiet", "-C", str(GENERATOR)], check=True)
-    return GENERATOR / "load"
 
 
 def _machine() -> dict[str, object]:

@@ -4,9 +4,15 @@ Counts are not in the table. What lasts some seconds is 1,500 messages here and 
 each system's own count is found once by a short probe and then kept for all rounds (`rounds`).
 """
 
+import subprocess
+from pathlib import Path
 from typing import Final, Literal
 
 from attrs import frozen
+
+from bench.peers.peer import tool
+
+GENERATOR: Final = Path(__file__).resolve().parents[1] / "generator"
 
 Kind = Literal["send", "drain", "e2e", "gap"]
 
@@ -106,3 +112,11 @@ def e2e_words(workload: Workload, *, topic: str, seconds: float) -> list[str]:
     words = ["e2e", "--topic", topic, "--rate", str(workload.rate), "--seconds", f"{seconds:g}"]
     words += ["--body-bytes", str(workload.body_bytes), "--groups", str(workload.groups)]
     return [*words, "--warm", str(workload.rate)]
+
+
+def built_generator() -> Path:
+    """The load generator, compiled if it is not. **Raises** PeerMissing without a compiler."""
+    tool("cc", install="apt install gcc")
+    make = tool("make", install="apt install make")
+    subprocess.run([make, "--quiet", "-C", str(GENERATOR)], check=True)
+    return GENERATOR / "load"
