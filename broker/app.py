@@ -53,6 +53,7 @@ from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
 from broker.rooms.consensus import Consensus
 from broker.rooms.groups import Groups
+from broker.rooms.locks import Locks
 from broker.rooms.lookups import Lookups
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
@@ -281,22 +282,7 @@ class Broker:
         log_reader = _LogReader(self.ledger)
         reader = MessageReader(_IndexedReader(log_reader))
         stored_times = StoredTimes(self.queues, reader, ground.host)
-        sending = Sending(
-            cluster_name=config.cluster_name,
-            broker_name=config.broker_name,
-            store_host=pack_host(address, port),
-            new_unique_id=UniqueIds(address, ground.surroundings).make,
-            auto_create=config.auto_create_topics,
-            default_queues_max=config.default_topic_queues,
-            max_message_bytes=config.max_message_bytes,
-            machine=machine,
-            ledger=self.ledger,
-            batch=self.batch,
-            leadership=leadership,
-            disk=self.disk,
-            rates=self.rates,
-            now_ms=now_ms,
-        )
+        sending = self._sending(address, port)
         rooms = routes(
             (
                 UsualSends(sending),
@@ -325,6 +311,13 @@ class Broker:
                     read_barrier=self.ledger.read_barrier_nowait,
                 ),
                 self.clients,
+                Locks(
+                    broker_name=config.broker_name,
+                    machine=machine,
+                    leadership=leadership,
+                    proposals=self.proposals,
+                    now_ms=now_ms,
+                ),
                 Topics(
                     cluster_name=config.cluster_name,
                     broker_name=config.broker_name,
@@ -362,6 +355,24 @@ class Broker:
             )
         )
         return with_refusals(rooms)
+
+    def _sending(self, address: str, port: int) -> Sending:
+        return Sending(
+            cluster_name=self.config.cluster_name,
+            broker_name=self.config.broker_name,
+            store_host=pack_host(address, port),
+            new_unique_id=UniqueIds(address, self._ground.surroundings).make,
+            auto_create=self.config.auto_create_topics,
+            default_queues_max=self.config.default_topic_queues,
+            max_message_bytes=self.config.max_message_bytes,
+            machine=self.machine,
+            ledger=self.ledger,
+            batch=self.batch,
+            leadership=self.leadership,
+            disk=self.disk,
+            rates=self.rates,
+            now_ms=self._ground.now_ms,
+        )
 
     def _runtime_table(self, reader: MessageReader) -> RuntimeTable:
         return RuntimeTable(

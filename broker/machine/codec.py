@@ -22,9 +22,11 @@ from broker.machine.commands import (
     EnsureGroups,
     EnsureTopics,
     Initialise,
+    LockQueues,
     PutGroup,
     PutTopic,
     TrimLog,
+    UnlockQueues,
 )
 from broker.machine.errors import MalformedCommand, UnknownCommand
 from broker.machine.groups import GroupConfig
@@ -42,6 +44,8 @@ from broker.machine.shapes import (
     row,
 )
 from broker.machine.topics import TopicConfig
+
+QUEUES: Final = many(row(TEXT, INT))
 
 ATTRIBUTES: Final = many(row(TEXT, TEXT))
 
@@ -118,6 +122,12 @@ ROWS: Mapping[type[Command], _Row] = {
         10,
         1,
         record(TrimLog, stamped_ms=INT, index=INT, position=INT, queues=many(row(TEXT, INT, INT))),
+    ),
+    LockQueues: _Row(
+        11, 1, record(LockQueues, stamped_ms=INT, group=TEXT, owner=TEXT, queues=QUEUES)
+    ),
+    UnlockQueues: _Row(
+        12, 1, record(UnlockQueues, stamped_ms=INT, group=TEXT, owner=TEXT, queues=QUEUES)
     ),
 }
 

@@ -112,6 +112,31 @@ class TrimLog:
     queues: tuple[QueueStart, ...]
 
 
+Queue = tuple[str, int]
+"""(topic, queue id)."""
+
+
+@frozen(kw_only=True)
+class LockQueues:
+    """Let a consumer own these queues of its group, as far as nobody else does."""
+
+    stamped_ms: int
+    group: str
+    owner: str
+    """The consumer's client id."""
+    queues: tuple[Queue, ...]
+
+
+@frozen(kw_only=True)
+class UnlockQueues:
+    """Let go of these queues, as far as the consumer owns them."""
+
+    stamped_ms: int
+    group: str
+    owner: str
+    queues: tuple[Queue, ...]
+
+
 Command = (
     PutMessages
     | Initialise
@@ -123,4 +148,6 @@ Command = (
     | DeleteGroup
     | CommitOffsets
     | TrimLog
+    | LockQueues
+    | UnlockQueues
 )

@@ -28,9 +28,11 @@ from broker.machine.commands import (
     EnsureGroups,
     EnsureTopics,
     Initialise,
+    LockQueues,
     PutGroup,
     PutTopic,
     TrimLog,
+    UnlockQueues,
 )
 from broker.machine.config_tables import DataVersion
 from broker.machine.effects import (
@@ -42,10 +44,11 @@ from broker.machine.effects import (
     TrimQueues,
 )
 from broker.machine.groups import GroupConfig, Groups
+from broker.machine.locks import Locks
 from broker.machine.offsets import Offsets
 from broker.machine.put_messages import PutMessages
 from broker.machine.queues import Queues
-from broker.machine.replies import Applied, Declined, Done, Reason
+from broker.machine.replies import Applied, Declined, Done, Owned, Reason
 from broker.machine.shapes import Plain, encode
 from broker.machine.topics import TopicConfig, Topics
 
@@ -70,6 +73,7 @@ class Machine:
     groups: Groups = field(factory=Groups)
     queues: Queues = field(factory=Queues)
     offsets: Offsets = field(factory=Offsets)
+    locks: Locks = field(factory=Locks)
 
     def apply(self, committed: Committed) -> Applied:
         """Carry out one committed entry.
@@ -92,6 +96,7 @@ class Machine:
             (self.groups, other.groups),
             (self.queues, other.queues),
             (self.offsets, other.offsets),
+            (self.locks, other.locks),
         ):
             for attribute in fields(type(mine)):
                 setattr(mine, attribute.name, getattr(theirs, attribute.name))
@@ -105,6 +110,7 @@ class Machine:
             [GROUP_CONFIG.to_plain(config) for config in sorted(self.groups, key=_name)],
             self.queues.state(),
             self.offsets.state(),
+            self.locks.state(),
         ]
 
     def state_digest(self) -> bytes:
@@ -182,6 +188,7 @@ def _delete_topic(machine: Machine, command: DeleteTopic) -> Applied:
         return Applied(Done(changed=False))
     machine.queues.drop(command.name)
     machine.offsets.drop_topic(command.name)
+    machine.locks.drop_topic(command.name)
     return Applied(Done(changed=True), [DropQueues(command.name), TopicsChanged((command.name,))])
 
 
@@ -199,6 +206,7 @@ def _put_group(machine: Machine, command: PutGroup) -> Applied:
 
 def _delete_group(machine: Machine, command: DeleteGroup) -> Applied:
     dropped = machine.groups.drop(command.name, command.stamped_ms)
+    machine.locks.drop_group(command.name)
     cleaned = command.clean_offsets and machine.offsets.drop_group(command.name)
     return Applied(
         Done(changed=dropped or cleaned), [GroupsChanged((command.name,))] if dropped else []
@@ -223,6 +231,22 @@ def _trim_log(machine: Machine, command: TrimLog) -> Applied:
     return Applied(Done(changed=bool(effects)), effects)
 
 
+def _lock_queues(machine: Machine, command: LockQueues) -> Applied:
+    there = []
+    for topic, queue_id in command.queues:
+        config = machine.topics.get(topic)
+        if config is not None and 0 <= queue_id < config.queues:
+            there.append((topic, queue_id))
+    owned = machine.locks.take(command.group, command.owner, there, command.stamped_ms)
+    return Applied(Owned(queues=owned))
+
+
+def _unlock_queues(machine: Machine, command: UnlockQueues) -> Applied:
+    return Applied(
+        Done(changed=machine.locks.release(command.group, command.owner, command.queues))
+    )
+
+
 # `Any`: each function takes the command of its row, which no type of a mapping can say.
 APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     Initialise: _initialise,
@@ -234,6 +258,8 @@ APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     DeleteGroup: _delete_group,
     CommitOffsets: _commit_offsets,
     TrimLog: _trim_log,
+    LockQueues: _lock_queues,
+    UnlockQueues: _unlock_queues,
 }
 
 

@@ -47,7 +47,14 @@ class Declined:
     detail: str
 
 
-Reply = list[MessageReply] | Done | Declined
+@frozen(kw_only=True)
+class Owned:
+    """Those of the queues, (topic, queue id), that the consumer owns now."""
+
+    queues: tuple[tuple[str, int], ...]
+
+
+Reply = list[MessageReply] | Done | Declined | Owned
 
 
 @frozen

@@ -29,6 +29,7 @@ from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG
 from broker.machine.config_tables import DataVersion
 from broker.machine.errors import MalformedCommand, SnapshotRefused
 from broker.machine.groups import GroupConfig, Groups
+from broker.machine.locks import Lock, Locks
 from broker.machine.machine import Machine
 from broker.machine.offsets import Offsets
 from broker.machine.queues import Queue, Queues
@@ -36,7 +37,8 @@ from broker.machine.shapes import INT, TEXT, Plain, decode, encode, many, record
 from broker.machine.topics import TopicConfig, Topics
 
 MAGIC: Final = b"DLEDGMS\0"
-VERSION: Final = 1
+VERSION: Final = 2
+VERSIONS: Final = (1, 2)  # 1 had no locks
 
 HEADER = struct.Struct(">8sHHQQQI")
 assert HEADER.size == 40
@@ -59,6 +61,7 @@ class Kind(IntEnum):
     GROUPS = 3
     QUEUES = 4
     OFFSETS = 5
+    LOCKS = 6
 
 
 @frozen(kw_only=True)
@@ -93,6 +96,7 @@ _TOPICS = many(TOPIC_CONFIG)
 _GROUPS = many(GROUP_CONFIG)
 _QUEUES = many(row(TEXT, INT, INT, INT, INT))
 _OFFSETS = many(row(TEXT, TEXT, INT, INT))
+_LOCKS = many(row(TEXT, TEXT, INT, TEXT, INT))
 
 
 @frozen(kw_only=True)
@@ -107,6 +111,8 @@ class Captured:
     """(topic, queue id, min offset, next offset, last stored ms), sorted."""
     offsets: Sequence[Plain]
     """(group, topic, queue id, offset), sorted."""
+    locks: Sequence[Plain]
+    """(group, topic, queue id, owner, renewed ms), sorted."""
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in pieces, none much larger than `BODY_BYTES_MAX`."""
@@ -130,6 +136,7 @@ class Captured:
             (Kind.GROUPS, sorted(self.groups, key=_name), _GROUPS.to_plain),
             (Kind.QUEUES, self.queues, _as_is),
             (Kind.OFFSETS, self.offsets, _as_is),
+            (Kind.LOCKS, self.locks, _as_is),
         )
         for kind, rows, to_plain in tables:
             for first in range(0, len(rows), ROWS_MAX):
@@ -152,6 +159,7 @@ def capture(machine: Machine, at: Place) -> Captured:
         groups=tuple(machine.groups),
         queues=queues,
         offsets=machine.offsets.state(),
+        locks=machine.locks.state(),
     )
 
 
@@ -192,9 +200,9 @@ def _read_header(view: memoryview) -> tuple[Place, int]:
     found = zlib.crc32(view[: HEADER.size - _CRC.size])
     if found != crc:
         raise SnapshotRefused(f"header: crc {found:08x}, expected {crc:08x}: damaged")
-    if (version, flags) != (VERSION, 0):
+    if version not in VERSIONS or flags:
         raise SnapshotRefused(
-            f"version {version} flags {flags}, this build knows version {VERSION} flags 0"
+            f"version {version} flags {flags}, this build knows versions up to {VERSION}, flags 0"
         )
     return Place(index=index, term=term, position=position), crc
 
@@ -236,6 +244,7 @@ class _Tables:
     groups: dict[str, GroupConfig] = field(factory=dict)
     queues: dict[str, dict[int, Queue]] = field(factory=dict)
     offsets: dict[str, dict[str, dict[int, int]]] = field(factory=dict)
+    locks: Locks = field(factory=Locks)
     _last: tuple[Kind, Any] = (Kind.END, None)
 
     def add(self, kind: Kind, plain: Plain) -> None:
@@ -266,6 +275,12 @@ class _Tables:
                         f"offset {offset} of queue {queue_id} of {name!r} cannot be"
                     )
                 self.offsets.setdefault(group_name, {}).setdefault(name, {})[queue_id] = offset
+        elif kind is Kind.LOCKS:
+            for group_name, name, queue_id, owner, renewed_ms in _LOCKS.from_plain(plain):
+                self._ascend(kind, (group_name, name, queue_id))
+                if name not in self.topics:
+                    raise MalformedCommand(f"a lock of queue {queue_id} of {name!r} cannot be")
+                self.locks.put(group_name, (name, queue_id), Lock(owner, renewed_ms))
 
     def machine(self) -> Machine:
         """The machine, once everything was read. **Raises** `MalformedCommand`."""
@@ -277,6 +292,7 @@ class _Tables:
             groups=Groups(counters.groups_version, self.groups),
             queues=Queues(counters.messages_total, counters.bytes_total, self.queues),
             offsets=Offsets(self.offsets),
+            locks=self.locks,
         )
 
     def _ascend(self, kind: Kind, key: Any) -> None:

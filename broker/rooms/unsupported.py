@@ -23,8 +23,6 @@ UNSUPPORTED: Final[Mapping[int, str]] = {
     25: "changing settings of a running broker (UPDATE_BROKER_CONFIG)",
     36: "sending a message back for a later retry (CONSUMER_SEND_MSG_BACK)",
     37: "ending a transaction (END_TRANSACTION)",
-    41: "locking queues for orderly consumption (LOCK_BATCH_MQ)",
-    42: "unlocking queues of orderly consumption (UNLOCK_BATCH_MQ)",
     43: "listing all consumer offsets (GET_ALL_CONSUMER_OFFSET)",
     45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",
     46: "checking a filter expression (CHECK_CLIENT_CONFIG)",

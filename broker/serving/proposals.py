@@ -8,7 +8,7 @@ from attrs import define
 from broker.errors import InvalidParameter
 from broker.machine.codec import encode_command
 from broker.machine.commands import Command
-from broker.machine.replies import Declined, Reason
+from broker.machine.replies import Declined, Reason, Reply
 from broker.serving.put_batch import Proposer, PutBatch, refusal_of
 from dledger_py.ledger.errors import LedgerError
 from dledger_py.remoting.rooms import Answer, Caller, Later, Refused
@@ -28,15 +28,24 @@ class Proposals:
 
         `done` is called once it is applied, with None, or with what to tell the client instead.
         """
+        self.ask(command, lambda _reply: done(None), done)
+
+    def ask(
+        self,
+        command: Command,
+        replied: Callable[[Reply], None],
+        refused: Callable[[Refusal], None],
+    ) -> None:
+        """As `propose`; `replied` is called with what applying it answered, or `refused`."""
         self.batch.propose()
 
-        def settle(outcome: object) -> None:
+        def settle(outcome: Any) -> None:
             if isinstance(outcome, LedgerError):
-                done(refusal_of(outcome))
+                refused(refusal_of(outcome))
             elif isinstance(outcome, Declined):
-                done(_declined(outcome))
+                refused(_declined(outcome))
             else:
-                done(None)
+                replied(outcome)
 
         self.ledger.propose(encode_command(command), settle)
 

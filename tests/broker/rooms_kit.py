@@ -20,6 +20,7 @@ from broker.machine.topics import standard_topics
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
 from broker.rooms.groups import Groups
+from broker.rooms.locks import Locks
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
 from broker.rooms.pulling import Pulling
@@ -275,12 +276,14 @@ class Desk:
             **shared,
         )
         groups = Groups(proposals=proposals, term=lambda: 7, **shared)
+        locks = Locks(broker_name=BROKER, proposals=proposals, **shared)
         rooms = (
             self.usual,
             self.sending,
             pulling,
             offsets,
             self.clients,
+            locks,
             topics,
             groups,
             operations,

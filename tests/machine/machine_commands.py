@@ -13,9 +13,11 @@ from broker.machine.commands import (
     EnsureGroups,
     EnsureTopics,
     Initialise,
+    LockQueues,
     PutGroup,
     PutTopic,
     TrimLog,
+    UnlockQueues,
 )
 from broker.machine.groups import GroupConfig
 from broker.machine.put_messages import Message, encode_put_messages
@@ -76,6 +78,18 @@ EXAMPLES: dict[str, Command] = {
         position=67108864,
         queues=(("orders", 3, 42), ("%RETRY%shop", 0, 1)),
     ),
+    "11-lock-queues": LockQueues(
+        stamped_ms=1_700_000_000_000,
+        group="shop",
+        owner="10.0.0.9@4711#1",
+        queues=(("orders", 3), ("orders", 0)),
+    ),
+    "12-unlock-queues": UnlockQueues(
+        stamped_ms=1_700_000_000_000,
+        group="shop",
+        owner="10.0.0.9@4711#1",
+        queues=(("orders", 0),),
+    ),
 }
 
 MESSAGES: list[Message] = [
@@ -105,6 +119,13 @@ _commits = st.lists(st.tuples(_groups, _names, _queue_ids, st.integers(-1, 2**40
     tuple
 )
 
+_owned = {
+    "stamped_ms": st.integers(0, 200_000),  # a few leases
+    "group": _groups,
+    "owner": st.sampled_from(["one", "other"]),
+    "queues": st.lists(st.tuples(_names, _queue_ids), max_size=3).map(tuple),
+}
+
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(
         Initialise,
@@ -133,6 +154,8 @@ commands: st.SearchStrategy[Command] = st.one_of(
         position=_times,
         queues=st.lists(st.tuples(_names, _queue_ids, _small), max_size=3).map(tuple),
     ),
+    st.builds(LockQueues, **_owned),
+    st.builds(UnlockQueues, **_owned),
 )
 
 messages: st.SearchStrategy[list[Message]] = st.lists(

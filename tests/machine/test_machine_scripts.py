@@ -30,9 +30,11 @@ from broker.machine.commands import (
     EnsureGroups,
     EnsureTopics,
     Initialise,
+    LockQueues,
     PutGroup,
     PutTopic,
     TrimLog,
+    UnlockQueues,
 )
 from broker.machine.effects import (
     DropEntries,
@@ -46,7 +48,7 @@ from broker.machine.effects import (
 from broker.machine.groups import GroupConfig, standard_groups
 from broker.machine.machine import Machine
 from broker.machine.put_messages import encode_put_messages
-from broker.machine.replies import Declined, Done, Reason
+from broker.machine.replies import Declined, Done, Owned, Reason
 from broker.machine.topics import TopicConfig, standard_topics
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
@@ -77,6 +79,8 @@ class Stage:
         if isinstance(reply, Done):
             created = " created " + " ".join(reply.created) if reply.created else ""
             yield ("done" if reply.changed else "unchanged") + created
+        elif isinstance(reply, Owned):
+            yield "owns " + (" ".join(f"{t}/{q}" for t, q in reply.queues) or "nothing")
         else:
             assert isinstance(reply, Declined)
             yield f"declined, {reply.reason.value}: {reply.detail}"
@@ -154,6 +158,23 @@ class Stage:
             topic, queue_id = queue.split("/")
             commits.append((group, topic, int(queue_id), int(offset)))
         yield from self.apply(CommitOffsets(stamped_ms=self.stamped_ms, commits=tuple(commits)))
+
+    def do_lock(self, group: str, owner: str, *words: str) -> Iterator[str]:
+        queues = tuple((t, int(q)) for t, q in (word.split("/") for word in words))
+        yield from self.apply(
+            LockQueues(stamped_ms=self.stamped_ms, group=group, owner=owner, queues=queues)
+        )
+
+    def do_unlock(self, group: str, owner: str, *words: str) -> Iterator[str]:
+        queues = tuple((t, int(q)) for t, q in (word.split("/") for word in words))
+        yield from self.apply(
+            UnlockQueues(stamped_ms=self.stamped_ms, group=group, owner=owner, queues=queues)
+        )
+
+    def do_locks(self) -> Iterator[str]:
+        """As the replicated state has them: who asked last for a queue, and when."""
+        for group, topic, queue_id, owner, renewed_ms in self.machine.locks.state():
+            yield f"{group}: {topic}/{queue_id} {owner} since {renewed_ms}"
 
     def do_put(self, *words: str) -> Iterator[str]:
         messages = []

@@ -14,6 +14,7 @@ from broker.machine.codec import encode_command
 from broker.machine.commands import EnsureTopics, PutGroup
 from broker.machine.errors import SnapshotRefused
 from broker.machine.groups import GroupConfig, Groups
+from broker.machine.locks import Lock, Locks
 from broker.machine.machine import Machine
 from broker.machine.offsets import Offsets
 from broker.machine.put_messages import encode_put_messages
@@ -42,17 +43,18 @@ def machine_of(log: list[bytes]) -> Machine:
     return machine
 
 
-def example() -> Machine:
-    """Something in every table."""
+def example(version: int = snapshot.VERSION) -> Machine:
+    """Something in every table that a version has."""
     topics = tuple(TopicConfig(name=name) for name in ("bills", "%RETRY%shop"))
-    return machine_of(
-        [
-            encode_command(EXAMPLES["02-initialise"]),
-            encode_command(EnsureTopics(stamped_ms=1_700_000_000_001, topics=topics)),
-            encode_put_messages(1_700_000_000_002, MESSAGES),
-            encode_command(EXAMPLES["09-commit-offsets"]),
-        ]
-    )
+    log = [
+        encode_command(EXAMPLES["02-initialise"]),
+        encode_command(EnsureTopics(stamped_ms=1_700_000_000_001, topics=topics)),
+        encode_put_messages(1_700_000_000_002, MESSAGES),
+        encode_command(EXAMPLES["09-commit-offsets"]),
+    ]
+    if version >= 2:
+        log.append(encode_command(EXAMPLES["11-lock-queues"]))
+    return machine_of(log)
 
 
 def resealed(data: bytes) -> bytes:
@@ -115,7 +117,7 @@ def test_a_machine_becomes_another_while_its_tables_are_held(
     overgrown: list[bytes], before: list[bytes], after: list[bytes]
 ) -> None:
     original, member = machine_of(before), machine_of(overgrown)
-    held = [member.topics, member.groups, member.queues, member.offsets]
+    held = [member.topics, member.groups, member.queues, member.offsets, member.locks]
 
     member.become(restore_snapshot(encode_snapshot(original, AT))[0])
 
@@ -123,7 +125,7 @@ def test_a_machine_becomes_another_while_its_tables_are_held(
     for entry in log_of(after):
         assert original.apply(entry) == member.apply(entry)
     assert original.state_digest() == member.state_digest()
-    tables = [member.topics, member.groups, member.queues, member.offsets]
+    tables = [member.topics, member.groups, member.queues, member.offsets, member.locks]
     assert all(one is other for one, other in zip(held, tables, strict=True))
 
 
@@ -148,10 +150,11 @@ def test_equal_states_give_equal_bytes_in_whatever_order_they_came_about() -> No
 
 def test_a_snapshot_keeps_its_bytes() -> None:
     """A snapshot of any release must be restored by every later one."""
-    golden = bytes.fromhex((GOLDEN / "version-1.hex").read_text())
-    machine, at = restore_snapshot(memoryview(golden))
+    for version in snapshot.VERSIONS:
+        golden = bytes.fromhex((GOLDEN / f"version-{version}.hex").read_text())
+        machine, at = restore_snapshot(memoryview(golden))
 
-    assert (AT, example().state()) == (at, machine.state())
+        assert (AT, example(version).state()) == (at, machine.state())
     assert golden == encode_snapshot(example(), AT)
 
 
@@ -159,14 +162,17 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
     """Who adds to the state adds to the snapshot, in a new version, and then here."""
     fields = {kind: {f.name for f in attrs.fields(kind)} for kind in (Machine, Topics, Groups)}
     fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Queues, Queue, Offsets)}
+    fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Locks, Lock)}
 
     assert {
-        Machine: {"topics", "groups", "queues", "offsets"},
+        Machine: {"topics", "groups", "queues", "offsets", "locks"},
         Topics: {"data_version", "_configs"},
         Groups: {"data_version", "_configs"},
         Queues: {"messages_total", "bytes_total", "_topics"},
         Queue: {"min_offset", "next_offset", "last_stored_ms"},
         Offsets: {"_groups"},
+        Locks: {"_groups", "_count"},
+        Lock: {"owner", "renewed_ms"},
     } == fields
 
 
@@ -276,7 +282,8 @@ TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
         (b"", "0 bytes, a header has 40: cut off"),
         (b"x" + GOOD[1:], "magic .* not a snapshot"),
         (damaged(20), "header: crc .* damaged"),
-        (headed(2), "version 2 flags 0, this build knows version 1 flags 0"),
+        (headed(3), "version 3 flags 0, this build knows versions up to 2, flags 0"),
+        (headed(0), "version 0 flags 0, this build knows"),
         (headed(1, 1), "version 1 flags 1, this build knows"),
         (GOOD[: HEADER.size], "byte 40: the snapshot is cut off, a section is missing"),
         (GOOD[:-1], "only 3 follow: cut off or damaged"),
@@ -288,12 +295,16 @@ TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
         (GOOD + GOOD, f"{len(GOOD)} bytes follow the end"),
         (snapshot_of(), "there were no counters"),
         (snapshot_of(COUNTERS, COUNTERS), "COUNTERS: they are there already"),
-        (snapshot_of(COUNTERS, (6, [])), "section kind 6 is unknown"),
+        (snapshot_of(COUNTERS, (7, [])), "section kind 7 is unknown"),
         (snapshot_of((Kind.TOPICS, [TOPIC]), COUNTERS), "COUNTERS come after TOPICS"),
         (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC, TOPIC])), "'a' comes after 'a'"),
         (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.TOPICS, [TOPIC])), "'a' comes after"),
         (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC[:-1]])), "TOPICS: expected 8 fields, found 7"),
         (snapshot_of(COUNTERS, (Kind.QUEUES, [["a", 0, 0, 1, 1]])), "queue 0 of 'a' cannot be"),
+        (
+            snapshot_of(COUNTERS, (Kind.LOCKS, [["g", "a", 0, "one", 1]])),
+            "a lock of queue 0 of 'a' cannot be",
+        ),
         (
             snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.QUEUES, [["a", 0, 2, 1, 1]])),
             "queue 0 of 'a' cannot be: 2-1",
