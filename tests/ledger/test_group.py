@@ -418,7 +418,7 @@ async def test_a_ledger_that_is_not_open_refuses_definitely(open_group):
 
 
 async def test_a_leader_that_loses_its_quorum_says_that_it_cannot_know(open_group):
-    async with open_group(3) as group:
+    async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
         leader = await group.wait_leader()
         for name in group.names:
@@ -541,7 +541,7 @@ async def test_a_leader_whose_disk_hangs_gives_way_and_comes_back_as_a_follower(
     def files(name):
         return disks.setdefault(name, HangingFiles(name))
 
-    async with open_group(3, files=files) as group:
+    async with open_group(3, election_timeout_ms=400, files=files) as group:
         await group.start()
         leader = await group.wait_leader()
         disks[leader.name].free.clear()
@@ -576,7 +576,7 @@ async def test_leadership_is_handed_over_without_losing_an_entry(open_group):
 
 
 async def test_leadership_handed_to_a_dead_member_comes_back(open_group):
-    async with open_group(3) as group:
+    async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
         leader = await group.wait_leader()
         dead = group.follower().name

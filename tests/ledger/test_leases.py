@@ -21,7 +21,7 @@ async def passes_without_a_round(leader) -> bool:
 
 
 async def test_a_leader_that_was_answered_lets_readers_pass_without_a_round(open_group):
-    async with open_group(3, lease_reads=True) as group:
+    async with open_group(3, election_timeout_ms=400, lease_reads=True) as group:
         await group.start()
         leader = await group.wait_leader()
         with trio.fail_after(PATIENCE_S):
@@ -30,7 +30,7 @@ async def test_a_leader_that_was_answered_lets_readers_pass_without_a_round(open
 
 
 async def test_missing_ticks_end_the_lease_before_a_reader_relies_on_it(open_group):
-    async with open_group(3, lease_reads=True) as group:
+    async with open_group(3, election_timeout_ms=400, lease_reads=True) as group:
         await group.start()
         leader = await group.wait_leader()
         with trio.fail_after(PATIENCE_S):

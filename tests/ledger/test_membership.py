@@ -157,7 +157,7 @@ async def test_everybody_remembers_the_members_after_a_restart(open_group):
 
 
 async def test_a_learner_that_is_to_stay_one_gets_the_log_and_no_vote(open_group):
-    async with open_group(4) as group:
+    async with open_group(4, election_timeout_ms=400) as group:
         await start_founders(group)
         leader = await group.wait_leader()
         await start_joining(group, "n3")
@@ -175,7 +175,7 @@ async def test_a_learner_that_is_to_stay_one_gets_the_log_and_no_vote(open_group
 
 
 async def test_a_removed_leader_hands_over_and_does_no_harm(open_group):
-    async with open_group(3) as group:
+    async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
         first = await group.wait_leader()
         await commit_all(first, commands(5))
@@ -223,7 +223,7 @@ async def test_changes_that_make_no_sense_say_why(open_group):
 
 
 async def test_the_last_that_can_be_reached_is_not_removed(open_group):
-    async with open_group(3) as group:
+    async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
         leader = await group.wait_leader()
         await wait_written_down(group, *FOUNDERS)
@@ -239,7 +239,7 @@ async def test_the_last_that_can_be_reached_is_not_removed(open_group):
 
 
 async def test_whom_a_new_leader_has_not_heard_yet_is_not_counted_on(open_group):
-    async with open_group(3) as group:
+    async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
         first = await group.wait_leader()
         await wait_written_down(group, *FOUNDERS)
@@ -284,7 +284,7 @@ async def test_who_was_away_when_its_leader_was_replaced_follows_it(
 ):
     """Its log says that the leader has another folder; only the leader could bring it the entry
     that says which."""
-    async with open_group(5) as group:
+    async with open_group(5, election_timeout_ms=400) as group:
         await group.start()
         leader = await group.wait_leader()
         await wait_written_down(group, *group.names)
@@ -326,7 +326,7 @@ def cut(member, other):
 
 async def test_an_emptied_folder_elects_nobody_who_lacks_what_it_forgot(open_group, tmp_path):
     """It acknowledged what only it and one absent member had; now it would vote for the third."""
-    async with open_group(3) as group:
+    async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
         leader = await group.wait_leader()
         await wait_written_down(group, *FOUNDERS)
@@ -348,7 +348,7 @@ async def test_an_emptied_folder_elects_nobody_who_lacks_what_it_forgot(open_gro
 
 
 async def test_who_has_no_vote_elects_nobody_and_is_not_elected(open_group):
-    async with open_group(3) as group:
+    async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
         leader = await group.wait_leader()
         await wait_written_down(group, *FOUNDERS)

@@ -176,7 +176,9 @@ async def test_damage_among_entries_that_nobody_committed_does_not_keep_a_member
     """The others have committed something else there, which continues no good entry of this log:
     neither the ones before the damage nor the next file."""
     disks = Disks()
-    async with open_group(3, files=disks, segment_size_bytes=segment_bytes) as group:
+    async with open_group(
+        3, election_timeout_ms=400, files=disks, segment_size_bytes=segment_bytes
+    ) as group:
         leader, name = await filled(group)
         alone = leader.name
         others = others_than(group, alone)
