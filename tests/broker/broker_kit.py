@@ -72,7 +72,8 @@ class BrokerGroup:
     settings: dict[str, Any]
     ports: PortReservations = field(factory=PortReservations)
     ledger_settings: dict[str, Any] = field(
-        factory=lambda: {"election_timeout_ms": 400, "heartbeat_ms": 40}
+        # A disk that hangs deposes nobody, unless a test wants silence to be noticed.
+        factory=lambda: {"election_timeout_ms": 10_000, "heartbeat_ms": 40}
     )
     members: dict[str, Member] = field(factory=dict)
     _addresses: dict[str, str] = field(factory=dict)

@@ -173,6 +173,7 @@ async def test_without_a_majority_writes_end_unknown_or_refused_and_reads_go_on(
     tmp_path,
 ) -> None:
     async with brokers(tmp_path, 3, forward_wait_ms=100) as group:
+        group.ledger_settings["election_timeout_ms"] = 400
         await group.start()
         leader = await group.wait_leader()
         others = await group.wait_followers()

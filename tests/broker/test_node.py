@@ -69,7 +69,7 @@ class Cluster:
             namesrv=(),
             vip=False,
             flush="async",
-            ledger=LedgerSettings(peers=self.peers, election_timeout_ms=400, heartbeat_ms=40),
+            ledger=LedgerSettings(peers=self.peers, election_timeout_ms=10_000, heartbeat_ms=40),
             groups=tuple(
                 GroupSettings(
                     broker_name=group,

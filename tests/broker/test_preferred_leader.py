@@ -300,6 +300,7 @@ async def test_leadership_returns_to_the_preferred_member_after_it_was_away(
 
 async def test_a_preferred_member_that_may_not_lead_does_not_stop_the_others(tmp_path) -> None:
     async with brokers(tmp_path, 3, preferred_leader="n1") as group:
+        group.ledger_settings["election_timeout_ms"] = 400
         await group.start("n0", "n2")
         leader = await group.wait_leader()
         await group.start("n1")

@@ -154,7 +154,7 @@ def test_queues_that_were_trimmed_begin_where_the_state_says(tmp_path) -> None:
 
 async def test_a_member_that_fell_behind_serves_what_the_others_serve(tmp_path) -> None:
     """The whole way: it stops itself, copies log and state, makes its queues anew, and serves."""
-    ledger = {"election_timeout_ms": 400, "heartbeat_ms": 40, "segment_size_bytes": 2000}
+    ledger = {"election_timeout_ms": 10_000, "heartbeat_ms": 40, "segment_size_bytes": 2000}
     async with brokers(tmp_path, 3) as group:
         group.ledger_settings = ledger
         nodes = Nodes(group)
