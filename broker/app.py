@@ -1,5 +1,5 @@
-"""One member of a broker group: the only file that knows everyone. (What a process has of them is
-in `node`.)
+"""One member of a broker group: the only file that knows everyone, but for the rooms that answer
+its clients, which `answering` puts together. (What a process has of members is in `node`.)
 
 The tree, in the order of dependency; a crash restarts what was started after it, and whatever
 endangers a promise (a failed write, a damaged log, a command nobody understands) ends the process:
@@ -31,8 +31,8 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
+from broker.answering import rooms_of
 from broker.config import BrokerConfig
-from broker.errors import MessagesGone
 from broker.formats import UNIT_TAGS_CODE
 from broker.ground import Ground
 from broker.machine import commands
@@ -49,20 +49,7 @@ from broker.machine.machine import Machine
 from broker.machine.names import TEMPLATE_TOPIC
 from broker.machine.topics import standard_topics
 from broker.remembering import RememberingBroker
-from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
-from broker.rooms.consensus import Consensus
-from broker.rooms.groups import Groups
-from broker.rooms.locks import Locks
-from broker.rooms.lookups import Lookups
-from broker.rooms.offsets import Offsets
-from broker.rooms.operations import Operations
-from broker.rooms.pulling import Pulling
-from broker.rooms.sending import Sending
-from broker.rooms.topics import Topics
-from broker.rooms.unsupported import with_refusals
-from broker.rooms.usual_sends import UsualSends
-from broker.runtime_table import RuntimeTable
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
 from broker.serving.disk_watch import DiskWatch
@@ -75,58 +62,22 @@ from broker.serving.proposals import Proposals
 from broker.serving.put_batch import PutBatch
 from broker.serving.rates import Rates
 from broker.serving.registrar import Registrar
-from broker.serving.retention import Retention, Wish, first_message
+from broker.serving.retention import Retention, Wish
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.message_reader import MessageReader
 from broker.store.queue_files import QueueFiles
 from dledger_py.actors import Child, FailStop, Inbox, Strategy, Supervisor, TreeNode
-from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.ledger.machine import Applied, Committed, RoleView
 from dledger_py.ledger.reception import Reception
-from dledger_py.ledger.reopening import stop_for
-from dledger_py.remoting.rooms import Port, Routes, routes
+from dledger_py.remoting.rooms import Port
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.remoting.wire.frame import Frame
-from dledger_py.remoting.wire.message import pack_host
-from dledger_py.storage import Corrupt
 
 log = structlog.get_logger()
 
 CLOCK_S = 0.025  # how late a gathered offset or a held pull may be; 40 wake-ups a second
 CLIENTS_CHECK_S = 10  # RocketMQ's; silence is allowed for twelve times as long
-
-
-@define(eq=False)
-class _LogReader:
-    """Bytes of the ledger's log, at positions that anybody may have named (LookupError)."""
-
-    ledger: Ledger
-
-    def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
-        try:
-            return self.ledger.log.read_bytes(position, length, nowait=nowait)
-        except BlockingIOError:
-            raise
-        except (Corrupt, OSError) as error:
-            raise stop_for(error, f"the log cannot be read: {error}") from error
-
-
-@define(eq=False)
-class _IndexedReader:
-    """The same, at positions that our own index named: what is not there is damage, unless it has
-    just been let go of (`MessagesGone`)."""
-
-    log: _LogReader
-
-    def read_bytes(self, position: int, length: int, *, nowait: bool = False) -> bytearray:
-        try:
-            return self.log.read_bytes(position, length, nowait=nowait)
-        except LookupError as error:
-            if position < self.log.ledger.first_position:
-                raise MessagesGone from error
-            raise FailStop(f"the index names what the log has not: {error}") from error
 
 
 class Broker:
@@ -143,11 +94,10 @@ class Broker:
         """`on_ready` is called when the member answers clients; `addresses` are known then. A
         `reception` is what members of several groups share to listen for their peers."""
         self.config = config
-        self._ground = ground = ground or Ground()
+        self.ground = ground = ground or Ground()
         self._on_ready = on_ready or _nothing
         self._ledger_ran = False
         self._led = False
-        self._first_message: int | None = None  # its log position
         name, port = split_address(config.advertised, of=config.node)
         address = address_of(name)
         self.machine = Machine()
@@ -201,7 +151,7 @@ class Broker:
             now_ms=ground.now_ms,
             monotonic_ms=ground.monotonic_ms,
         )
-        self.routes = self._rooms(address, port)
+        self.routes = rooms_of(self, address, port)
         self.server = self._new_server()
         self.preferred = self._preferred_leader()
         self.ledger.on_role_change(self._role_changed)
@@ -250,7 +200,7 @@ class Broker:
             self.routes,
             self.config.listen_addresses(),
             on_turn_end=self._turn_end,
-            host=self._ground.host,
+            host=self.ground.host,
         )
 
     def _preferred_leader(self) -> PreferredLeader | None:
@@ -275,122 +225,9 @@ class Broker:
         """Several members of a process take leave side by side, before any of them stops."""
         return (Child("farewell", lambda: Farewell((self.ledger,))),) if alone else ()
 
-    def _rooms(self, address: str, port: int) -> Routes:
-        """Every room with exactly what it uses, and a refusal for what no room does."""
-        machine, leadership, ground = self.machine, self.leadership, self._ground
-        config, now_ms = self.config, ground.now_ms
-        log_reader = _LogReader(self.ledger)
-        reader = MessageReader(_IndexedReader(log_reader))
-        stored_times = StoredTimes(self.queues, reader, ground.host)
-        sending = self._sending(address, port)
-        rooms = routes(
-            (
-                UsualSends(sending),
-                sending,
-                Pulling(
-                    machine=machine,
-                    queues=self.queues,
-                    reader=reader,
-                    cold_reads=self.cold_reads,
-                    polls=self.polls,
-                    clients=self.table,
-                    commits=self.commits,
-                    ensure_group=self.clients.ensure_group,
-                    leads=lambda: leadership.leads,
-                    read_barrier=self.ledger.read_barrier_nowait,
-                    rates=self.rates,
-                    monotonic_ms=ground.monotonic_ms,
-                ),
-                Lookups(log=log_reader, queues=self.queues, host=ground.host),
-                Offsets(
-                    machine=machine,
-                    queues=self.queues,
-                    stored_times=stored_times,
-                    commits=self.commits,
-                    leadership=leadership,
-                    read_barrier=self.ledger.read_barrier_nowait,
-                ),
-                self.clients,
-                Locks(
-                    broker_name=config.broker_name,
-                    machine=machine,
-                    leadership=leadership,
-                    proposals=self.proposals,
-                    now_ms=now_ms,
-                ),
-                Topics(
-                    cluster_name=config.cluster_name,
-                    broker_name=config.broker_name,
-                    machine=machine,
-                    leadership=leadership,
-                    proposals=self.proposals,
-                    term=self._term,
-                    now_ms=now_ms,
-                ),
-                Consensus(
-                    nodes=lambda: self.ledger.members.names,
-                    leadership=leadership,
-                    transfer=self.ledger.transfer_leadership,
-                    add=self._add_member,
-                    remove=self.ledger.remove_member,
-                ),
-                Groups(
-                    machine=machine,
-                    leadership=leadership,
-                    proposals=self.proposals,
-                    term=self._term,
-                    now_ms=now_ms,
-                ),
-                Operations(
-                    broker_name=config.broker_name,
-                    machine=machine,
-                    queues=self.queues,
-                    stored_times=stored_times,
-                    clients=self.table,
-                    rates=self.rates,
-                    runtime=self._runtime_table(reader).text,
-                    settings=config.as_text,
-                    now_ms=now_ms,
-                ),
-            )
-        )
-        return with_refusals(rooms)
-
-    def _sending(self, address: str, port: int) -> Sending:
-        return Sending(
-            cluster_name=self.config.cluster_name,
-            broker_name=self.config.broker_name,
-            store_host=pack_host(address, port),
-            new_unique_id=UniqueIds(address, self._ground.surroundings).make,
-            auto_create=self.config.auto_create_topics,
-            default_queues_max=self.config.default_topic_queues,
-            max_message_bytes=self.config.max_message_bytes,
-            machine=self.machine,
-            ledger=self.ledger,
-            batch=self.batch,
-            leadership=self.leadership,
-            disk=self.disk,
-            rates=self.rates,
-            now_ms=self._ground.now_ms,
-        )
-
-    def _runtime_table(self, reader: MessageReader) -> RuntimeTable:
-        return RuntimeTable(
-            ledger=self.ledger,
-            machine=self.machine,
-            rates=self.rates,
-            forwarded=lambda: self.leadership.statistics().forwarded,
-            earliest_ms=lambda: self._earliest_ms(reader),
-            started_ms=self._ground.now_ms(),
-            disk=self.disk,
-        )
-
     def _address_of(self, node: str) -> str | None:
         """Where clients reach another member: by our settings, or by what it says of itself."""
         return self.config.members.get(node) or self.ledger.members.contact_of(node)
-
-    async def _add_member(self, node: str, address: str, stays_learner: bool) -> None:
-        await self.ledger.add_member(node, address, stays_learner=stays_learner)
 
     # --- what ties them together -----------------------------------------------------------------
 
@@ -410,7 +247,6 @@ class Broker:
                         self.queues.trim(topic, queue_id, first_offset)
                 case DropEntries(index):
                     self.ledger.trim(index)
-                    self._first_message = None
                 case DropQueues(topic):
                     self.queues.drop(topic)
                     self.rates.forget_topic(topic)
@@ -458,7 +294,7 @@ class Broker:
         groups = tuple(g for g in standard_groups() if g.name not in self.machine.groups)
         if missing or groups:
             self.proposals.forget(
-                commands.Initialise(stamped_ms=self._ground.now_ms(), topics=missing, groups=groups)
+                commands.Initialise(stamped_ms=self.ground.now_ms(), topics=missing, groups=groups)
             )
 
     def _turn_end(self) -> None:
@@ -486,9 +322,6 @@ class Broker:
     def _view(self) -> RoleView:
         return self.ledger.view
 
-    def _term(self) -> int:
-        return self.ledger.view.term
-
     def _retention(self) -> Retention:
         return Retention(
             wish=Wish(
@@ -501,21 +334,9 @@ class Broker:
             min_offset=self.machine.queues.min_offset,
             first_at=self.queues.first_at,
             commit=self.ledger.commit,
-            run_in_thread=self._ground.host.run_in_thread,
-            now_ms=self._ground.now_ms,
+            run_in_thread=self.ground.host.run_in_thread,
+            now_ms=self.ground.now_ms,
         )
-
-    def _earliest_ms(self, reader: MessageReader) -> int:
-        """When the oldest message was stored; -1 if there is none, or only the disk knows it."""
-        if self._first_message is None:
-            of = self.ledger.log
-            self._first_message = first_message(of, of.first_index)
-        if self._first_message is None:
-            return -1
-        try:
-            return reader.stored_ms(self._first_message, nowait=True)
-        except BlockingIOError:
-            return -1
 
     def tree(self) -> TreeNode:
         """The actors as they are now."""
@@ -570,7 +391,7 @@ class _Clock:
         broker = self.broker
         while True:
             await trio.sleep(CLOCK_S)
-            broker.polls.expire(broker._ground.monotonic_ms())
+            broker.polls.expire(broker.ground.monotonic_ms())
             seconds = int(trio.current_time())
             if seconds != self._seconds:
                 self._seconds = seconds

@@ -1,0 +1,174 @@
+"""What answers a broker's requests: every room with exactly what it uses, and a refusal for what no
+room does.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from broker.log_readers import IndexedReader, LogReader, OldestMessage
+from broker.rooms._stored_times import StoredTimes
+from broker.rooms.consensus import Consensus
+from broker.rooms.groups import Groups
+from broker.rooms.locks import Locks
+from broker.rooms.lookups import Lookups
+from broker.rooms.offsets import Offsets
+from broker.rooms.operations import Operations
+from broker.rooms.pulling import Pulling
+from broker.rooms.sending import Sending
+from broker.rooms.topics import Topics
+from broker.rooms.unsupported import with_refusals
+from broker.rooms.usual_sends import UsualSends
+from broker.runtime_table import RuntimeTable
+from broker.store.message_reader import MessageReader
+from dledger_py.client.unique_ids import UniqueIds
+from dledger_py.ledger.ledger import Ledger
+from dledger_py.remoting.rooms import Routes, routes
+from dledger_py.remoting.wire.message import pack_host
+
+if TYPE_CHECKING:
+    from broker.app import Broker
+
+
+def rooms_of(broker: "Broker", address: str, port: int) -> Routes:
+    """What answers this member's requests; `address` and `port` are where clients reach it."""
+    log_reader = LogReader(broker.ledger)
+    reader = MessageReader(IndexedReader(log_reader))
+    stored_times = StoredTimes(broker.queues, reader, broker.ground.host)
+    return with_refusals(
+        routes(
+            (
+                *_messages(broker, address, port, log_reader, reader, stored_times),
+                *_state(broker, reader, stored_times),
+            )
+        )
+    )
+
+
+def _messages(
+    broker: "Broker",
+    address: str,
+    port: int,
+    log_reader: LogReader,
+    reader: MessageReader,
+    stored_times: StoredTimes,
+) -> tuple[object, ...]:
+    """Who takes messages in and hands them out."""
+    machine, leadership, ground = broker.machine, broker.leadership, broker.ground
+    sending = _sending(broker, address, port)
+    return (
+        UsualSends(sending),
+        sending,
+        Pulling(
+            machine=machine,
+            queues=broker.queues,
+            reader=reader,
+            cold_reads=broker.cold_reads,
+            polls=broker.polls,
+            clients=broker.table,
+            commits=broker.commits,
+            ensure_group=broker.clients.ensure_group,
+            leads=lambda: leadership.leads,
+            read_barrier=broker.ledger.read_barrier_nowait,
+            rates=broker.rates,
+            monotonic_ms=ground.monotonic_ms,
+        ),
+        Lookups(log=log_reader, queues=broker.queues, host=ground.host),
+        Offsets(
+            machine=machine,
+            queues=broker.queues,
+            stored_times=stored_times,
+            commits=broker.commits,
+            leadership=leadership,
+            read_barrier=broker.ledger.read_barrier_nowait,
+        ),
+    )
+
+
+def _state(
+    broker: "Broker", reader: MessageReader, stored_times: StoredTimes
+) -> tuple[object, ...]:
+    """Who knows clients, settings and the group itself."""
+    machine, leadership, config = broker.machine, broker.leadership, broker.config
+    now_ms = broker.ground.now_ms
+    return (
+        broker.clients,
+        Locks(
+            broker_name=config.broker_name,
+            machine=machine,
+            leadership=leadership,
+            proposals=broker.proposals,
+            now_ms=now_ms,
+        ),
+        Topics(
+            cluster_name=config.cluster_name,
+            broker_name=config.broker_name,
+            machine=machine,
+            leadership=leadership,
+            proposals=broker.proposals,
+            term=lambda: broker.ledger.view.term,
+            now_ms=now_ms,
+        ),
+        Consensus(
+            nodes=lambda: broker.ledger.members.names,
+            leadership=leadership,
+            transfer=broker.ledger.transfer_leadership,
+            add=_adding(broker.ledger),
+            remove=broker.ledger.remove_member,
+        ),
+        Groups(
+            machine=machine,
+            leadership=leadership,
+            proposals=broker.proposals,
+            term=lambda: broker.ledger.view.term,
+            now_ms=now_ms,
+        ),
+        Operations(
+            broker_name=config.broker_name,
+            machine=machine,
+            queues=broker.queues,
+            stored_times=stored_times,
+            clients=broker.table,
+            rates=broker.rates,
+            runtime=_runtime_table(broker, reader).text,
+            settings=config.as_text,
+            now_ms=now_ms,
+        ),
+    )
+
+
+def _sending(broker: "Broker", address: str, port: int) -> Sending:
+    return Sending(
+        cluster_name=broker.config.cluster_name,
+        broker_name=broker.config.broker_name,
+        store_host=pack_host(address, port),
+        new_unique_id=UniqueIds(address, broker.ground.surroundings).make,
+        auto_create=broker.config.auto_create_topics,
+        default_queues_max=broker.config.default_topic_queues,
+        max_message_bytes=broker.config.max_message_bytes,
+        machine=broker.machine,
+        ledger=broker.ledger,
+        batch=broker.batch,
+        leadership=broker.leadership,
+        disk=broker.disk,
+        rates=broker.rates,
+        now_ms=broker.ground.now_ms,
+    )
+
+
+def _runtime_table(broker: "Broker", reader: MessageReader) -> RuntimeTable:
+    return RuntimeTable(
+        ledger=broker.ledger,
+        machine=broker.machine,
+        rates=broker.rates,
+        forwarded=lambda: broker.leadership.statistics().forwarded,
+        earliest_ms=OldestMessage(broker.ledger, reader).stored_ms,
+        started_ms=broker.ground.now_ms(),
+        disk=broker.disk,
+    )
+
+
+def _adding(ledger: Ledger) -> Callable[[str, str, bool], Awaitable[None]]:
+    async def add(node: str, address: str, stays_learner: bool) -> None:
+        await ledger.add_member(node, address, stays_learner=stays_learner)
+
+    return add
