@@ -2,7 +2,7 @@
 
 A local cluster (flush async, so that the broker is the least in the way), in processes of its own;
 in this one tasks that each send, wait for the answer and send again: 1 KiB,
-`await mq.send(...)`, no batches. Counted is this process's user and system time, in slices of some
+`await mq.send(...)`, no batches. Counted is the thread's user and system time, in slices of some
 thousand messages; the median slice is what it takes on the machine as it is, the quickest what it
 takes while nobody else uses it.
 """

@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterable, Iterator
 from attrs import evolve
 
 from broker.formats import UNIT
+from broker.machine.commands import Queue
 from broker.machine.effects import DropQueues, IndexMessages
 from broker.machine.machine import Machine
 from broker.machine.topics import QUEUES_MAX
 from broker.store.consume_queues import ConsumeQueues
 from dledger_py.actors import FailStop
 from dledger_py.ledger.machine import Committed
-
-Queue = tuple[str, int]
 
 
 def index_again(

@@ -16,6 +16,7 @@ from typing import Final
 
 from attrs import define, field
 
+from broker.machine.commands import Queue
 from broker.machine.shapes import Plain
 
 LEASE_MS: Final = 60_000
@@ -24,10 +25,6 @@ LOCKS_MAX: Final = 100_000
 """Of all groups together: bounds what clients can make us keep by inventing names. More are not
 given, as if the queues were owned by somebody else. It decides replies, so raising it is an
 upgrade."""
-
-Queue = tuple[str, int]
-"""(topic, queue id)."""
-
 
 @define
 class Lock:
@@ -43,11 +40,6 @@ class Locks:
 
     _groups: dict[str, dict[Queue, Lock]] = field(factory=dict)
     _count: int = 0
-
-    def owner(self, group: str, topic: str, queue_id: int, now_ms: int) -> str | None:
-        """Who owns the queue at this moment; None if it is free."""
-        lock = self._groups.get(group, {}).get((topic, queue_id))
-        return lock.owner if lock is not None and _holds(lock, now_ms) else None
 
     def consumes_in_order(self, group: str, now_ms: int) -> bool:
         """Whether any consumer of the group owns a queue at this moment."""

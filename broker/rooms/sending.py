@@ -201,7 +201,8 @@ class Sending:
         self, request: SendMessage, caller: Caller
     ) -> tuple[TopicConfig, int, Missing]:
         """A consumer sends back what it could not consume, itself: once too often, and the message
-        goes to the group's dead letters instead."""
+        goes to the group's dead letters instead. At once if the group consumes in order: its
+        consumers try again by themselves, and send back only what they give up."""
         group_name = request.topic.removeprefix(names.RETRY_PREFIX)
         group = self.machine.groups.get(group_name)
         topic = self.machine.topics.get(request.topic)
@@ -219,7 +220,8 @@ class Sending:
             caller.version >= VERSION_MAX_RECONSUME_TIMES
         ):
             times_max = request.max_reconsume_times
-        if request.reconsume_times <= times_max:
+        in_order = self.machine.locks.consumes_in_order(group_name, self.now_ms())
+        if request.reconsume_times <= times_max and not in_order:
             return topic, self._queue_of(topic, request.queue_id), missing
         dead = self.machine.topics.get(names.dead_letter_topic_name(group_name))
         if dead is None:

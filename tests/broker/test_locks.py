@@ -79,12 +79,12 @@ def test_a_lock_counts_once_it_is_applied(desk) -> None:
     answered = len(desk.client.answers)
     desk.put(LockQueues(), body("one", 0))
     assert answered == len(desk.client.answers)
-    assert desk.machine.locks.owner("shop", "orders", 0, desk.now_ms) is None
+    assert [] == desk.machine.locks.state()
 
     desk.turn()
 
     assert answered + 1 == len(desk.client.answers)
-    assert "one" == desk.machine.locks.owner("shop", "orders", 0, desk.now_ms)
+    assert [["shop", "orders", 0, "one", desk.now_ms]] == desk.machine.locks.state()
 
 
 @pytest.mark.parametrize("error, code", [(NotLeader(None), 14), (Indefinite("?"), 1)])

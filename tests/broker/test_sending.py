@@ -3,6 +3,7 @@
 import pytest
 
 from broker.errors import NoLeader
+from broker.machine.locks import LEASE_MS
 from broker.rooms.sending import BATCH_MESSAGES_MAX
 from broker.serving.put_batch import ENTRIES_AHEAD
 from dledger_py.ledger.errors import Busy, Indefinite, NotLeader
@@ -298,6 +299,17 @@ def test_a_message_sent_back_too_often_is_a_dead_letter(
     assert 0 == answer.code
     assert [(b"x", times)] == [(r.body, r.reconsume_times) for r in stored(desk, ends_in)]
     assert "shop" in desk.machine.groups
+
+
+def test_what_a_group_that_consumes_in_order_sends_back_is_a_dead_letter(desk) -> None:
+    desk.ask(send("%RETRY%shop", reconsume_times=1), b"before")
+    desk.machine.locks.take("shop", "one", [("orders", 0)], desk.now_ms)
+    desk.ask(send("%RETRY%shop", reconsume_times=1), b"owned")
+    desk.now_ms += LEASE_MS + 1
+    desk.ask(send("%RETRY%shop", reconsume_times=1), b"long after")
+
+    assert [b"owned"] == [record.body for record in stored(desk, "%DLQ%shop")]
+    assert [b"before", b"long after"] == [record.body for record in stored(desk, "%RETRY%shop")]
 
 
 # --- outcomes ---
