@@ -1,7 +1,8 @@
 """Commands ↔ the payloads of log entries.
 
-Every payload begins with a tag and a version, one byte each. `PutMessages` goes on with a layout of
-its own (`put_messages`); every other with one canonical CBOR array, its fields in the order below.
+Every payload begins with a tag and a version, one byte each. `PutMessages` and `MoveMessages` go on
+with layouts of their own (`put_messages`, `moves`); every other with one canonical CBOR array, its
+fields in the order below.
 
 Laws: a tag is never reused and a table row never changes once released: a new meaning is a new tag,
 more fields are a new version beside the old one. What cannot be understood stops the member
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from broker.machine import put_messages
+from broker.machine import moves, put_messages
 from broker.machine.commands import (
     Command,
     CommitOffsets,
@@ -25,11 +26,13 @@ from broker.machine.commands import (
     LockQueues,
     PutGroup,
     PutTopic,
+    RecallMessage,
     TrimLog,
     UnlockQueues,
 )
 from broker.machine.errors import MalformedCommand, UnknownCommand
 from broker.machine.groups import GroupConfig
+from broker.machine.moves import MoveMessages, decode_move
 from broker.machine.put_messages import PutMessages, decode_put_messages
 from broker.machine.shapes import (
     FLAG,
@@ -129,16 +132,23 @@ ROWS: Mapping[type[Command], _Row] = {
     UnlockQueues: _Row(
         12, 1, record(UnlockQueues, stamped_ms=INT, group=TEXT, owner=TEXT, queues=QUEUES)
     ),
+    # Tag 13 is MoveMessages.
+    RecallMessage: _Row(
+        14,
+        1,
+        record(RecallMessage, stamped_ms=INT, topic=TEXT, unique_id=TEXT, deliver_ms=INT),
+    ),
 }
 
 _BY_TAG: Mapping[tuple[int, int], _Row] = {(row.tag, row.version): row for row in ROWS.values()}
 assert len(_BY_TAG) == len(ROWS)
-assert all(tag != put_messages.TAG for tag, _version in _BY_TAG)
+assert not {put_messages.TAG, moves.TAG} & {tag for tag, _version in _BY_TAG}
 
 
 def encode_command(command: Command) -> bytes:
-    """The payload of a command. Messages go through `encode_put_messages` instead."""
-    assert not isinstance(command, PutMessages)
+    """The payload of a command. Messages go through `encode_put_messages` instead, and moved ones
+    through `encode_move`."""
+    assert not isinstance(command, PutMessages | MoveMessages)
     found = ROWS[type(command)]
     return bytes((found.tag, found.version)) + encode(found.shape.to_plain(command))
 
@@ -147,13 +157,15 @@ def decode_command(payload: bytes | memoryview) -> Command:
     """The command of a payload.
 
     **Raises** `UnknownCommand` for a tag or version of another build, `MalformedCommand` for bytes
-    `encode_command` and `encode_put_messages` never write.
+    the encoders never write.
     """
     if len(payload) < 2:
         raise MalformedCommand(f"a payload of {len(payload)} bytes has no tag and version")
     tag, version = payload[0], payload[1]
     if tag == put_messages.TAG:
         return decode_put_messages(payload)
+    if tag == moves.TAG:
+        return decode_move(payload)
     found = _BY_TAG.get((tag, version))
     if found is None:
         raise UnknownCommand(tag, version)

@@ -2,13 +2,15 @@
 
 Laws: whoever proposes stamps the time, so that applying needs no clock. A command says what is
 wanted, not what the proposer saw: applying decides against the state of that moment. `PutMessages`
-has a layout, and a module, of its own (`put_messages`), because it carries every message.
+has a layout, and a module, of its own (`put_messages`), because it carries every message; so has
+`MoveMessages` (`moves`), which carries them on.
 """
 
 from attrs import frozen
 
 from broker.machine.attributes import Change
 from broker.machine.groups import GroupConfig
+from broker.machine.moves import MoveMessages
 from broker.machine.put_messages import PutMessages
 from broker.machine.topics import TopicConfig
 
@@ -137,8 +139,20 @@ class UnlockQueues:
     queues: tuple[Queue, ...]
 
 
+@frozen(kw_only=True)
+class RecallMessage:
+    """Do not deliver this message, which waits for a time of its own."""
+
+    stamped_ms: int
+    topic: str
+    """The one it was meant for."""
+    unique_id: str
+    deliver_ms: int
+
+
 Command = (
     PutMessages
+    | MoveMessages
     | Initialise
     | EnsureTopics
     | PutTopic
@@ -150,4 +164,5 @@ Command = (
     | TrimLog
     | LockQueues
     | UnlockQueues
+    | RecallMessage
 )

@@ -26,6 +26,7 @@ LOCKS_MAX: Final = 100_000
 given, as if the queues were owned by somebody else. It decides replies, so raising it is an
 upgrade."""
 
+
 @define
 class Lock:
     """Who owns a queue, and the stamp of when he last asked for it."""

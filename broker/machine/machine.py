@@ -31,6 +31,7 @@ from broker.machine.commands import (
     LockQueues,
     PutGroup,
     PutTopic,
+    RecallMessage,
     TrimLog,
     UnlockQueues,
 )
@@ -45,6 +46,7 @@ from broker.machine.effects import (
 )
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.locks import Locks
+from broker.machine.moves import MoveMessages, Moves
 from broker.machine.offsets import Offsets
 from broker.machine.put_messages import PutMessages
 from broker.machine.queues import Queues
@@ -74,6 +76,7 @@ class Machine:
     queues: Queues = field(factory=Queues)
     offsets: Offsets = field(factory=Offsets)
     locks: Locks = field(factory=Locks)
+    moves: Moves = field(factory=Moves)
 
     def apply(self, committed: Committed) -> Applied:
         """Carry out one committed entry.
@@ -83,6 +86,8 @@ class Machine:
         command = decode_command(committed.payload)
         if type(command) is PutMessages:
             return self.queues.put(command, self.topics, committed.position)
+        if type(command) is MoveMessages:
+            return self._move(command, committed.position)
         return APPLY[type(command)](self, command)
 
     def become(self, other: "Machine") -> None:
@@ -97,6 +102,7 @@ class Machine:
             (self.queues, other.queues),
             (self.offsets, other.offsets),
             (self.locks, other.locks),
+            (self.moves, other.moves),
         ):
             for attribute in fields(type(mine)):
                 setattr(mine, attribute.name, getattr(theirs, attribute.name))
@@ -111,11 +117,27 @@ class Machine:
             self.queues.state(),
             self.offsets.state(),
             self.locks.state(),
+            self.moves.state(),
         ]
 
     def state_digest(self) -> bytes:
         """SHA-256 of the state's canonical CBOR: equal on members that applied the same entries."""
         return hashlib.sha256(encode(self.state())).digest()
+
+    def _move(self, command: MoveMessages, position: int) -> Applied:
+        """Put the messages that were due, and remember that they were; or neither."""
+        move = command.move
+        there = self.queues.next_offset(move.topic, move.queue_id)
+        if move.next_offset > there or not self.moves.admits(move):
+            return Applied(Declined(reason=Reason.OUTDATED, detail="something else came first"))
+        for topic, queue_id in command.messages.queues:
+            config = self.topics.get(topic)
+            # Whoever proposes it again finds them a queue; of a deleted topic nothing is left.
+            if config is not None and not 0 <= queue_id < config.queues:
+                return Applied(Declined(reason=Reason.OUTDATED, detail=f"{topic!r} has shrunk"))
+        applied = self.queues.put(command.messages, self.topics, position + command.messages_at)
+        self.moves.advance(move)
+        return applied
 
 
 def _initialise(machine: Machine, command: Initialise) -> Applied:
@@ -189,6 +211,7 @@ def _delete_topic(machine: Machine, command: DeleteTopic) -> Applied:
     machine.queues.drop(command.name)
     machine.offsets.drop_topic(command.name)
     machine.locks.drop_topic(command.name)
+    machine.moves.drop_topic(command.name)
     return Applied(Done(changed=True), [DropQueues(command.name), TopicsChanged((command.name,))])
 
 
@@ -247,6 +270,13 @@ def _unlock_queues(machine: Machine, command: UnlockQueues) -> Applied:
     )
 
 
+def _recall_message(machine: Machine, command: RecallMessage) -> Applied:
+    fault = machine.moves.recall(command.topic, command.unique_id, command.deliver_ms)
+    if fault is not None:
+        return Applied(Declined(reason=Reason.OUTDATED, detail=fault))
+    return Applied(Done(changed=True))
+
+
 # `Any`: each function takes the command of its row, which no type of a mapping can say.
 APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     Initialise: _initialise,
@@ -260,6 +290,7 @@ APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     TrimLog: _trim_log,
     LockQueues: _lock_queues,
     UnlockQueues: _unlock_queues,
+    RecallMessage: _recall_message,
 }
 
 

@@ -54,6 +54,7 @@ CLOSED_TO_PRODUCERS: Final = frozenset(
         CHECKS_EXHAUSTED_TOPIC,
         SELF_TEST_TOPIC,
         OFFSET_MOVED_TOPIC,
+        TIMER_TOPIC,
     }
 )
 

@@ -21,6 +21,8 @@ class Reason(Enum):
     INVALID_SETTING = "invalid setting"
     INVALID_ATTRIBUTE = "invalid attribute"
     TABLE_FULL = "table full"
+    OUTDATED = "outdated"
+    """It was proposed for a state that is not that of now."""
 
 
 Stored = tuple[int, int]

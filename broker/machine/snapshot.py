@@ -31,14 +31,15 @@ from broker.machine.errors import MalformedCommand, SnapshotRefused
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.locks import Lock, Locks
 from broker.machine.machine import Machine
+from broker.machine.moves import Moves, Recall
 from broker.machine.offsets import Offsets
 from broker.machine.queues import Queue, Queues
 from broker.machine.shapes import INT, TEXT, Plain, decode, encode, many, record, row
 from broker.machine.topics import TopicConfig, Topics
 
 MAGIC: Final = b"DLEDGMS\0"
-VERSION: Final = 2
-VERSIONS: Final = (1, 2)  # 1 had no locks
+VERSION: Final = 3
+VERSIONS: Final = (1, 2, 3)  # 1 had no locks, 2 nothing that waits
 
 HEADER = struct.Struct(">8sHHQQQI")
 assert HEADER.size == 40
@@ -62,6 +63,9 @@ class Kind(IntEnum):
     QUEUES = 4
     OFFSETS = 5
     LOCKS = 6
+    CURSORS = 7
+    RECALLS = 8
+    MOVES = 11
 
 
 @frozen(kw_only=True)
@@ -97,6 +101,9 @@ _GROUPS = many(GROUP_CONFIG)
 _QUEUES = many(row(TEXT, INT, INT, INT, INT))
 _OFFSETS = many(row(TEXT, TEXT, INT, INT))
 _LOCKS = many(row(TEXT, TEXT, INT, TEXT, INT))
+_CURSORS = many(row(TEXT, INT, INT))
+_RECALLS = many(row(INT, TEXT, TEXT, INT))
+_MOVES = row(INT, INT)
 
 
 @frozen(kw_only=True)
@@ -113,6 +120,12 @@ class Captured:
     """(group, topic, queue id, offset), sorted."""
     locks: Sequence[Plain]
     """(group, topic, queue id, owner, renewed ms), sorted."""
+    cursors: Sequence[Plain]
+    """(topic, queue id, offset), sorted."""
+    recalls: Sequence[Plain]
+    """(number, topic, unique id, deliver ms), sorted."""
+    moves: Plain
+    """Up to which time messages were moved, and how many recalls there were."""
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in pieces, none much larger than `BODY_BYTES_MAX`."""
@@ -137,11 +150,14 @@ class Captured:
             (Kind.QUEUES, self.queues, _as_is),
             (Kind.OFFSETS, self.offsets, _as_is),
             (Kind.LOCKS, self.locks, _as_is),
+            (Kind.CURSORS, self.cursors, _as_is),
+            (Kind.RECALLS, self.recalls, _as_is),
         )
         for kind, rows, to_plain in tables:
             for first in range(0, len(rows), ROWS_MAX):
                 for body in _bounded(to_plain(rows[first : first + ROWS_MAX])):
                     yield kind, body
+        yield Kind.MOVES, encode(self.moves)
 
 
 def capture(machine: Machine, at: Place) -> Captured:
@@ -160,6 +176,9 @@ def capture(machine: Machine, at: Place) -> Captured:
         queues=queues,
         offsets=machine.offsets.state(),
         locks=machine.locks.state(),
+        cursors=machine.moves.cursors(),
+        recalls=machine.moves.recalls(),
+        moves=[machine.moves.moved_ms, machine.moves.recalls_count],
     )
 
 
@@ -245,6 +264,7 @@ class _Tables:
     queues: dict[str, dict[int, Queue]] = field(factory=dict)
     offsets: dict[str, dict[str, dict[int, int]]] = field(factory=dict)
     locks: Locks = field(factory=Locks)
+    moves: Moves = field(factory=Moves)
     _last: tuple[Kind, Any] = (Kind.END, None)
 
     def add(self, kind: Kind, plain: Plain) -> None:
@@ -281,6 +301,25 @@ class _Tables:
                 if name not in self.topics:
                     raise MalformedCommand(f"a lock of queue {queue_id} of {name!r} cannot be")
                 self.locks.put(group_name, (name, queue_id), Lock(owner, renewed_ms))
+        else:
+            self._add_moves(kind, plain)
+
+    def _add_moves(self, kind: Kind, plain: Plain) -> None:
+        if kind is Kind.CURSORS:
+            for name, queue_id, offset in _CURSORS.from_plain(plain):
+                self._ascend(kind, (name, queue_id))
+                queue = self.queues.get(name, {}).get(queue_id)
+                if queue is None or not 0 <= offset <= queue.next_offset:
+                    raise MalformedCommand(
+                        f"cursor {offset} of queue {queue_id} of {name!r} cannot be"
+                    )
+                self.moves.put_cursor(name, queue_id, offset)
+        elif kind is Kind.RECALLS:
+            for number, name, unique_id, deliver_ms in _RECALLS.from_plain(plain):
+                self._ascend(kind, number)
+                self.moves.put_recall(name, unique_id, Recall(number, deliver_ms))
+        elif kind is Kind.MOVES:
+            self.moves.moved_ms, self.moves.recalls_count = _MOVES.from_plain(plain)
 
     def machine(self) -> Machine:
         """The machine, once everything was read. **Raises** `MalformedCommand`."""
@@ -293,6 +332,7 @@ class _Tables:
             queues=Queues(counters.messages_total, counters.bytes_total, self.queues),
             offsets=Offsets(self.offsets),
             locks=self.locks,
+            moves=self.moves,
         )
 
     def _ascend(self, kind: Kind, key: Any) -> None:

@@ -11,6 +11,7 @@ from attrs import frozen
 from broker.machine import names
 from broker.machine.attributes import Attributes
 from broker.machine.config_tables import ConfigTable
+from broker.machine.timer_wheel import LEVELS_MS, WHEEL_QUEUES
 
 PERM_READ: Final = 4
 PERM_WRITE: Final = 2
@@ -117,13 +118,13 @@ def standard_topics(
         _topic(names.SELF_TEST_TOPIC, 1, usual),
         _topic(names.BENCHMARK_TOPIC, 1024, usual),
         _topic(names.OFFSET_MOVED_TOPIC, 1, usual),
-        _topic(names.SCHEDULE_TOPIC, 18, usual),
+        _topic(names.SCHEDULE_TOPIC, len(LEVELS_MS), usual),
         _topic(names.HALF_TOPIC, 1, usual),
         _topic(names.HALF_OP_TOPIC, 1, usual),
         _topic(names.reply_topic_name(cluster), 1, usual),
         _topic(names.revive_topic_name(cluster), 8, usual),
         _topic(names.broker_member_topic_name(broker), 1, PERM_INHERIT),
-        _topic(names.TIMER_TOPIC, 1, usual),
+        _topic(names.TIMER_TOPIC, WHEEL_QUEUES, usual),
     )
     return tuple({config.name: config for config in reversed(listed)}.values())[::-1]
 

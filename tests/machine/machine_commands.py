@@ -16,10 +16,12 @@ from broker.machine.commands import (
     LockQueues,
     PutGroup,
     PutTopic,
+    RecallMessage,
     TrimLog,
     UnlockQueues,
 )
 from broker.machine.groups import GroupConfig
+from broker.machine.moves import Move, encode_move
 from broker.machine.put_messages import Message, encode_put_messages
 from broker.machine.topics import TopicConfig
 
@@ -90,7 +92,24 @@ EXAMPLES: dict[str, Command] = {
         owner="10.0.0.9@4711#1",
         queues=(("orders", 0),),
     ),
+    "14-recall-message": RecallMessage(
+        stamped_ms=1_700_000_000_000,
+        topic="orders",
+        unique_id="0A000009162E18B4AAC2000000000000",
+        deliver_ms=1_700_000_060_000,
+    ),
 }
+
+MOVE = Move(
+    stamped_ms=1_700_000_060_001,
+    topic="SCHEDULE_TOPIC_XXXX",
+    queue_id=2,
+    first_offset=0,
+    next_offset=3,
+    soonest_ms=0,
+    latest_ms=0,
+    recalls_seen=0,
+)
 
 MESSAGES: list[Message] = [
     ("orders", 3, 2598919, b"first record"),
@@ -156,6 +175,13 @@ commands: st.SearchStrategy[Command] = st.one_of(
     ),
     st.builds(LockQueues, **_owned),
     st.builds(UnlockQueues, **_owned),
+    st.builds(
+        RecallMessage,
+        stamped_ms=_times,
+        topic=_names,
+        unique_id=st.sampled_from(["U1", "U2"]),
+        deliver_ms=st.integers(0, 100),
+    ),
 )
 
 messages: st.SearchStrategy[list[Message]] = st.lists(
@@ -163,8 +189,22 @@ messages: st.SearchStrategy[list[Message]] = st.lists(
     max_size=6,
 )
 
-payloads: st.SearchStrategy[bytes] = commands.map(encode_command) | st.builds(
-    encode_put_messages, _times, messages
+_moves = st.builds(
+    lambda first, count, **fields: Move(first_offset=first, next_offset=first + count, **fields),
+    first=st.integers(0, 3),
+    count=st.integers(1, 3),
+    stamped_ms=_times,
+    topic=_names,
+    queue_id=st.integers(0, 3),
+    soonest_ms=st.integers(0, 50),
+    latest_ms=st.integers(50, 100),
+    recalls_seen=st.integers(0, 2),
+)
+
+payloads: st.SearchStrategy[bytes] = st.one_of(
+    commands.map(encode_command),
+    st.builds(encode_put_messages, _times, messages),
+    st.builds(encode_move, _moves, messages),
 )
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.machine.codec import ROWS, decode_command, encode_command
 from broker.machine.commands import Command, DeleteTopic
 from broker.machine.errors import MalformedCommand, Unappliable, UnknownCommand
+from broker.machine.moves import MoveMessages, encode_move
 from broker.machine.put_messages import (
     HEAD,
     MESSAGE,
@@ -19,7 +21,7 @@ from broker.machine.put_messages import (
     PutMessages,
     encode_put_messages,
 )
-from tests.machine.machine_commands import EXAMPLES, MESSAGES, commands, messages
+from tests.machine.machine_commands import EXAMPLES, MESSAGES, MOVE, commands, messages
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "machine"
 
@@ -39,10 +41,41 @@ def test_messages_keep_their_bytes() -> None:
     assert golden("01-put-messages") == encode_put_messages(1_700_000_000_000, MESSAGES)
 
 
+def test_moved_messages_keep_their_bytes() -> None:
+    assert golden("13-move-messages") == encode_move(MOVE, MESSAGES)
+
+
 def test_every_tag_has_golden_bytes() -> None:
     tags = {int(path.name[:2]) for path in GOLDEN.glob("*.hex")}
 
-    assert {1, *(row.tag for row in ROWS.values())} == tags
+    assert {1, 13, *(row.tag for row in ROWS.values())} == tags
+
+
+def test_moved_messages_come_back() -> None:
+    payload = encode_move(MOVE, MESSAGES)
+    command = decode_command(payload)
+
+    assert isinstance(command, MoveMessages)
+    assert MOVE == command.move
+    assert decode_command(payload[command.messages_at :]) == command.messages
+
+
+def test_a_move_that_nobody_writes_is_refused() -> None:
+    good = encode_move(MOVE, MESSAGES)
+    at = decode_command(good).messages_at
+    backwards = encode_move(evolve(MOVE, first_offset=3), MESSAGES)
+    for bad in (
+        good[:at],
+        good[:7],
+        good[:2] + b"\xff\xff\xff\xff" + good[6:],
+        good[:at] + b"\x05" + good[at + 1 :],
+        good[:6] + b"\x80" + good[7:],
+        backwards,
+    ):
+        with pytest.raises(MalformedCommand):
+            decode_command(bad)
+    with pytest.raises(UnknownCommand):
+        decode_command(good[:1] + b"\x02" + good[2:])
 
 
 @given(commands)

@@ -6,9 +6,10 @@ from pathlib import Path
 import attrs
 
 from broker.formats import UNIT, UNITS_PER_FILE
-from broker.machine import put_messages, snapshot
+from broker.machine import moves, put_messages, snapshot
 from broker.machine.codec import ROWS
 from broker.machine.groups import GroupConfig
+from broker.machine.moves import Move, MoveMessages
 from broker.machine.put_messages import PutMessages
 from broker.machine.topics import TopicConfig
 
@@ -36,14 +37,12 @@ def test_every_command_is_on_the_page() -> None:
         (str(row.tag), str(row.version), command.__name__, fields(command))
         for command, row in ROWS.items()
     }
-    put = (
-        str(put_messages.TAG),
-        str(put_messages.VERSION),
-        PutMessages.__name__,
-        "a layout of its own",
-    )
+    own = {
+        (str(module.TAG), str(module.VERSION), command.__name__, "a layout of its own")
+        for module, command in ((put_messages, PutMessages), (moves, MoveMessages))
+    }
 
-    assert sorted(rows | {put}, key=lambda row: int(row[0])) == table(
+    assert sorted(rows | own, key=lambda row: int(row[0])) == table(
         "tag", "version", "command", "fields"
     )
 
@@ -52,6 +51,10 @@ def test_every_field_of_a_setting_is_on_the_page() -> None:
     rows = dict(table("value", "array of"))
 
     assert (fields(TopicConfig), fields(GroupConfig)) == (rows["topic"], rows["group"])
+
+
+def test_every_field_of_a_move_is_on_the_page() -> None:
+    assert f"the head, one canonical CBOR array: {fields(Move)} |" in PAGE
 
 
 def test_every_section_of_a_snapshot_is_on_the_page() -> None:

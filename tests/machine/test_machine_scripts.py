@@ -12,7 +12,7 @@ diff: the run fails once, on purpose.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from broker.machine.commands import (
     LockQueues,
     PutGroup,
     PutTopic,
+    RecallMessage,
     TrimLog,
     UnlockQueues,
 )
@@ -47,7 +48,8 @@ from broker.machine.effects import (
 )
 from broker.machine.groups import GroupConfig, standard_groups
 from broker.machine.machine import Machine
-from broker.machine.put_messages import encode_put_messages
+from broker.machine.moves import Move, encode_move
+from broker.machine.put_messages import Message, encode_put_messages
 from broker.machine.replies import Declined, Done, Owned, Reason
 from broker.machine.topics import TopicConfig, standard_topics
 
@@ -177,14 +179,53 @@ class Stage:
             yield f"{group}: {topic}/{queue_id} {owner} since {renewed_ms}"
 
     def do_put(self, *words: str) -> Iterator[str]:
-        messages = []
-        for word in words:
-            rest, _, size = word.partition("*")
-            queue, _, code = rest.partition(":")
-            topic, queue_id = queue.split("/")
-            messages.append((topic, int(queue_id), int(code or 0), bytes(int(size or 100))))
-        entry = self._entry(encode_put_messages(self.stamped_ms, messages))
-        applied = self.machine.apply(entry)
+        messages = messages_of(words)
+        yield from self._put(encode_put_messages(self.stamped_ms, messages), messages)
+
+    def do_move(self, source: str, *words: str) -> Iterator[str]:
+        """`move queue:first-next [times=soonest-latest] [seen=recalls] put …`"""
+        at = words.index("put")
+        settings = dict(word.split("=") for word in words[:at])
+        queue, _, offsets = source.partition(":")
+        topic, queue_id = queue.split("/")
+        first, after = (int(each) for each in offsets.split("-"))
+        soonest, latest = (int(each) for each in settings.get("times", "0-0").split("-"))
+        move = Move(
+            stamped_ms=self.stamped_ms,
+            topic=topic,
+            queue_id=int(queue_id),
+            first_offset=first,
+            next_offset=after,
+            soonest_ms=soonest,
+            latest_ms=latest,
+            recalls_seen=int(settings.get("seen", 0)),
+        )
+        messages = messages_of(words[at + 1 :])
+        yield from self._put(encode_move(move, messages), messages)
+
+    def do_recall(self, topic: str, unique_id: str, deliver_ms: str) -> Iterator[str]:
+        yield from self.apply(
+            RecallMessage(
+                stamped_ms=self.stamped_ms,
+                topic=topic,
+                unique_id=unique_id,
+                deliver_ms=int(deliver_ms),
+            )
+        )
+
+    def do_moves(self) -> Iterator[str]:
+        moves = self.machine.moves
+        for topic, queue_id, offset in moves.cursors():
+            yield f"{topic}/{queue_id} moved up to {offset}"
+        for number, topic, unique_id, deliver_ms in moves.recalls():
+            yield f"recall {number}: {unique_id} of {topic}, which was for {deliver_ms}"
+        yield f"delivered up to {moves.moved_ms}"
+
+    def _put(self, payload: bytes, messages: list[Message]) -> Iterator[str]:
+        applied = self.machine.apply(self._entry(payload))
+        if isinstance(applied.reply, Declined):
+            yield f"declined, {applied.reply.reason.value}: {applied.reply.detail}"
+            return
         assert isinstance(applied.reply, list)
         for message, reply in zip(messages, applied.reply, strict=True):
             queue = f"{message[0]}/{message[1]}"
@@ -233,6 +274,16 @@ class Stage:
         entry = Entry(self.position, payload)
         self.position += len(payload)
         return entry
+
+
+def messages_of(words: Sequence[str]) -> list[Message]:
+    messages = []
+    for word in words:
+        rest, _, size = word.partition("*")
+        queue, _, code = rest.partition(":")
+        topic, queue_id = queue.split("/")
+        messages.append((topic, int(queue_id), int(code or 0), bytes(int(size or 100))))
+    return messages
 
 
 def effect_line(effect: Effect) -> str:

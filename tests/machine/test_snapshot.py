@@ -16,6 +16,7 @@ from broker.machine.errors import SnapshotRefused
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.locks import Lock, Locks
 from broker.machine.machine import Machine
+from broker.machine.moves import Moves, Recall, encode_move
 from broker.machine.offsets import Offsets
 from broker.machine.put_messages import encode_put_messages
 from broker.machine.queues import Queue, Queues
@@ -30,7 +31,7 @@ from broker.machine.snapshot import (
     restore_snapshot,
 )
 from broker.machine.topics import TopicConfig, Topics
-from tests.machine.machine_commands import EXAMPLES, MESSAGES, Entry, log_of, payloads
+from tests.machine.machine_commands import EXAMPLES, MESSAGES, MOVE, Entry, log_of, payloads
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "machine" / "snapshots"
 AT = Place(index=7, term=3, position=4096)
@@ -45,7 +46,8 @@ def machine_of(log: list[bytes]) -> Machine:
 
 def example(version: int = snapshot.VERSION) -> Machine:
     """Something in every table that a version has."""
-    topics = tuple(TopicConfig(name=name) for name in ("bills", "%RETRY%shop"))
+    names = ["bills", "%RETRY%shop"] + ["SCHEDULE_TOPIC_XXXX"] * (version >= 3)
+    topics = tuple(TopicConfig(name=name) for name in names)
     log = [
         encode_command(EXAMPLES["02-initialise"]),
         encode_command(EnsureTopics(stamped_ms=1_700_000_000_001, topics=topics)),
@@ -54,6 +56,13 @@ def example(version: int = snapshot.VERSION) -> Machine:
     ]
     if version >= 2:
         log.append(encode_command(EXAMPLES["11-lock-queues"]))
+    if version >= 3:
+        waiting = [("SCHEDULE_TOPIC_XXXX", 2, 1_700_000_060_000, b"for later")] * 3
+        log += [
+            encode_put_messages(1_700_000_000_002, waiting),
+            encode_command(EXAMPLES["14-recall-message"]),
+            encode_move(MOVE, MESSAGES),
+        ]
     return machine_of(log)
 
 
@@ -117,7 +126,8 @@ def test_a_machine_becomes_another_while_its_tables_are_held(
     overgrown: list[bytes], before: list[bytes], after: list[bytes]
 ) -> None:
     original, member = machine_of(before), machine_of(overgrown)
-    held = [member.topics, member.groups, member.queues, member.offsets, member.locks]
+    names = [field.name for field in attrs.fields(Machine)]
+    held = [getattr(member, name) for name in names]
 
     member.become(restore_snapshot(encode_snapshot(original, AT))[0])
 
@@ -125,7 +135,7 @@ def test_a_machine_becomes_another_while_its_tables_are_held(
     for entry in log_of(after):
         assert original.apply(entry) == member.apply(entry)
     assert original.state_digest() == member.state_digest()
-    tables = [member.topics, member.groups, member.queues, member.offsets, member.locks]
+    tables = [getattr(member, name) for name in names]
     assert all(one is other for one, other in zip(held, tables, strict=True))
 
 
@@ -162,10 +172,10 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
     """Who adds to the state adds to the snapshot, in a new version, and then here."""
     fields = {kind: {f.name for f in attrs.fields(kind)} for kind in (Machine, Topics, Groups)}
     fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Queues, Queue, Offsets)}
-    fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Locks, Lock)}
+    fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Locks, Lock, Moves, Recall)}
 
     assert {
-        Machine: {"topics", "groups", "queues", "offsets", "locks"},
+        Machine: {"topics", "groups", "queues", "offsets", "locks", "moves"},
         Topics: {"data_version", "_configs"},
         Groups: {"data_version", "_configs"},
         Queues: {"messages_total", "bytes_total", "_topics"},
@@ -173,6 +183,8 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
         Offsets: {"_groups"},
         Locks: {"_groups", "_count"},
         Lock: {"owner", "renewed_ms"},
+        Moves: {"moved_ms", "recalls_count", "_cursors", "_recalls"},
+        Recall: {"number", "deliver_ms"},
     } == fields
 
 
@@ -282,7 +294,7 @@ TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
         (b"", "0 bytes, a header has 40: cut off"),
         (b"x" + GOOD[1:], "magic .* not a snapshot"),
         (damaged(20), "header: crc .* damaged"),
-        (headed(3), "version 3 flags 0, this build knows versions up to 2, flags 0"),
+        (headed(4), "version 4 flags 0, this build knows versions up to 3, flags 0"),
         (headed(0), "version 0 flags 0, this build knows"),
         (headed(1, 1), "version 1 flags 1, this build knows"),
         (GOOD[: HEADER.size], "byte 40: the snapshot is cut off, a section is missing"),
@@ -295,7 +307,12 @@ TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
         (GOOD + GOOD, f"{len(GOOD)} bytes follow the end"),
         (snapshot_of(), "there were no counters"),
         (snapshot_of(COUNTERS, COUNTERS), "COUNTERS: they are there already"),
-        (snapshot_of(COUNTERS, (7, [])), "section kind 7 is unknown"),
+        (snapshot_of(COUNTERS, (99, [])), "section kind 99 is unknown"),
+        (snapshot_of(COUNTERS, (Kind.CURSORS, [["a", 0, 1]])), "cursor 1 of queue 0 of 'a' cannot"),
+        (
+            snapshot_of(COUNTERS, (Kind.RECALLS, [[1, "a", "U1", 5], [1, "a", "U2", 5]])),
+            "RECALLS: 1 comes after 1",
+        ),
         (snapshot_of((Kind.TOPICS, [TOPIC]), COUNTERS), "COUNTERS come after TOPICS"),
         (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC, TOPIC])), "'a' comes after 'a'"),
         (snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.TOPICS, [TOPIC])), "'a' comes after"),
