@@ -5,7 +5,7 @@ room does.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from broker.log_readers import IndexedReader, LogReader, OldestMessage
+from broker.log_readers import LogReader, OldestMessage
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.consensus import Consensus
 from broker.rooms.groups import Groups
@@ -14,6 +14,7 @@ from broker.rooms.lookups import Lookups
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
 from broker.rooms.pulling import Pulling
+from broker.rooms.recalling import Recalling
 from broker.rooms.sending import Sending
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 
 def rooms_of(broker: "Broker", address: str, port: int) -> Routes:
     """What answers this member's requests; `address` and `port` are where clients reach it."""
-    log_reader = LogReader(broker.ledger)
-    reader = MessageReader(IndexedReader(log_reader))
+    log_reader, reader = broker.log_reader, broker.reader
     stored_times = StoredTimes(broker.queues, reader, broker.ground.host)
     return with_refusals(
         routes(
@@ -91,6 +91,13 @@ def _state(
     machine, leadership, config = broker.machine, broker.leadership, broker.config
     now_ms = broker.ground.now_ms
     return (
+        Recalling(
+            broker_name=broker.config.broker_name,
+            machine=machine,
+            leadership=leadership,
+            proposals=broker.proposals,
+            now_ms=now_ms,
+        ),
         broker.clients,
         Locks(
             broker_name=config.broker_name,

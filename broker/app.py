@@ -8,6 +8,7 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ ledger        the replicated log; replays it into the machine before it is of use
     ├─ cold reads    reads that wait for the disk
     ├─ leadership    hands writes on to the leader
+    ├─ deliveries    moves messages for later to their topics, if this member leads
     ├─ clock         deadlines of held pulls, silent clients, gathered offsets, rates
     ├─ server        the listeners, once the log is replayed
     ├─ registrar     tells the name servers
@@ -35,6 +36,7 @@ from broker.answering import rooms_of
 from broker.config import BrokerConfig
 from broker.formats import UNIT_TAGS_CODE
 from broker.ground import Ground
+from broker.log_readers import IndexedReader, LogReader
 from broker.machine import commands
 from broker.machine.effects import (
     DropEntries,
@@ -46,12 +48,14 @@ from broker.machine.effects import (
 )
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
-from broker.machine.names import TEMPLATE_TOPIC
+from broker.machine.names import TEMPLATE_TOPIC, TIMER_TOPIC
+from broker.machine.timer_wheel import WAITING_TOPICS, WHEEL_QUEUES
 from broker.machine.topics import standard_topics
 from broker.remembering import RememberingBroker
 from broker.rooms.clients import Clients
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
+from broker.serving.deliveries import Deliveries
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.farewell import Farewell
 from broker.serving.leadership import Leadership
@@ -64,6 +68,7 @@ from broker.serving.rates import Rates
 from broker.serving.registrar import Registrar
 from broker.serving.retention import Retention, Wish
 from broker.store.consume_queues import ConsumeQueues
+from broker.store.message_reader import MessageReader
 from broker.store.queue_files import QueueFiles
 from dledger_py.actors import Child, FailStop, Inbox, Strategy, Supervisor, TreeNode
 from dledger_py.ledger.config import split_address
@@ -110,6 +115,8 @@ class Broker:
             host=ground.host,
             reception=reception,
         )
+        self.log_reader = LogReader(self.ledger)
+        self.reader = MessageReader(IndexedReader(self.log_reader))
         self.polls = LongPolls()
         self.table = ClientTable()
         self.rates = Rates()
@@ -127,6 +134,15 @@ class Broker:
             dial=ground.surroundings.dial,
         )
         self.cold_reads = ColdReads(self._flush, ground.host)
+        self.deliveries = Deliveries(
+            machine=self.machine,
+            queues=self.queues,
+            reader=self.reader,
+            cold_reads=self.cold_reads,
+            ledger=self.ledger,
+            leads=lambda: self.leadership.leads,
+            now_ms=ground.now_ms,
+        )
         self.disk = DiskWatch(
             floor_bytes=config.disk_floor_bytes,
             free_bytes=lambda: ground.files.free_bytes(str(config.data_dir)),
@@ -156,21 +172,7 @@ class Broker:
         self.preferred = self._preferred_leader()
         self.ledger.on_role_change(self._role_changed)
         self.ledger.after_turn(self._flush)
-        self.supervisor = Supervisor(
-            "broker",
-            (
-                Child("ledger", self._the_ledger),
-                Child("cold reads", lambda: self.cold_reads),
-                Child("leadership", lambda: self.leadership),
-                Child("clock", lambda: _Clock(self)),
-                Child("server", lambda: _Listening(self)),
-                Child("registrar", lambda: self.registrar),
-                Child("retention", self._retention),
-                *self._preferring(),
-                *self._farewell(alone=reception is None),
-            ),
-            Strategy.REST_FOR_ONE,
-        )
+        self.supervisor = self._tree(alone=reception is None)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, which is a polite stop; started once clients are answered.
@@ -188,6 +190,24 @@ class Broker:
             await self.supervisor.run(inbox)
         finally:
             self.queues.close()
+
+    def _tree(self, *, alone: bool) -> Supervisor:
+        return Supervisor(
+            "broker",
+            (
+                Child("ledger", self._the_ledger),
+                Child("cold reads", lambda: self.cold_reads),
+                Child("leadership", lambda: self.leadership),
+                Child("deliveries", lambda: self.deliveries),
+                Child("clock", lambda: _Clock(self)),
+                Child("server", lambda: _Listening(self)),
+                Child("registrar", lambda: self.registrar),
+                Child("retention", self._retention),
+                *self._preferring(),
+                *self._farewell(alone=alone),
+            ),
+            Strategy.REST_FOR_ONE,
+        )
 
     def _the_ledger(self) -> Ledger:
         if self._ledger_ran:
@@ -240,6 +260,8 @@ class Broker:
                 if self.polls.waits(topic, queue_id):
                     codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
                     self.polls.wake(topic, queue_id, codes)
+                if topic in WAITING_TOPICS:
+                    self.deliveries.indexed(topic, queue_id)
                 continue
             match effect:
                 case TrimQueues(queues):
@@ -273,6 +295,7 @@ class Broker:
         if leads != self._led:
             self._led = leads
             self.polls.wake_all()  # their clients may want to ask somebody else now
+            self.deliveries.role_changed()
         if leads:
             self._initialise()
             self.clients.role_changed()
@@ -292,6 +315,16 @@ class Broker:
             if topic.name not in self.machine.topics
         )
         groups = tuple(g for g in standard_groups() if g.name not in self.machine.groups)
+        timers = self.machine.topics.get(TIMER_TOPIC)
+        if timers is not None and timers.queues < WHEEL_QUEUES:  # as earlier releases made it
+            self.proposals.forget(
+                commands.PutTopic(
+                    stamped_ms=self.ground.now_ms(),
+                    name=TIMER_TOPIC,
+                    read_queues=WHEEL_QUEUES,
+                    write_queues=WHEEL_QUEUES,
+                )
+            )
         if missing or groups:
             self.proposals.forget(
                 commands.Initialise(stamped_ms=self.ground.now_ms(), topics=missing, groups=groups)
@@ -332,6 +365,7 @@ class Broker:
             behind=self.ledger.furthest_behind,
             queues=self.machine.queues.all,
             min_offset=self.machine.queues.min_offset,
+            held=self.deliveries.held,
             first_at=self.queues.first_at,
             commit=self.ledger.commit,
             run_in_thread=self.ground.host.run_in_thread,

@@ -120,6 +120,12 @@ class InvalidParameter(Refused):
     code = ResponseCode.INVALID_PARAMETER
 
 
+class IllegalOperation(Refused):
+    """What is asked for cannot be done to this message, or not any more."""
+
+    code = ResponseCode.ILLEGAL_OPERATION
+
+
 class NotSupported(Refused):
     """RocketMQ has this, this broker does not have it yet."""
 

@@ -11,6 +11,7 @@ from typing import Final
 from attrs import define
 
 from broker.machine.machine import Machine
+from broker.machine.names import SCHEDULE_TOPIC
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.rates import Rates
 from dledger_py.ledger.ledger import Ledger
@@ -66,7 +67,18 @@ class RuntimeTable:
             table[f"{pool}ThreadPoolQueueSize"] = str(waiting if pool == "send" else 0)
             table[f"{pool}ThreadPoolQueueCapacity"] = "0"
             table[f"{pool}ThreadPoolQueueHeadWaitTimeMills"] = "0"
-        return table | self._raft() | self._disk() | self._rates()
+        return table | self._levels() | self._raft() | self._disk() | self._rates()
+
+    def _levels(self) -> dict[str, str]:
+        """How far each level of delay that was ever used is delivered, and how far it goes."""
+        machine, topic = self.machine, SCHEDULE_TOPIC
+        return {
+            f"scheduleMessageOffset_{queue_id + 1}": (
+                f"{machine.moves.cursor(topic, queue_id)},"
+                f"{machine.queues.next_offset(topic, queue_id)}"
+            )
+            for queue_id in machine.queues.written(topic)
+        }
 
     def _raft(self) -> dict[str, str]:
         """Where this member stands in its group; keys of our own, for `raftStatus`."""

@@ -35,6 +35,7 @@ from broker.machine.topics import (
     retry_topic,
     topic_from_template,
 )
+from broker.rooms.delaying import Delay, RecallHandle, delay_of
 from broker.rooms.usual_batches import usual_batch
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.leadership import BORN_HOST, Leadership
@@ -42,6 +43,7 @@ from broker.serving.put_batch import Proposer, PutBatch
 from broker.serving.rates import Rates
 from dledger_py.remoting.commands.sending import (
     SendMessage,
+    SendReply,
     render_send_reply,
     send_reply_template,
 )
@@ -59,17 +61,14 @@ BATCH_RECORDS_BYTES_MAX: Final = 7 * 1024 * 1024
 
 # What a message may ask for that this broker does not do yet. Storing it without doing it would be
 # worse than refusing: the sender could not tell.
-NOT_YET: Final = {
-    props.TIMER_DELAY_SEC: "timed delivery (property TIMER_DELAY_SEC)",
-    props.TIMER_DELAY_MS: "timed delivery (property TIMER_DELAY_MS)",
-    props.TIMER_DELIVER_MS: "timed delivery (property TIMER_DELIVER_MS)",
-}
-DELAYED: Final = "delayed delivery (property DELAY)"
 TRANSACTIONAL: Final = "a transactional message"
 
 # What a message that came back from a consumer still carries of its earlier life here. The first
 # is a receipt of that copy, the others are put in anew.
 STALE: Final = frozenset({props.POP_CK, props.MSG_REGION, props.TRACE_ON, props.CLUSTER})
+
+# What a message for later says of where it belongs; what it came with is of an earlier life.
+WHERE_TO: Final = frozenset({props.REAL_TOPIC, props.REAL_QUEUE_ID, props.TIMER_OUT_MS})
 
 _REPLY: Final = send_reply_template(REGION, trace_on=True)
 
@@ -124,10 +123,11 @@ class Sending:
             )
         born_host = _born_host(caller)
         messages: Sequence[Message]
+        handle = None
         if request.batch:
             unique_id, messages = self._batch(request, topic, body, queue_id, born_host)
         else:
-            unique_id, message = self._single(request, topic, body, queue_id, born_host)
+            unique_id, message, handle = self._single(request, topic, body, queue_id, born_host)
             messages = (message,)
         for command in missing:
             self._create(command)
@@ -143,7 +143,7 @@ class Sending:
             rates.put.total += len(replies)
             rates.put_bytes.total += len(body)
             rates.topic(topic.name).total += len(replies)
-            later.answer(_stored(replies, store_host, queue_id, unique_id))
+            later.answer(_stored(replies, store_host, queue_id, unique_id, handle))
 
         def failed(error: Exception) -> None:
             rates.put_refused.total += len(messages)
@@ -250,11 +250,15 @@ class Sending:
         body: bytes,
         queue_id: int,
         born_host: bytes,
-    ) -> tuple[str, Message]:
-        """The unique id and the record of one message, offsets blank."""
+    ) -> tuple[str, Message, str | None]:
+        """The unique id and the record of one message, offsets blank; for a timed one, the handle
+        by which it may be recalled."""
         text = request.properties
         parsed = props.decode(text)
         _refuse_not_yet(parsed)
+        delay = self._delay(topic, parsed)
+        if delay is not None:
+            text = _without(text, WHERE_TO | delay.added.keys())
         unique_id = parsed.get(props.UNIQ_KEY)
         if props.MSG_REGION in parsed or props.POP_CK in parsed:
             text = _without(text, STALE)
@@ -264,16 +268,46 @@ class Sending:
         if unique_id is None:
             unique_id = self.new_unique_id()
             text += f"{props.UNIQ_KEY}\x01{unique_id}\x02"
+        if delay is not None:
+            text += props.encode(
+                {props.REAL_TOPIC: topic.name, props.REAL_QUEUE_ID: str(queue_id), **delay.added}
+            )
         stored = text.encode()
         if len(stored) > props.PROPERTIES_SIZE_MAX:
             raise IllegalMessage(
                 f"the properties are {len(stored)} bytes,"
                 f" at most {props.PROPERTIES_SIZE_MAX} are allowed"
             )
+        if delay is not None:
+            waiting = delay.waiting
+            at = (waiting.topic, waiting.queue_id)
+            record = self._record(request, topic, at, request.flag, born_host, body, stored)
+            handle = self._handle(topic, delay, unique_id)
+            return unique_id, (*at, waiting.due_ms, record), handle
         tag = parsed.get(props.TAGS)
-        return unique_id, self._message(
+        message = self._message(
             request, topic, queue_id, request.flag, born_host, body, stored, tag
         )
+        return unique_id, message, None
+
+    def _delay(self, topic: TopicConfig, properties: dict[str, str]) -> Delay | None:
+        """What is to become of a message that is not to be delivered at once."""
+        if names.is_dead_letter_topic(topic.name):
+            return None
+        if names.is_retry_topic(topic.name):
+            # Its own time came when it was first delivered; what it says now is when to try again.
+            properties = {k: v for k, v in properties.items() if not k.startswith("TIMER_")}
+        return delay_of(properties, self.now_ms())
+
+    def _handle(self, topic: TopicConfig, delay: Delay, unique_id: str) -> str | None:
+        if delay.deliver_ms is None:
+            return None
+        return RecallHandle(
+            topic=topic.name,
+            broker_name=self.broker_name,
+            deliver_ms=delay.deliver_ms,
+            unique_id=unique_id,
+        ).encode()
 
     def _batch(
         self,
@@ -299,6 +333,8 @@ class Sending:
             except UnicodeDecodeError as error:
                 raise IllegalMessage(f"the batch cannot be read: properties, {error}") from error
             _refuse_not_yet(parsed)
+            if delay_of(parsed, self.now_ms()) is not None:
+                raise IllegalMessage("a message of a batch cannot be for later: send it alone")
             message = self._message(
                 request,
                 topic,
@@ -368,11 +404,26 @@ class Sending:
         properties: bytes,
         tag: str | None,
     ) -> Message:
+        at = (topic.name, queue_id)
+        record = self._record(request, topic, at, flag, born_host, body, properties)
+        return *at, records.tags_code(tag) if tag else 0, record
+
+    def _record(
+        self,
+        request: SendMessage,
+        topic: TopicConfig,
+        at: tuple[str, int],
+        flag: int,
+        born_host: bytes,
+        body: bytes,
+        properties: bytes,
+    ) -> bytes:
+        """The record of a message of `topic` that stands in the queue `at`, at first."""
         sys_flag = request.sys_flag & ~records.MULTI_TAGS
         if topic.filter_type == "MULTI_TAG":
             sys_flag |= records.MULTI_TAGS
-        record = records.encode_record(
-            queue_id=queue_id,
+        return records.encode_record(
+            queue_id=at[1],
             flag=flag,
             sys_flag=sys_flag,
             born_timestamp_ms=request.born_timestamp,
@@ -381,10 +432,9 @@ class Sending:
             store_host=self.store_host,
             reconsume_times=request.reconsume_times,
             body=body,
-            topic=topic.name,
+            topic=at[0],
             properties=properties,
         )
-        return topic.name, queue_id, records.tags_code(tag) if tag else 0, record
 
 
 def _items(body: bytes) -> list[records.BatchItem]:
@@ -403,14 +453,8 @@ def _items(body: bytes) -> list[records.BatchItem]:
 
 def _refuse_not_yet(properties: dict[str, str]) -> None:
     """Raises: NotSupported, for what the sender could not tell was not done."""
-    for key in NOT_YET.keys() & properties.keys():
-        raise NotSupported(NOT_YET[key])
     if properties.get(props.TRANSACTION_PREPARED, "").lower() == "true":
         raise NotSupported(TRANSACTIONAL)
-    # ali-ons sends 0 with what it sends back; RocketMQ takes any level below one for none.
-    level = properties.get(props.DELAY, "0")
-    if not level.startswith("-") and level.strip("0"):
-        raise NotSupported(DELAYED)
 
 
 def _without(text: str, keys: Collection[str]) -> str:
@@ -439,7 +483,11 @@ def declined(reason: Reason, topic: TopicConfig, queue_id: int) -> Refused:
 
 
 def _stored(
-    replies: Sequence[MessageReply], store_host: bytes, queue_id: int, unique_id: str
+    replies: Sequence[MessageReply],
+    store_host: bytes,
+    queue_id: int,
+    unique_id: str,
+    handle: str | None,
 ) -> Answer[Any]:
     """Where the messages stand, rendered from a template: there is one answer per send.
 
@@ -451,4 +499,16 @@ def _stored(
     else:
         ids = ",".join([records.offset_message_id(store_host, at) for _offset, at in places])
     offset = places[0][0]
+    if handle is not None:
+        return Answer(
+            SendReply(
+                msg_id=ids,
+                queue_id=queue_id,
+                queue_offset=offset,
+                transaction_id=unique_id,
+                recall_handle=handle,
+                msg_region=REGION,
+                trace_on=True,
+            )
+        )
     return Answer(rendered=render_send_reply(_REPLY, ids.encode(), queue_id, offset, unique_id))

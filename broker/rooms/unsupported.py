@@ -45,7 +45,6 @@ UNSUPPORTED: Final[Mapping[int, str]] = {
     343: "listing the topics of a group (QUERY_TOPICS_BY_CONSUMER)",
     345: "reading one subscription (QUERY_SUBSCRIPTION_BY_CONSUMER)",
     353: "forbidding a group a topic (UPDATE_AND_GET_GROUP_FORBIDDEN)",
-    370: "recalling a timed message (RECALL_MESSAGE)",
     400: "assigning queues by the broker (QUERY_ASSIGNMENT)",
     401: f"{_POP} (SET_MESSAGE_REQUEST_MODE)",
     402: f"{_POP} (GET_ALL_MESSAGE_REQUEST_MODE)",

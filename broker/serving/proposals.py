@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import define
 
-from broker.errors import InvalidParameter
+from broker.errors import IllegalOperation, InvalidParameter
 from broker.machine.codec import encode_command
 from broker.machine.commands import Command
 from broker.machine.replies import Declined, Reason, Reply
@@ -70,4 +70,6 @@ class Proposals:
 def _declined(reply: Declined) -> Exception:
     if reply.reason in (Reason.TABLE_FULL, Reason.INVALID_ATTRIBUTE):
         return Refused(reply.detail)  # RocketMQ has no code of its own for either
+    if reply.reason is Reason.OUTDATED:
+        return IllegalOperation(f"too late: {reply.detail}")
     return InvalidParameter(reply.detail)

@@ -10,6 +10,8 @@ Laws:
 - Never past what a member still needs, without saying so: a voter or learner that is behind holds
   the log back, by at most `HELD_BYTES_MAX`; beyond that it is passed over, which is logged. It gets
   a copy of the log and the state instead, once it is back.
+- Never past a message that waits for its time: it is moved on at least twice a day, so it does not
+  hold the log back for longer than that.
 - Times are those that the entries were stamped with, so a clock that jumps forward now takes
   nothing away that was stored with the right time.
 
@@ -112,6 +114,8 @@ class Retention:
     """The other member that is furthest behind, and the last entry it has; itself if alone."""
     queues: Callable[[], tuple[tuple[str, int], ...]]
     min_offset: Callable[[str, int], int]
+    held: Callable[[], int | None]
+    """The log position of the first message that is still to be moved; None if there is none."""
     first_at: Callable[[str, int, int], int]
     commit: Callable[[bytes], Awaitable[Any]]
     run_in_thread: Callable[..., Awaitable[Any]]
@@ -139,6 +143,8 @@ class Retention:
         await self._look_up_stamps(of, boundaries)
         chosen = choose(boundaries, of.end_position, self._stamps, self.wish, self.now_ms())
         if chosen is not None:
+            chosen = self._keep_what_waits(boundaries, chosen)
+        if chosen is not None:
             chosen = self._spare(of, boundaries, chosen)
         if chosen is None:
             return
@@ -165,6 +171,14 @@ class Retention:
             self._stamps[boundary.index] = stamp_ms
             if self.now_ms() - stamp_ms < self.wish.age_ms:
                 return
+
+    def _keep_what_waits(self, boundaries: tuple[End, ...], chosen: End) -> End | None:
+        held = self.held()
+        if held is None or held >= chosen.position:
+            return chosen
+        log.info("retention.waits_for_messages", needs_from=held)
+        fitting = [boundary for boundary in boundaries if boundary.position <= held]
+        return fitting[-1] if fitting else None
 
     def _spare(self, of: Boundaries, boundaries: tuple[End, ...], chosen: End) -> End | None:
         name, needed_index = self.behind()

@@ -16,6 +16,7 @@ from broker.machine.commands import Initialise
 from broker.machine.effects import DropQueues, IndexMessages, TopicsChanged
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
+from broker.machine.timer_wheel import WAITING_TOPICS
 from broker.machine.topics import standard_topics
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
@@ -24,11 +25,13 @@ from broker.rooms.locks import Locks
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
 from broker.rooms.pulling import Pulling
+from broker.rooms.recalling import Recalling
 from broker.rooms.sending import Sending
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
 from broker.serving.client_table import ClientTable
+from broker.serving.deliveries import Deliveries
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
@@ -277,6 +280,16 @@ class Desk:
         )
         groups = Groups(proposals=proposals, term=lambda: 7, **shared)
         locks = Locks(broker_name=BROKER, proposals=proposals, **shared)
+        recalling = Recalling(broker_name=BROKER, proposals=proposals, **shared)
+        self.deliveries = Deliveries(
+            machine=machine,
+            queues=self.queues,
+            reader=reader,
+            cold_reads=self.threads,
+            ledger=ledger,
+            leads=lambda: gate.leads,
+            now_ms=self._now,
+        )
         rooms = (
             self.usual,
             self.sending,
@@ -284,6 +297,7 @@ class Desk:
             offsets,
             self.clients,
             locks,
+            recalling,
             topics,
             groups,
             operations,
@@ -380,6 +394,8 @@ class Desk:
                     self.queues.index(topic, queue_id, first_offset, units)
                     codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
                     self.polls.wake(topic, queue_id, codes)
+                    if topic in WAITING_TOPICS:
+                        self.deliveries.indexed(topic, queue_id)
                 case DropQueues(topic):
                     self.queues.drop(topic)
                 case TopicsChanged(topics):

@@ -74,6 +74,7 @@ class Around:
     behind: tuple[str, int] = ("n1", 99)
     refuse: bool = False
     log: FakeLog = field(factory=FakeLog)
+    held: int | None = None
     queues: tuple[tuple[str, int], ...] = (("a", 0), ("a", 1), ("b", 0))
 
     def make(self, wish):
@@ -84,6 +85,7 @@ class Around:
             behind=lambda: self.behind,
             queues=lambda: self.queues,
             min_offset=lambda topic, queue_id: 3,
+            held=lambda: self.held,
             first_at=lambda topic, queue_id, position: position // 1000 if topic == "a" else 3,
             commit=self._commit,
             run_in_thread=trio.to_thread.run_sync,
@@ -126,6 +128,15 @@ async def test_a_member_behind_is_waited_for_and_then_passed_over(monkeypatch, c
     await around.make(Wish(age_ms=0, bytes=100)).look()
     assert [10, 30] == [each.index for each in around.proposed]
     assert "retention.passed_a_member" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("held, trimmed", [(999, []), (1000, [10]), (2500, [20]), (3500, [30])])
+async def test_what_waits_for_its_time_is_kept(held, trimmed, capsys):
+    around = Around(held=held)
+    await around.make(Wish(age_ms=0, bytes=100)).look()
+
+    assert trimmed == [each.index for each in around.proposed]
+    assert (trimmed != [30]) == ("retention.waits_for_messages" in capsys.readouterr().out)
 
 
 async def test_a_leader_that_is_none_any_more_lets_it_be(capsys):

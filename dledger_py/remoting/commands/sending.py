@@ -76,6 +76,24 @@ spelled(SendMessage, RequestCode.SEND_MESSAGE_V2, **_LETTERS)
 spelled(SendMessage, RequestCode.SEND_BATCH_MESSAGE, {"batch": True}, **_LETTERS)
 
 
+@frozen(kw_only=True)
+class RecallReply(Reply):
+    """The unique id of the message that will not be delivered."""
+
+    msg_id: str
+
+
+@frozen(kw_only=True)
+class RecallMessage(Request[RecallReply]):
+    """Do not deliver a timed message; the handle came with the answer to its send. Code 370."""
+
+    code = RequestCode.RECALL_MESSAGE
+    topic: str
+    recall_handle: str
+    producer_group: str | None = None
+    broker_name: str | None = wire("bname", default=None)
+
+
 def send_reply_template(region: str, trace_on: bool) -> bytes:
     """What never changes of the answers to sends, for `render_send_reply`."""
     head = b'{"MSG_REGION":%b,"TRACE_ON":"%b","msgId":"' % (

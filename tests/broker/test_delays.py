@@ -1,0 +1,459 @@
+"""Messages for later: sends, and what becomes of them when their time has come."""
+
+import pytest
+
+from broker.machine.codec import encode_command
+from broker.machine.commands import DeleteTopic as DropTopic
+from broker.machine.names import SCHEDULE_TOPIC, TIMER_TOPIC
+from broker.machine.timer_wheel import LEVELS_MS, WHEEL_QUEUES, until
+from broker.rooms.delaying import RecallHandle, decode_handle
+from broker.serving.deliveries import PAUSE_MS
+from dledger_py.ledger.errors import Indefinite, NotLeader
+from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, PullMessage
+from dledger_py.remoting.commands.sending import RecallMessage, SendMessage
+from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
+from dledger_py.remoting.wire.message import BatchItem, decode_records, encode_batch_body, tags_code
+from dledger_py.remoting.wire.properties import decode as properties_of
+from dledger_py.remoting.wire.properties import encode as properties_text
+from tests.broker.rooms_kit import BROKER, Desk, header
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def desk(tmp_path) -> Desk:
+    desk = Desk(tmp_path)
+    create(desk, "orders")
+    return desk
+
+
+def create(desk: Desk, name: str, queues: int = 4) -> None:
+    desk.ask(CreateTopic(topic=name, read_queue_nums=queues, write_queue_nums=queues, perm=6))
+
+
+def send(desk: Desk, body: bytes = b"x", topic: str = "orders", **properties):
+    request = SendMessage(
+        topic=topic,
+        queue_id=0 if topic.startswith("%") else 1,
+        producer_group="pg",
+        default_topic="TBW102",
+        properties=properties_text({"UNIQ_KEY": f"U{body[:4].decode()}", **properties}),
+    )
+    return desk.ask(request, body, code=310)
+
+
+def stored(desk: Desk, topic: str = "orders", queue_id: int = 1) -> list:
+    pull = PullMessage(
+        consumer_group="TOOLS_CONSUMER",
+        topic=topic,
+        queue_id=queue_id,
+        queue_offset=0,
+        max_msg_nums=32,
+        sys_flag=CARRIES_SUBSCRIPTION,
+        subscription="*",
+    )
+    answer = desk.ask(pull)
+    return decode_records(answer.body) if answer.code == 0 else []
+
+
+def bodies(desk: Desk, topic: str = "orders", queue_id: int = 1) -> list[bytes]:
+    return [record.body for record in stored(desk, topic, queue_id)]
+
+
+def go_on(desk: Desk, ms: int = 0) -> None:
+    """Let time pass, and the leader do what is due, in steps as it would."""
+    end = desk.now_ms + ms
+    while True:
+        look(desk)
+        if desk.now_ms >= end:
+            return
+        sleep_ms = max(1, round(desk.deliveries.sleep_s() * 1000))
+        desk.now_ms = min(end, desk.now_ms + sleep_ms)
+
+
+def look(desk: Desk) -> None:
+    desk.deliveries.look()
+    while desk.ledger.proposed:
+        desk.ledger.settle()
+        desk.deliveries.look()
+
+
+@pytest.mark.parametrize("level", [1, 3, 18])
+def test_a_level_delays_by_its_time(desk, level) -> None:
+    answer = send(desk, DELAY=str(level), TAGS="TagA")
+    go_on(desk, LEVELS_MS[level - 1] - 1)
+    before = bodies(desk)
+    go_on(desk, 1)
+    (record,) = stored(desk)
+
+    assert (1, 0) == (int(answer.fields["queueId"]), int(answer.fields["queueOffset"]))
+    assert [] == before
+    assert (b"x", 1, "orders", desk.now_ms) == (
+        record.body,
+        record.queue_id,
+        record.topic,
+        record.store_timestamp_ms,
+    )
+    assert {"UNIQ_KEY": "Ux", "TAGS": "TagA", "REAL_TOPIC": "orders", "REAL_QID": "1"}.items() <= (
+        properties_of(record.properties).items()
+    )
+    unit = desk.queues.range("orders", 1, 0, 1)
+    assert tags_code("TagA") == int.from_bytes(unit[-8:], "big", signed=True)
+
+
+def test_a_level_beyond_the_last_is_the_last(desk) -> None:
+    send(desk, DELAY="99")
+    go_on(desk, LEVELS_MS[-1])
+
+    (record,) = stored(desk)
+    assert "18" == properties_of(record.properties)["DELAY"]
+
+
+@pytest.mark.parametrize("level", ["0", "-1", "", "soon", "1.5"])
+def test_what_is_no_level_delays_nothing(desk, level) -> None:
+    send(desk, DELAY=level)
+
+    assert [b"x"] == bodies(desk)
+
+
+DELAYS = {
+    "a moment": 60,
+    "within the first ring": 19_999,
+    "into the second": 20_000,
+    "a slot of the second": 12_800 * 100,
+    "into the third": 51 * 60_000,
+    "hours": 7 * HOUR_MS + 1234,
+    "days": 5 * 24 * HOUR_MS + 77,
+}
+
+
+@pytest.mark.parametrize("delay_ms", DELAYS.values(), ids=DELAYS.keys())
+def test_any_time_is_kept_to_the_millisecond(desk, delay_ms) -> None:
+    send(desk, TIMER_DELIVER_MS=str(desk.now_ms + delay_ms))
+    go_on(desk, delay_ms - 1)
+    before = bodies(desk)
+    go_on(desk, 1)
+
+    assert [] == before
+    assert [b"x"] == bodies(desk)
+
+
+@pytest.mark.parametrize(
+    "properties, delay_ms",
+    [
+        ({"TIMER_DELAY_SEC": "3"}, 3000),
+        ({"TIMER_DELAY_MS": "30"}, 30),
+        ({"TIMER_DELAY_SEC": "1", "TIMER_DELAY_MS": "30"}, 1000),
+        ({"DELAY": "1", "TIMER_DELAY_MS": "30"}, 1000),
+        ({"DELAY": "0", "TIMER_DELAY_MS": "30"}, 30),
+    ],
+)
+def test_the_first_property_that_says_anything_decides(desk, properties, delay_ms) -> None:
+    send(desk, **properties)
+    go_on(desk, delay_ms - 1)
+    before = bodies(desk)
+    go_on(desk, 1)
+
+    assert ([], [b"x"]) == (before, bodies(desk))
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1699999999999", "1700000000000"])
+def test_what_lies_in_the_past_is_delivered_at_once(desk, text) -> None:
+    send(desk, TIMER_DELIVER_MS=text)
+
+    assert [b"x"] == bodies(desk)
+
+
+@pytest.mark.parametrize("text", ["soon", "1e3", "9" * 18, "9" * 40, " 1"])
+def test_a_time_that_cannot_be_is_refused(desk, text) -> None:
+    answer = send(desk, TIMER_DELIVER_MS=text)
+
+    assert 13 == answer.code
+    assert "TIMER_DELIVER_MS" in answer.remark
+    assert 0 == desk.machine.queues.totals().messages
+
+
+def test_a_batch_holds_nothing_for_later(desk) -> None:
+    item = BatchItem(0, b"x", properties_text({"DELAY": "3"}).encode())
+    request = SendMessage(topic="orders", queue_id=1, producer_group="pg", batch=True)
+    answer = desk.ask(request, encode_batch_body([item]), code=320)
+
+    assert (13, True) == (answer.code, "batch" in answer.remark)
+
+
+def test_many_keep_their_order_and_come_once(desk) -> None:
+    delays = [900, 50, 25_000, 50, 1_000_000, 900, 20_500]
+    for number, delay_ms in enumerate(delays):
+        send(desk, b"%d" % number, TIMER_DELAY_MS=str(delay_ms))
+    go_on(desk, 2_000_000)
+
+    due = sorted(range(len(delays)), key=lambda number: (delays[number], number))
+    assert [b"%d" % number for number in due] == bodies(desk)
+
+
+def test_a_queue_of_one_slot_goes_in_several_entries(desk) -> None:
+    for number in range(3):
+        send(desk, b"%d" % number * 100_000, TIMER_DELAY_MS="50")
+    desk.now_ms += 50
+    entries = desk.ledger.entries
+    go_on(desk)
+
+    assert 2 == desk.ledger.entries - entries
+    assert 3 == desk.machine.queues.next_offset("orders", 1)
+    assert [b"0", b"1"] == [body[:1] for body in bodies(desk)]  # no more fits one answer
+
+
+def test_a_new_leader_goes_on_where_the_last_one_was(desk) -> None:
+    for number in range(3):
+        send(desk, b"%d" % number, DELAY="1")
+    desk.now_ms += 1000
+    desk.deliveries.look()
+    desk.gate.leads = False
+    desk.ledger.refuse(NotLeader(None))
+    look(desk)
+    meanwhile = bodies(desk)
+    desk.gate.leads = True
+    desk.deliveries.role_changed()
+    go_on(desk)
+
+    assert [] == meanwhile
+    assert [b"0", b"1", b"2"] == bodies(desk)
+
+
+def test_what_was_moved_though_nobody_knew_is_not_moved_again(desk) -> None:
+    send(desk, DELAY="1")
+    desk.now_ms += 1000
+    desk.deliveries.look()
+    ((payload, settle),) = desk.ledger.proposed
+    desk.ledger.proposed.clear()
+    desk.ledger.apply(payload)
+    settle(Indefinite("who knows"))
+    desk.now_ms += PAUSE_MS
+    look(desk)
+
+    assert [b"x"] == bodies(desk)
+
+
+def test_a_follower_delivers_nothing(desk) -> None:
+    send(desk, DELAY="1")
+    desk.gate.leads = False
+    desk.now_ms += 5000
+    desk.deliveries.look()
+    desk.deliveries.role_changed()
+    desk.deliveries.look()
+
+    assert [] == desk.ledger.proposed
+
+
+def test_a_clock_that_is_set_back_delays(desk) -> None:
+    send(desk, DELAY="1")
+    desk.now_ms -= HOUR_MS
+    go_on(desk, HOUR_MS)
+    before = bodies(desk)
+    go_on(desk, 1000)
+
+    assert ([], [b"x"]) == (before, bodies(desk))
+
+
+def test_a_cold_read_does_not_hold_the_loop(desk) -> None:
+    send(desk, DELAY="1")
+    desk.now_ms += 1000
+    desk.ledger.cached = False
+    desk.deliveries.look()
+    waiting = list(desk.ledger.proposed)
+    desk.threads.run()
+    desk.ledger.cached = True
+    desk.ledger.settle()
+
+    assert [] == waiting
+    assert [b"x"] == bodies(desk)
+
+
+def test_a_message_of_a_deleted_topic_is_gone_and_the_next_is_not(desk) -> None:
+    create(desk, "bills")
+    send(desk, b"1", topic="bills", DELAY="1")
+    send(desk, b"2", DELAY="1")
+    desk.ask(DeleteTopic(topic="bills"))
+    go_on(desk, 1000)
+
+    assert [b"2"] == bodies(desk)
+    assert 1 == desk.deliveries.statistics().dropped
+
+
+def test_a_topic_deleted_between_reading_and_putting(desk) -> None:
+    send(desk, DELAY="1")
+    desk.now_ms += 1000
+    desk.deliveries.look()
+    desk.ledger.apply(encode_command(DropTopic(stamped_ms=1, name="orders")))
+    desk.ledger.settle()
+
+    assert 1 == desk.machine.moves.cursor(SCHEDULE_TOPIC, 0)
+
+
+def test_a_topic_that_shrank_has_another_queue_for_it(desk) -> None:
+    send(desk, DELAY="1")
+    send(desk, DELAY="1")
+    desk.now_ms += 1000
+    desk.deliveries.look()
+    proposed, desk.ledger.proposed = desk.ledger.proposed, []
+    create(desk, "orders", queues=1)
+    desk.ledger.proposed = proposed
+    look(desk)
+
+    assert [b"x", b"x"] == bodies(desk, queue_id=0)
+
+
+def test_what_stands_in_a_waiting_topic_and_is_not_ours_is_passed(desk) -> None:
+    assert 16 == send(desk, topic=TIMER_TOPIC).code
+    assert 16 == send(desk, topic=SCHEDULE_TOPIC).code
+
+
+def test_what_a_message_says_of_an_earlier_life_does_not_count(desk) -> None:
+    send(desk, DELAY="1", REAL_TOPIC="bills", REAL_QID="9", TIMER_OUT_MS="99999999999999")
+    go_on(desk, 1000)
+
+    (record,) = stored(desk)
+    assert ("orders", 1) == (record.topic, record.queue_id)
+    assert "TIMER_OUT_MS" not in properties_of(record.properties)
+
+
+def test_a_retry_comes_after_its_level_and_not_at_its_old_time(desk) -> None:
+    retry = "%RETRY%shop"
+    send(desk, b"1", topic=retry, DELAY="0", TIMER_DELAY_SEC="3600")
+    send(desk, b"2", topic=retry, DELAY="3", TIMER_DELAY_SEC="3600")
+    at_once = bodies(desk, retry, 0)
+    go_on(desk, 10_000)
+
+    assert [b"1"] == at_once
+    assert [b"1", b"2"] == bodies(desk, retry, 0)
+
+
+def test_the_log_is_kept_for_what_waits(desk) -> None:
+    nothing = desk.deliveries.held()
+    send(desk, b"1", DELAY="1")
+    send(desk, b"2", DELAY="2")
+    first = desk.deliveries.held()
+    go_on(desk, 1000)
+    second = desk.deliveries.held()
+    go_on(desk, 5000)
+
+    assert (None, None) == (nothing, desk.deliveries.held())
+    assert first < second
+
+
+# --- recalls ---
+
+
+def handle_of(answer) -> str:
+    return answer.fields["recallHandle"]
+
+
+def recall(desk: Desk, handle: str, topic: str = "orders"):
+    return desk.ask(RecallMessage(topic=topic, recall_handle=handle))
+
+
+def test_a_recalled_message_is_not_delivered(desk) -> None:
+    kept = send(desk, b"1", TIMER_DELAY_SEC="60")
+    gone = send(desk, b"2", TIMER_DELAY_SEC="60")
+    answer = recall(desk, handle_of(gone))
+    go_on(desk, 61_000)
+
+    assert RecallHandle(
+        topic="orders", broker_name=BROKER, deliver_ms=1_700_000_060_000, unique_id="U1"
+    ) == decode_handle(handle_of(kept))
+    assert (0, "U2") == (answer.code, header(RecallMessage, answer).msg_id)
+    assert [b"1"] == bodies(desk)
+
+
+def test_a_recall_that_comes_while_the_message_is_on_its_way_counts(desk) -> None:
+    handle = handle_of(send(desk, TIMER_DELAY_MS="50"))
+    desk.now_ms += 50
+    desk.deliveries.look()
+    moving, desk.ledger.proposed = desk.ledger.proposed, []
+    desk.now_ms -= 1
+    answer = recall(desk, handle)
+    desk.ledger.proposed = moving
+    desk.now_ms += 1
+    look(desk)
+
+    assert 0 == answer.code
+    assert [] == bodies(desk)
+
+
+def test_a_message_that_was_delivered_cannot_be_recalled(desk) -> None:
+    handle = handle_of(send(desk, TIMER_DELAY_MS="50"))
+    go_on(desk, 50)
+    late = recall(desk, handle)
+    desk.now_ms -= 40
+    by_another_clock = recall(desk, handle)
+
+    assert [(604, True)] * 2 == [
+        (answer.code, "too late" in answer.remark) for answer in (late, by_another_clock)
+    ]
+
+
+@pytest.mark.parametrize(
+    "handle, code",
+    [
+        ("", 604),
+        ("%%%", 604),
+        ("AAAA", 604),
+        ("x" * 5000, 604),
+        ("djEgYSBiIGMgZA==", 604),  # v1 a b c d
+        ("djIgYSBiIDEgZA==", 604),  # v2 a b 1 d
+    ],
+)
+def test_a_forged_handle_is_refused(desk, handle, code) -> None:
+    assert code == recall(desk, handle).code
+
+
+@pytest.mark.parametrize(
+    "fields, topic, code",
+    [
+        ({"topic": "bills"}, "orders", 604),
+        ({"broker_name": "broker-z"}, "orders", 604),
+        ({"deliver_ms": 5}, "orders", 604),
+        ({"topic": "nowhere"}, "nowhere", 17),
+    ],
+)
+def test_a_handle_of_something_else_is_refused(desk, fields, topic, code) -> None:
+    given = {
+        "topic": "orders",
+        "broker_name": BROKER,
+        "deliver_ms": desk.now_ms + 1000,
+        "unique_id": "U1",
+    }
+    handle = RecallHandle(**given | fields).encode()
+
+    assert code == recall(desk, handle, topic).code
+
+
+def test_levels_have_no_handle(desk) -> None:
+    assert "recallHandle" not in send(desk, DELAY="3").fields
+
+
+def test_the_leader_recalls(desk) -> None:
+    desk.gate.leads = False
+
+    assert recall(desk, "x") is None
+    assert [370] == [frame.code for frame in desk.gate.relayed]
+
+
+# --- the wheel ---
+
+
+@pytest.mark.parametrize("ahead_ms", [1, 49, 50, 19_999, 20_000, 3_059_999, 3_060_000, 10**9])
+@pytest.mark.parametrize("now_ms", [1_700_000_000_000, 1_700_000_012_799, 1_700_001_799_999])
+def test_the_wheel_turns_in_time(ahead_ms, now_ms) -> None:
+    """However far ahead: a message is there before its time, after at most half a day in one place,
+    and never at once again."""
+    deliver_ms, places = now_ms + ahead_ms, 0
+    while now_ms < deliver_ms:
+        waiting = until(deliver_ms, now_ms)
+        assert now_ms < waiting.due_ms <= min(deliver_ms, now_ms + 12 * HOUR_MS)
+        assert 0 <= waiting.queue_id < WHEEL_QUEUES
+        now_ms = waiting.due_ms
+        places += 1
+
+    assert now_ms == deliver_ms
+    assert places <= 4 + ahead_ms // (11 * HOUR_MS)
