@@ -16,6 +16,7 @@ from broker.rooms.operations import Operations
 from broker.rooms.pulling import Pulling
 from broker.rooms.recalling import Recalling
 from broker.rooms.sending import Sending
+from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
@@ -58,6 +59,12 @@ def _messages(
     return (
         UsualSends(sending),
         sending,
+        SendingBack(
+            sending=sending,
+            log=log_reader,
+            queues=broker.queues,
+            cold_reads=broker.cold_reads,
+        ),
         Pulling(
             machine=machine,
             queues=broker.queues,

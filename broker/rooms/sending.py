@@ -130,7 +130,7 @@ class Sending:
             unique_id, message, handle = self._single(request, topic, body, queue_id, born_host)
             messages = (message,)
         for command in missing:
-            self._create(command)
+            self.create(command)
         later = caller.later()
         store_host, rates = self.store_host, self.rates
 
@@ -229,7 +229,7 @@ class Sending:
             missing = (*missing, EnsureTopics(stamped_ms=self.now_ms(), topics=(dead,)))
         return dead, 0, missing
 
-    def _create(self, command: Command) -> None:
+    def create(self, command: Command) -> None:
         """Propose what the message needs in front of it."""
         topics = command.topics if isinstance(command, EnsureTopics) else ()
         self._creating.update((topic.name, topic) for topic in topics)

@@ -1,8 +1,8 @@
 """Requests RocketMQ's brokers know and this one does not answer yet: refused by name.
 
 The code is the same as for a number nobody knows; the remark tells an operator that it is the
-broker that lacks something, not the request. Clients fall back where they can: a consumer whose
-send-back is refused sends the message itself, one refused an assignment rebalances on its own.
+broker that lacks something, not the request. Clients fall back where they can: a consumer that is
+refused an assignment rebalances on its own.
 
 `docs/compatibility.md` lists these and the codes that are served.
 """
@@ -21,7 +21,6 @@ UNSUPPORTED: Final[Mapping[int, str]] = {
     12: "querying messages by key (QUERY_MESSAGE)",
     18: "creating several topics at once (UPDATE_AND_CREATE_TOPIC_LIST)",
     25: "changing settings of a running broker (UPDATE_BROKER_CONFIG)",
-    36: "sending a message back for a later retry (CONSUMER_SEND_MSG_BACK)",
     37: "ending a transaction (END_TRANSACTION)",
     43: "listing all consumer offsets (GET_ALL_CONSUMER_OFFSET)",
     45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",

@@ -27,6 +27,7 @@ from broker.rooms.operations import Operations
 from broker.rooms.pulling import Pulling
 from broker.rooms.recalling import Recalling
 from broker.rooms.sending import Sending
+from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
@@ -252,6 +253,9 @@ class Desk:
             rates=self.rates,
             monotonic_ms=self._ticks,
         )
+        sending_back = SendingBack(
+            sending=self.sending, log=ledger, queues=self.queues, cold_reads=self.threads
+        )
         offsets = Offsets(
             machine=machine,
             queues=self.queues,
@@ -293,6 +297,7 @@ class Desk:
         rooms = (
             self.usual,
             self.sending,
+            sending_back,
             pulling,
             offsets,
             self.clients,
