@@ -30,6 +30,8 @@ class Program:
     build: Callable[[], None]
     command: Callable[[Path], Sequence[str]] = field(repr=False)
     creates_topics: bool = True
+    checks: tuple[str, ...] = ()
+    """What its role `check` can try."""
 
     @property
     def missing_tools(self) -> list[str]:
@@ -79,7 +81,13 @@ def _java_command(folder: Path) -> Sequence[str]:
 
 
 PROGRAMS = (
-    Program(name="java", tools=("java", "mvn"), build=_build_java, command=_java_command),
+    Program(
+        name="java",
+        tools=("java", "mvn"),
+        build=_build_java,
+        command=_java_command,
+        checks=("sends", "delay", "recall", "retry", "orderly", "broadcast", "lite-pull"),
+    ),
     Program(
         name="go",
         tools=("go",),

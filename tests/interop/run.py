@@ -1,8 +1,10 @@
 """Unmodified clients against a cluster of ours: `make interop`, or `python run.py --help`.
 
 Builds the programs, starts three brokers and a name server, and lets each client send and consume:
-steady first, then with the leader killed in the middle. Ends with 0 if all that was acknowledged
-was consumed, with 1 if not, with 2 if it could not be tried. Everything has a deadline.
+steady first, then with the leader killed in the middle (failover). Then each of its features is
+tried, and tried again with the leader killed halfway (killed). Ends with 0 if all that was
+acknowledged was consumed and every feature held, with 1 if not, with 2 if it could not be tried.
+Everything has a deadline.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
+from features import Check
+from judge import History
 from programs import BUILD, PROGRAMS, BuildFailed, Program
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +27,8 @@ from scenario import Result, Scenario
 from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.local import LocalCluster
 
-STEADY, FAILOVER = "steady", "failover"
+STEADY, FAILOVER, FEATURES, KILLED = "steady", "failover", "features", "killed"
+SCENARIOS = (STEADY, FAILOVER, FEATURES, KILLED)
 STEADY_LIMIT_S = 60
 FAILOVER_LIMIT_S = 150
 """A client needs up to 30 s to ask for the new leader, and sends on afterwards."""
@@ -65,7 +70,35 @@ async def _run(
                 results.append(await _steady(program, options, cluster.namesrv_address, folder))
             if FAILOVER in options.scenarios:
                 results.append(await _failover(program, options, cluster, folder))
+            for scenario in (FEATURES, KILLED):
+                checks = program.checks if scenario in options.scenarios else ()
+                results += [
+                    await _check(program, check, scenario, cluster, folder)
+                    for check in checks
+                    if not options.checks or check in options.checks
+                ]
     return results
+
+
+async def _check(
+    program: Program, name: str, scenario: str, cluster: LocalCluster, folder: Path
+) -> Result:
+    killed: list[str] = []
+
+    async def kill_leader() -> None:
+        killed.append(await cluster.kill_leader())
+
+    check = Check(
+        program=program,
+        name=name,
+        namesrv=cluster.namesrv_address,
+        folder=folder / f"{program.name}-{scenario}-{name}",
+        limit_s=STEADY_LIMIT_S if scenario == FEATURES else FAILOVER_LIMIT_S,
+        disturb=kill_leader if scenario == KILLED else None,
+    )
+    result = await _played(check)
+    await _revive(cluster, killed)
+    return result
 
 
 async def _steady(
@@ -103,15 +136,20 @@ async def _failover(
         disturb=kill_leader,
     )
     result = await _played(scenario)
+    await _revive(cluster, killed)
+    return result
+
+
+async def _revive(cluster: LocalCluster, killed: Sequence[str]) -> None:
     for node in killed:
         await cluster.start(node)
     await cluster.wait_leaders()
     await cluster.wait_preferred()
-    return result
 
 
-async def _played(scenario: Scenario) -> Result:
-    _say(f"{scenario.program.name}: {scenario.name} …")
+async def _played(scenario: Scenario | Check) -> Result:
+    title = scenario.scenario if isinstance(scenario, Check) else scenario.name
+    _say(f"{scenario.program.name}: {title} …")
     result = await scenario.run()
     for fault in result.faults:
         _say(f"  {fault}")
@@ -132,16 +170,10 @@ def _report(results: Sequence[Result]) -> int:
         table.add_column(column, justify="right")
     table.add_column("")
     for result in results:
-        history = result.history
         table.add_row(
             result.client,
             result.scenario,
-            str(history.brokers),
-            str(len(history.acked)),
-            str(len(history.failed)),
-            str(len(history.received)),
-            str(history.deliveries - len(history.received)),
-            f"{history.longest_pause_s:.1f} s",
+            *(_numbers(result.history) if result.history else [""] * (len(columns) - 1)),
             f"{result.duration_s:.1f} s",
             "FAILED" if result.faults else "ok",
         )
@@ -151,13 +183,23 @@ def _report(results: Sequence[Result]) -> int:
     return 1 if failed or not results else 0
 
 
+def _numbers(history: History) -> list[str]:
+    return [
+        str(history.brokers),
+        str(len(history.acked)),
+        str(len(history.failed)),
+        str(len(history.received)),
+        str(history.deliveries - len(history.received)),
+        f"{history.longest_pause_s:.1f} s",
+    ]
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [program.name for program in PROGRAMS]
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__.splitlines()[0])
     parser.add_argument("--clients", nargs="+", choices=names, default=names)
-    parser.add_argument(
-        "--scenarios", nargs="+", choices=(STEADY, FAILOVER), default=(STEADY, FAILOVER)
-    )
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=SCENARIOS)
+    parser.add_argument("--checks", nargs="+", help="of the features, only these")
     parser.add_argument("--groups", type=int, default=1, help="broker groups on the three nodes")
     parser.add_argument("--messages", type=int, default=300, help="acknowledged sends wanted")
     parser.add_argument("--namesrv", help="another cluster's name server: only the steady scenario")

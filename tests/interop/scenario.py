@@ -36,7 +36,8 @@ class ScenarioFailed(Exception):
 class Result:
     client: str
     scenario: str
-    history: History
+    history: History | None
+    """None where the program itself has judged."""
     duration_s: float
     faults: tuple[str, ...]
 

@@ -43,8 +43,13 @@ public final class Interop {
                 case "consumer":
                     code = program.consume();
                     break;
+                case "check":
+                    new Features(program).run(program.option("check"));
+                    say("done", Map.of());
+                    code = 0;
+                    break;
                 default:
-                    System.err.println("usage: interop.Interop producer|consumer --namesrv …");
+                    System.err.println("usage: interop.Interop producer|consumer|check --namesrv …");
             }
         } catch (Exception error) {
             say("error", Map.of("error", String.valueOf(error)));
@@ -131,7 +136,19 @@ public final class Interop {
         seen.add(key);
     }
 
-    private String option(String name) {
+    /** Whoever drives this program goes on. */
+    void awaitLine() {
+        try {
+            int read = System.in.read();
+            while (read >= 0 && read != '\n') {
+                read = System.in.read();
+            }
+        } catch (java.io.IOException error) {
+            throw new java.io.UncheckedIOException(error);
+        }
+    }
+
+    String option(String name) {
         String value = options.get(name);
         if (value == null) {
             throw new IllegalArgumentException("--" + name + " is missing");
@@ -139,11 +156,11 @@ public final class Interop {
         return value;
     }
 
-    private long number(String name, long otherwise) {
+    long number(String name, long otherwise) {
         return Long.parseLong(options.getOrDefault(name, String.valueOf(otherwise)));
     }
 
-    private static synchronized void say(String event, Map<String, ?> facts) {
+    static synchronized void say(String event, Map<String, ?> facts) {
         StringBuilder line = new StringBuilder("{\"event\": \"" + event + "\"");
         facts.forEach((name, value) -> line.append(", \"").append(name).append("\": ")
             .append(value instanceof Number ? value : quoted(String.valueOf(value))));

@@ -1,0 +1,109 @@
+"""What a client can do besides sending and consuming: one check after the other.
+
+Each check is a run of the client's program in the role `check`, which tries one feature against the
+cluster by itself and judges what came of it. Where it says `halfway`, the leader may be killed, or
+the program goes on undisturbed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+from attrs import define, field
+from programs import Program
+from scenario import END_TIMEOUT_S, Result, Running, ScenarioFailed
+
+from dledger_py.admin import Admin
+from dledger_py.client.errors import ClientError
+from dledger_py.cluster.errors import ClusterError
+
+
+@define
+class Check:
+    """One feature of one client. `disturb` is called when the program is halfway."""
+
+    program: Program
+    name: str
+    namesrv: str
+    folder: Path
+    limit_s: int
+    disturb: Callable[[], Awaitable[object]] | None = None
+    errors: list[str] = field(factory=list)
+    _halfway: trio.Event = field(factory=trio.Event)
+
+    @property
+    def scenario(self) -> str:
+        return f"{self.name}, killed" if self.disturb is not None else self.name
+
+    async def run(self) -> Result:
+        began = time.monotonic()
+        try:
+            await self._play()
+        except (ScenarioFailed, ClusterError, ClientError) as error:
+            self.errors.append(str(error))
+        return Result(
+            client=self.program.name,
+            scenario=self.scenario,
+            history=None,
+            duration_s=time.monotonic() - began,
+            faults=tuple(self.errors),
+        )
+
+    async def _play(self) -> None:
+        topic = f"{self.program.name}-{self.name}{'-killed' if self.disturb else ''}"
+        await Admin(self.namesrv).update_topic(
+            topic, cluster="DefaultCluster", read_queues=4, write_queues=4
+        )
+        self.folder.mkdir(parents=True)
+        command = [*self.program.command(self.folder), "check"]
+        for name, value in {
+            "check": self.name,
+            "namesrv": self.namesrv,
+            "topic": topic,
+            "failover": str(self.disturb is not None).lower(),
+            "deadline-s": self.limit_s,
+            "log": self.folder / "client.log",
+        }.items():
+            command += [f"--{name}", str(value)]
+        with (self.folder / "stderr.log").open("wb") as stderr:
+            process = await trio.lowlevel.open_process(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+            )
+        running = Running(f"{self.program.name} {self.scenario}", process, self.folder, self._hear)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(running.listen)
+                if self.disturb is not None:
+                    nursery.start_soon(self._disturb, running)
+                try:
+                    await running.wait_end(self.limit_s + END_TIMEOUT_S)
+                finally:
+                    nursery.cancel_scope.cancel()
+        except* ScenarioFailed as group:
+            raise group.exceptions[0] from None
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+        if self.disturb is not None and not self._halfway.is_set():
+            raise ScenarioFailed(f"{running.name}: it ended before the leader was killed")
+
+    async def _disturb(self, running: Running) -> None:
+        await self._halfway.wait()
+        assert self.disturb is not None
+        await self.disturb()
+        assert running.process.stdin is not None
+        await running.process.stdin.send_all(b"\n")
+
+    def _hear(self, line: dict[str, object]) -> None:
+        match line:
+            case {"event": "halfway"}:
+                self._halfway.set()
+            case {"event": "error", "error": error}:
+                self.errors.append(str(error))
+            case _:
+                pass

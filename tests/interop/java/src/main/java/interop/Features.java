@@ -1,0 +1,415 @@
+package interop;
+
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.function.BooleanSupplier;
+import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendCallback;
+import org.apache.rocketmq.client.producer.SendResult;
+import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
+
+/**
+ * What Apache's Java client can do besides sending and consuming: one check each, that says `halfway`
+ * where a leader may be killed, and ends well or throws what was wrong.
+ */
+final class Features {
+    /** How early the clocks of two processes let a message be. */
+    private static final long EARLY_MS = 20;
+    /** In time, where no leader is killed and the machine is busy. */
+    private static final long LATE_MS = 1_500;
+
+    private final Interop program;
+    private final String topic;
+    private final boolean failover;
+    private final long limitMs;
+    private final List<AutoCloseable> open = new ArrayList<>();
+
+    Features(Interop program) {
+        this.program = program;
+        this.topic = program.option("topic");
+        this.failover = Boolean.parseBoolean(program.option("failover"));
+        this.limitMs = TimeUnit.SECONDS.toMillis(program.number("deadline-s", 60));
+    }
+
+    void run(String check) throws Exception {
+        try {
+            switch (check) {
+                case "sends": sends(); break;
+                case "delay": delay(); break;
+                case "recall": recall(); break;
+                case "retry": retry(); break;
+                case "orderly": orderly(); break;
+                case "broadcast": broadcast(); break;
+                case "lite-pull": litePull(); break;
+                default: throw new IllegalArgumentException("no check " + check);
+            }
+        } finally {
+            for (AutoCloseable each : open) {
+                each.close();
+            }
+        }
+    }
+
+    /** Synchronous, asynchronous, one way, in batches: all of it arrives. */
+    private void sends() throws Exception {
+        DefaultMQProducer producer = producer();
+        Set<String> sent = ConcurrentHashMap.newKeySet();
+        sent.add(send(producer, message("sync")));
+        halfway();
+        CountDownLatch answered = new CountDownLatch(10);
+        for (int i = 0; i < 10; i++) {
+            String key = "async-" + i;
+            producer.send(message(key), new SendCallback() {
+                @Override public void onSuccess(SendResult result) {
+                    sent.add(key);
+                    answered.countDown();
+                }
+
+                @Override public void onException(Throwable error) {
+                    answered.countDown();
+                }
+            });
+        }
+        answered.await(limitMs, TimeUnit.MILLISECONDS);
+        demand(failover || sent.size() == 11, "answered: " + sent);
+        List<Message> batch = new ArrayList<>();
+        for (int i = 0; i < 10; i++) {
+            batch.add(message("batch-" + i));
+        }
+        retrying(() -> producer.send(batch));
+        batch.forEach(each -> sent.add(each.getKeys()));
+        if (!failover) {
+            producer.sendOneway(message("one-way"));
+            sent.add("one-way");
+        }
+        Seen seen = new Seen();
+        consumer("sends", "*", seen::take);
+        await(() -> seen.keys().containsAll(sent), () -> "seen " + seen.keys() + " of " + sent);
+    }
+
+    /** By level, after a span, at a time: each once, not before its time, and soon after it. */
+    private void delay() throws Exception {
+        Seen seen = new Seen();
+        consumer("delay", "*", seen::take);
+        DefaultMQProducer producer = producer();
+        Map<String, Long> due = new TreeMap<>();
+        for (int i = 0; i < 30; i++) {
+            Message message = message("delay-" + i);
+            long ms = failover ? 4_000 + 100L * i : 500 + 100L * i;
+            long now = System.currentTimeMillis();
+            if (i % 3 == 0) {
+                int level = failover ? 2 : 1;
+                message.setDelayTimeLevel(level);
+                ms = level == 1 ? 1_000 : 5_000;
+            } else if (i % 3 == 1) {
+                message.setDelayTimeMs(ms);
+            } else {
+                message.setDeliverTimeMs(now + ms);
+            }
+            due.put(message.getKeys(), now + ms);
+            send(producer, message);
+        }
+        halfway();
+        await(() -> seen.keys().containsAll(due.keySet()), () -> "seen " + seen.keys());
+        due.forEach((key, at) -> {
+            demand(seen.places.get(key).size() == 1, key + " at " + seen.places.get(key));
+            long late = seen.stored.get(key) - at;
+            demand(late >= -EARLY_MS, key + " was " + -late + " ms too early");
+            demand(failover || late <= LATE_MS, key + " was " + late + " ms too late");
+        });
+    }
+
+    /** What is recalled does not arrive, and what is not recalled does. */
+    private void recall() throws Exception {
+        Seen seen = new Seen();
+        consumer("recall", "*", seen::take);
+        DefaultMQProducer producer = producer();
+        List<String> handles = new ArrayList<>();
+        for (int i = 0; i < 10; i++) {
+            Message message = message("recall-" + i);
+            message.setDelayTimeMs(failover ? 40_000 : 4_000);
+            SendResult result = producer.send(message);
+            handles.add(result.getRecallHandle());
+        }
+        halfway();
+        for (int i = 0; i < 10; i += 2) {
+            String handle = handles.get(i);
+            retrying(() -> producer.recallMessage(topic, handle));
+        }
+        Set<String> kept = Set.of("recall-1", "recall-3", "recall-5", "recall-7", "recall-9");
+        await(() -> seen.keys().containsAll(kept), () -> "seen " + seen.keys());
+        // All were for the same time, give or take the time of sending: the recalled first.
+        demand(seen.keys().equals(kept), "recalled and seen: " + seen.keys());
+    }
+
+    /** A message that fails comes again, and is a dead letter in the end. */
+    private void retry() throws Exception {
+        Map<String, Integer> times = new ConcurrentHashMap<>();
+        DefaultMQPushConsumer consumer = newConsumer("retry");
+        consumer.setMaxReconsumeTimes(2);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            MessageExt message = messages.get(0);
+            times.merge(message.getKeys(), message.getReconsumeTimes(), Math::max);
+            context.setDelayLevelWhenNextConsume(1);
+            boolean good = message.getKeys().equals("good")
+                || message.getKeys().equals("second") && message.getReconsumeTimes() > 0;
+            return good
+                ? ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+                : ConsumeConcurrentlyStatus.RECONSUME_LATER;
+        });
+        start(consumer);
+        DefaultMQProducer producer = producer();
+        for (String key : List.of("good", "second", "bad")) {
+            send(producer, message(key));
+        }
+        await(() -> times.containsKey("bad"), () -> "seen " + times);
+        halfway();
+        await(() -> times.getOrDefault("bad", 0) == 2 && times.getOrDefault("second", 0) >= 1,
+            () -> "came again: " + times);
+        Seen dead = new Seen();
+        DefaultMQPushConsumer undertaker = newConsumer("retry-dead");
+        undertaker.subscribe("%DLQ%" + group("retry"), "*");
+        undertaker.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(dead::take);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        start(undertaker);
+        await(() -> dead.keys().contains("bad"), () -> "dead letters: " + dead.keys());
+        demand(dead.keys().equals(Set.of("bad")), "dead letters: " + dead.keys());
+        demand(times.get("good") == 0, "a good message came again");
+    }
+
+    /** Two consumers of a group, each message of a key after the one before it. */
+    private void orderly() throws Exception {
+        int keys = 8;
+        int each = 40;
+        Map<String, Integer> last = new HashMap<>();
+        List<String> wrong = new ArrayList<>();
+        MessageListenerOrderly listener = (messages, context) -> {
+            synchronized (last) {
+                for (MessageExt message : messages) {
+                    String[] parts = message.getKeys().split("-");
+                    int number = Integer.parseInt(parts[1]);
+                    int before = last.getOrDefault(parts[0], -1);
+                    if (number > before + 1) {
+                        wrong.add(message.getKeys() + " after " + before);
+                    }
+                    last.put(parts[0], Math.max(before, number));
+                }
+            }
+            return ConsumeOrderlyStatus.SUCCESS;
+        };
+        for (String instance : List.of("one", "two")) {
+            DefaultMQPushConsumer consumer = newConsumer("orderly");
+            consumer.setInstanceName(instance);
+            consumer.subscribe(topic, "*");
+            consumer.registerMessageListener(listener);
+            start(consumer);
+        }
+        DefaultMQProducer producer = producer();
+        for (int number = 0; number < each; number++) {
+            if (number == each / 2) {
+                halfway();
+            }
+            for (int key = 0; key < keys; key++) {
+                Message message = message("k" + key + "-" + number);
+                int queue = key;
+                // Tried again until it is acknowledged, or the next would come before it.
+                retrying(() -> producer.send(message,
+                    (queues, sent, argument) -> queues.get(queue % queues.size()), null));
+            }
+        }
+        await(() -> {
+            synchronized (last) {
+                return last.size() == keys && last.values().stream().allMatch(n -> n == each - 1);
+            }
+        }, () -> "came as far as " + last);
+        synchronized (last) {
+            demand(wrong.isEmpty(), "out of order: " + wrong);
+        }
+    }
+
+    /** Every consumer of the group gets every message. */
+    private void broadcast() throws Exception {
+        List<Seen> all = List.of(new Seen(), new Seen());
+        for (int i = 0; i < all.size(); i++) {
+            DefaultMQPushConsumer consumer = newConsumer("broadcast");
+            consumer.setInstanceName("instance-" + i);
+            consumer.setMessageModel(MessageModel.BROADCASTING);
+            consumer.subscribe(topic, "*");
+            Seen seen = all.get(i);
+            consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+                messages.forEach(seen::take);
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            start(consumer);
+        }
+        DefaultMQProducer producer = producer();
+        Set<String> sent = new HashSet<>();
+        for (int i = 0; i < 20; i++) {
+            if (i == 10) {
+                halfway();
+            }
+            sent.add(send(producer, message("broadcast-" + i)));
+        }
+        for (Seen seen : all) {
+            await(() -> seen.keys().containsAll(sent), () -> "seen " + seen.keys());
+        }
+    }
+
+    /** A consumer that asks, and goes on where its group was. */
+    private void litePull() throws Exception {
+        DefaultMQProducer producer = producer();
+        Set<String> sent = new HashSet<>();
+        for (int i = 0; i < 20; i++) {
+            sent.add(send(producer, message("pull-" + i)));
+        }
+        Seen seen = new Seen();
+        DefaultLitePullConsumer consumer = new DefaultLitePullConsumer(group("pull"));
+        consumer.setNamesrvAddr(program.option("namesrv"));
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(topic, "*");
+        consumer.start();
+        open.add(consumer::shutdown);
+        halfway();
+        await(() -> {
+            consumer.poll(500).forEach(seen::take);
+            return seen.keys().containsAll(sent);
+        }, () -> "seen " + seen.keys());
+    }
+
+    // --- pieces ---
+
+    private static final class Seen {
+        final Map<String, Set<String>> places = new ConcurrentHashMap<>();
+        final Map<String, Long> stored = new ConcurrentHashMap<>();
+
+        void take(MessageExt message) {
+            String place = message.getBrokerName() + "/" + message.getQueueId() + "/"
+                + message.getQueueOffset();
+            stored.put(message.getKeys(), message.getStoreTimestamp());
+            places.computeIfAbsent(message.getKeys(), key -> ConcurrentHashMap.newKeySet()).add(place);
+        }
+
+        Set<String> keys() {
+            return Set.copyOf(places.keySet());
+        }
+    }
+
+    private interface Handler {
+        void take(MessageExt message);
+    }
+
+    interface Action {
+        void run() throws Exception;
+    }
+
+    private interface Text {
+        String get();
+    }
+
+    private void halfway() {
+        Interop.say("halfway", Map.of());
+        if (failover) {
+            program.awaitLine(); // the leader is dead
+        }
+    }
+
+    private String group(String check) {
+        return topic + "-" + check;
+    }
+
+    private Message message(String key) {
+        return new Message(topic, "tag", key, ("body of " + key).getBytes(StandardCharsets.UTF_8));
+    }
+
+    private DefaultMQProducer producer() throws Exception {
+        DefaultMQProducer producer = new DefaultMQProducer(group("producer"));
+        producer.setNamesrvAddr(program.option("namesrv"));
+        producer.setPollNameServerInterval(1_000);
+        producer.start();
+        open.add(producer::shutdown);
+        return producer;
+    }
+
+    private String send(DefaultMQProducer producer, Message message) throws Exception {
+        retrying(() -> {
+            SendResult result = producer.send(message);
+            demand(result.getSendStatus() == SendStatus.SEND_OK, "status " + result.getSendStatus());
+        });
+        return message.getKeys();
+    }
+
+    private DefaultMQPushConsumer newConsumer(String check) {
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group(check));
+        consumer.setNamesrvAddr(program.option("namesrv"));
+        consumer.setPollNameServerInterval(1_000);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        return consumer;
+    }
+
+    private void consumer(String check, String expression, Handler handler) throws Exception {
+        DefaultMQPushConsumer consumer = newConsumer(check);
+        consumer.subscribe(topic, expression);
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(handler::take);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        start(consumer);
+    }
+
+    private void start(DefaultMQPushConsumer consumer) throws Exception {
+        consumer.start();
+        open.add(consumer::shutdown);
+    }
+
+    /** As an application would: once, or again and again while a leader is missed. */
+    private void retrying(Action action) throws Exception {
+        long end = System.currentTimeMillis() + limitMs;
+        while (true) {
+            try {
+                action.run();
+                return;
+            } catch (Exception error) {
+                if (!failover || System.currentTimeMillis() > end) {
+                    throw error;
+                }
+                Thread.sleep(200);
+            }
+        }
+    }
+
+    private void await(BooleanSupplier condition, Text otherwise) throws Exception {
+        long end = System.currentTimeMillis() + limitMs;
+        while (!condition.getAsBoolean()) {
+            demand(System.currentTimeMillis() < end, otherwise.get());
+            Thread.sleep(20);
+        }
+    }
+
+    private static void demand(boolean good, String otherwise) {
+        if (!good) {
+            throw new IllegalStateException(otherwise);
+        }
+    }
+}
