@@ -29,6 +29,8 @@ class Check:
     program: Program
     name: str
     namesrv: str
+    broker: str
+    """host:port of a member that is not killed."""
     folder: Path
     limit_s: int
     disturb: Callable[[], Awaitable[object]] | None = None
@@ -64,6 +66,7 @@ class Check:
             "check": self.name,
             "namesrv": self.namesrv,
             "topic": topic,
+            "broker": self.broker,
             "failover": str(self.disturb is not None).lower(),
             "deadline-s": self.limit_s,
             "log": self.folder / "client.log",

@@ -93,6 +93,7 @@ PROGRAMS = (
         tools=("go",),
         build=_build_go,
         command=lambda folder: [str(BUILD / "go" / "interop")],
+        checks=("sends", "delay", "retry", "orderly", "broadcast", "tags", "pull", "topics"),
     ),
     Program(
         name="node",

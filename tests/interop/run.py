@@ -18,7 +18,6 @@ from pathlib import Path
 
 import trio
 from features import Check
-from judge import History
 from programs import BUILD, PROGRAMS, BuildFailed, Program
 from rich.console import Console
 from rich.table import Table
@@ -88,10 +87,14 @@ async def _check(
     async def kill_leader() -> None:
         killed.append(await cluster.kill_leader())
 
+    leaders = await cluster.wait_leaders()
     check = Check(
         program=program,
         name=name,
         namesrv=cluster.namesrv_address,
+        broker=next(
+            each.address for node, each in cluster.members.items() if node not in leaders.values()
+        ),
         folder=folder / f"{program.name}-{scenario}-{name}",
         limit_s=STEADY_LIMIT_S if scenario == FEATURES else FAILOVER_LIMIT_S,
         disturb=kill_leader if scenario == KILLED else None,
@@ -164,34 +167,58 @@ def _build(program: Program) -> None:
 
 
 def _report(results: Sequence[Result]) -> int:
+    console = Console(width=100)
+    told = [result for result in results if result.history is not None]
+    if told:
+        console.print(_told(told))
+    checked = [result for result in results if result.history is None]
+    if checked:
+        console.print(_checked(checked))
+    failed = sum(bool(result.faults) for result in results)
+    print(f"{len(results) - failed} passed, {failed} failed")
+    return 1 if failed or not results else 0
+
+
+def _told(results: Sequence[Result]) -> Table:
+    """Who sent and consumed what."""
     table = Table("client", "scenario", title="Unmodified clients")
     columns = ("brokers", "acked", "failed", "consumed", "again", "longest pause", "took")
     for column in columns:
         table.add_column(column, justify="right")
     table.add_column("")
     for result in results:
+        history = result.history
+        assert history is not None
         table.add_row(
             result.client,
             result.scenario,
-            *(_numbers(result.history) if result.history else [""] * (len(columns) - 1)),
+            str(history.brokers),
+            str(len(history.acked)),
+            str(len(history.failed)),
+            str(len(history.received)),
+            str(history.deliveries - len(history.received)),
+            f"{history.longest_pause_s:.1f} s",
             f"{result.duration_s:.1f} s",
-            "FAILED" if result.faults else "ok",
+            _verdict(result),
         )
-    Console(width=100).print(table)
-    failed = sum(bool(result.faults) for result in results)
-    print(f"{len(results) - failed} passed, {failed} failed")
-    return 1 if failed or not results else 0
+    return table
 
 
-def _numbers(history: History) -> list[str]:
-    return [
-        str(history.brokers),
-        str(len(history.acked)),
-        str(len(history.failed)),
-        str(len(history.received)),
-        str(history.deliveries - len(history.received)),
-        f"{history.longest_pause_s:.1f} s",
-    ]
+def _checked(results: Sequence[Result]) -> Table:
+    """Which features of which client held."""
+    clients = list(dict.fromkeys(result.client for result in results))
+    table = Table("feature", *clients, title="Features")
+    cells = {
+        (result.scenario, result.client): f"{_verdict(result)}, {result.duration_s:.0f} s"
+        for result in results
+    }
+    for scenario in dict.fromkeys(result.scenario for result in results):
+        table.add_row(scenario, *(cells.get((scenario, client), "") for client in clients))
+    return table
+
+
+def _verdict(result: Result) -> str:
+    return "FAILED" if result.faults else "ok"
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -25,6 +25,8 @@ const pauseAfterFailure = 500 * time.Millisecond
 
 type options struct {
 	namesrv, topic, group, log string
+	check, broker              string
+	failover                   bool
 	count, deadline, interval  int
 }
 
@@ -48,7 +50,7 @@ func fail(err error) int {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: interop producer|consumer --namesrv …")
+		fmt.Fprintln(os.Stderr, "usage: interop producer|consumer|check --namesrv …")
 		os.Exit(2)
 	}
 	var o options
@@ -60,7 +62,11 @@ func main() {
 	flags.IntVar(&o.count, "count", 0, "messages to send or to wait for")
 	flags.IntVar(&o.interval, "interval-ms", 0, "pause between two messages")
 	flags.IntVar(&o.deadline, "deadline-s", 60, "give up after")
+	flags.StringVar(&o.check, "check", "", "feature to try")
+	flags.StringVar(&o.broker, "broker", "", "host:port of a broker, for what is asked of one")
+	failover := flags.String("failover", "false", "whether the leader is killed halfway")
 	_ = flags.Parse(os.Args[2:])
+	o.failover = *failover == "true"
 	if o.log != "" {
 		if err := rlog.SetOutputPath(o.log); err != nil {
 			os.Exit(fail(err))
@@ -71,6 +77,8 @@ func main() {
 		os.Exit(produce(o))
 	case "consumer":
 		os.Exit(consume(o))
+	case "check":
+		os.Exit(check(o))
 	default:
 		fmt.Fprintf(os.Stderr, "unknown role %s\n", os.Args[1])
 		os.Exit(2)
