@@ -9,7 +9,7 @@ its `async with` block: nothing runs before it or after it.  Guarantees are in d
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
 import msgspec
@@ -28,6 +28,7 @@ from dledger_py.client.messages import (
     Receipt,
     checked_body,
     checked_topic,
+    delay_properties,
     render_properties,
 )
 from dledger_py.client.pool import Pool
@@ -38,6 +39,7 @@ from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes, parse_name_servers
 from dledger_py.client.surroundings import HERE, Surroundings
 from dledger_py.client.unique_ids import UniqueIds
+from dledger_py.remoting.commands.sending import RecallMessage
 from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
 from dledger_py.remoting.wire.frame import Frame
 from dledger_py.remoting.wire.message import BatchItem, encode_batch_body
@@ -90,18 +92,22 @@ class Client:
         group: str | None = None,
         properties: Mapping[str, str] | None = None,
         queue: int | None = None,
+        delay: timedelta | datetime | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Store one message and return where it is.
 
         *group* is a FIFO key: messages of one key go to one queue, in the order of sends that
-        waited for each other.  *queue* names a queue outright.
+        waited for each other.  *queue* names a queue outright.  With *delay*, consumers see the
+        message after that span, or at that time; until then `recall` takes it back.
 
         **Durability**: on return the broker has acknowledged it; with the default settings of our
         broker it is on disk at a majority.  **Raises** SendRefused: it was not stored.
         SendUncertain: it may have been stored.  ValueError: it cannot be sent at all.
         """
         unique_id = self._ids.make()
+        if delay is not None:
+            properties = {**(properties or {}), **delay_properties(delay)}
         sealed = Sealed(
             RequestCode.SEND_MESSAGE_V2,
             checked_topic(topic),
@@ -115,6 +121,18 @@ class Client:
             sealed, self._timeout_s if timeout_s is None else timeout_s
         )
         return _receipt(sealed, frame, stored_in)
+
+    async def recall(self, receipt: Receipt) -> None:
+        """Take back a message that was sent with a delay and is not due yet.
+
+        **Durability**: on return nobody will see it, whoever leads.  **Raises** ResponseError with
+        code 604 if it is too late; ValueError if the message was not delayed.
+        """
+        if receipt.recall_handle is None:
+            raise ValueError(f"message {receipt.message_id} was not sent with a delay")
+        queue = Queue(receipt.topic, receipt.broker, receipt.queue_id)
+        request = RecallMessage(topic=receipt.topic, recall_handle=receipt.recall_handle)
+        await self._services.asker.ask(queue, request, self._timeout_s)
 
     async def send_batch(
         self,
@@ -396,6 +414,7 @@ def _receipt(sealed: Sealed, frame: Frame, queue: Queue) -> Receipt:
             broker=queue.broker,
             queue_id=int(fields["queueId"]),
             queue_offset=int(fields["queueOffset"]),
+            recall_handle=fields.get("recallHandle"),
             status=frame.code,
         )
     except (KeyError, ValueError) as error:

@@ -87,6 +87,9 @@ class Receipt(Struct, frozen=True, kw_only=True, gc=False):
     broker: str
     queue_id: int
     queue_offset: int
+    recall_handle: str | None = None
+    """By which a delayed message may be taken back; None for any other."""
+
     status: int = 0
     """0, or how weakly it is stored: 10 and 12 not flushed in time, 11 without a replica."""
 
@@ -260,6 +263,21 @@ def render_properties(
     return text
 
 
+def delay_properties(delay: timedelta | datetime) -> dict[str, str]:
+    """How a message says that it is for later.
+
+    A span counts from when the broker has the message, by its clock; it knows milliseconds.
+    **Raises** ValueError for a span below zero, and for a time without a zone.
+    """
+    if isinstance(delay, timedelta):
+        if delay < timedelta():
+            raise ValueError(f"delay {delay}: a span of 0 or more is expected")
+        return {property_text.TIMER_DELAY_MS: str(-(-delay // _MILLISECOND))}
+    if delay.tzinfo is None:
+        raise ValueError(f"delay {delay}: a datetime with a time zone is expected")
+    return {property_text.TIMER_DELIVER_MS: str(-((_EPOCH - delay) // _MILLISECOND))}
+
+
 @lru_cache(maxsize=1024)  # topics repeat, and each send asks
 def checked_topic(topic: str) -> str:
     """*topic*, if a topic may be called that."""
@@ -300,6 +318,7 @@ def as_datetime(timestamp_ms: int) -> datetime:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def _pair(name: str, value: str) -> str:
