@@ -207,14 +207,11 @@ func (f *features) retry() error {
 		return err
 	}
 	dead := newSeen()
-	undertaker, err := f.newConsumer("retry-dead")
-	if err != nil {
-		return err
-	}
 	letters := "%DLQ%" + f.group("retry")
-	// Go's consumer does not start before there is a route.
+	// Go's consumer does not start before there is a route, and one that did not never does.
 	err = f.wait(func() bool {
-		return f.start(undertaker, letters, "*", dead.listener(dead.take)) == nil
+		undertaker, err := f.newConsumer("retry-dead")
+		return err == nil && f.start(undertaker, letters, "*", dead.listener(dead.take)) == nil
 	}, func() string { return "no route to " + letters })
 	if err != nil {
 		return err
@@ -569,7 +566,7 @@ func (f *features) wait(condition func() bool, otherwise func() string) error {
 		if time.Now().After(end) {
 			return fmt.Errorf("%s", otherwise())
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 	return nil
 }
