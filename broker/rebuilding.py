@@ -6,7 +6,8 @@ the log still has of a queue are its last messages, so the first of them has the
 queue reached less their number. Two passes: count, then index. A topic that was deleted meanwhile
 begins again, in both.
 
-Whether a put counted then is decided by the machine itself, as on the day. Of the topics' settings
+Whether a put counted then is decided by the machine itself, as on the day; but where messages came
+with a condition, the snapshot says whether it held. Of the topics' settings
 at the log's start nothing is known, so every queue of every topic is taken to be there, until the
 log says otherwise; who leads looks before it proposes a put, so that none of them is for a queue
 that was not.
@@ -20,9 +21,12 @@ from collections.abc import Callable, Iterable, Iterator
 from attrs import evolve
 
 from broker.formats import UNIT
+from broker.machine import moves
+from broker.machine.codec import decode_command
 from broker.machine.commands import Queue
-from broker.machine.effects import DropQueues, IndexMessages
+from broker.machine.effects import DropQueues, Effect, IndexMessages
 from broker.machine.machine import Machine
+from broker.machine.moves import MoveMessages
 from broker.machine.topics import QUEUES_MAX
 from broker.store.consume_queues import ConsumeQueues
 from dledger_py.actors import FailStop
@@ -92,6 +96,16 @@ def _replayed(
     machine.topics.put(generous, 0)
     machine.queues.begin_at(bases)
     for command in commands:
-        for effect in machine.apply(command).effects:
+        for effect in _effects(machine, state, command):
             if isinstance(effect, IndexMessages | DropQueues):
                 yield effect
+
+
+def _effects(machine: Machine, state: Machine, command: Committed) -> Iterable[Effect]:
+    moved = decode_command(command.payload) if command.payload[0] == moves.TAG else None
+    if not isinstance(moved, MoveMessages):
+        return machine.apply(command).effects
+    if command.position in state.declined_puts:
+        return ()
+    at = command.position + moved.messages_at
+    return machine.queues.put(moved.messages, machine.topics, at).effects

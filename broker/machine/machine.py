@@ -36,6 +36,7 @@ from broker.machine.commands import (
     UnlockQueues,
 )
 from broker.machine.config_tables import DataVersion
+from broker.machine.declined_puts import DeclinedPuts
 from broker.machine.effects import (
     DropEntries,
     DropQueues,
@@ -77,6 +78,7 @@ class Machine:
     offsets: Offsets = field(factory=Offsets)
     locks: Locks = field(factory=Locks)
     moves: Moves = field(factory=Moves)
+    declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
 
     def apply(self, committed: Committed) -> Applied:
         """Carry out one committed entry.
@@ -103,6 +105,7 @@ class Machine:
             (self.offsets, other.offsets),
             (self.locks, other.locks),
             (self.moves, other.moves),
+            (self.declined_puts, other.declined_puts),
         ):
             for attribute in fields(type(mine)):
                 setattr(mine, attribute.name, getattr(theirs, attribute.name))
@@ -118,6 +121,7 @@ class Machine:
             self.offsets.state(),
             self.locks.state(),
             self.moves.state(),
+            self.declined_puts.state(),
         ]
 
     def state_digest(self) -> bytes:
@@ -126,18 +130,27 @@ class Machine:
 
     def _move(self, command: MoveMessages, position: int) -> Applied:
         """Put the messages that were due, and remember that they were; or neither."""
+        fault = self._fault(command)
+        if fault is not None:
+            if command.messages.queues:
+                self.declined_puts.add(position)
+            return Applied(Declined(reason=Reason.OUTDATED, detail=fault))
+        applied = self.queues.put(command.messages, self.topics, position + command.messages_at)
+        self.moves.advance(command.move)
+        return applied
+
+    def _fault(self, command: MoveMessages) -> str | None:
+        """Why the messages cannot be moved as things are now."""
         move = command.move
         there = self.queues.next_offset(move.topic, move.queue_id)
         if move.next_offset > there or not self.moves.admits(move):
-            return Applied(Declined(reason=Reason.OUTDATED, detail="something else came first"))
+            return "something else came first"
         for topic, queue_id in command.messages.queues:
             config = self.topics.get(topic)
             # Whoever proposes it again finds them a queue; of a deleted topic nothing is left.
             if config is not None and not 0 <= queue_id < config.queues:
-                return Applied(Declined(reason=Reason.OUTDATED, detail=f"{topic!r} has shrunk"))
-        applied = self.queues.put(command.messages, self.topics, position + command.messages_at)
-        self.moves.advance(move)
-        return applied
+                return f"{topic!r} has shrunk"
+        return None
 
 
 def _initialise(machine: Machine, command: Initialise) -> Applied:
@@ -250,6 +263,7 @@ def _trim_log(machine: Machine, command: TrimLog) -> Applied:
     if moved := machine.queues.trim(command.queues):
         effects.append(TrimQueues(moved))
     if command.index > 0:
+        machine.declined_puts.trim(command.position)
         effects.append(DropEntries(command.index))
     return Applied(Done(changed=bool(effects)), effects)
 

@@ -27,6 +27,7 @@ from attrs import define, field, frozen
 
 from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG
 from broker.machine.config_tables import DataVersion
+from broker.machine.declined_puts import DeclinedPuts
 from broker.machine.errors import MalformedCommand, SnapshotRefused
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.locks import Lock, Locks
@@ -66,6 +67,7 @@ class Kind(IntEnum):
     CURSORS = 7
     RECALLS = 8
     MOVES = 11
+    DECLINED_PUTS = 12
 
 
 @frozen(kw_only=True)
@@ -104,6 +106,7 @@ _LOCKS = many(row(TEXT, TEXT, INT, TEXT, INT))
 _CURSORS = many(row(TEXT, INT, INT))
 _RECALLS = many(row(INT, TEXT, TEXT, INT))
 _MOVES = row(INT, INT)
+_DECLINED_PUTS = many(INT)
 
 
 @frozen(kw_only=True)
@@ -126,6 +129,8 @@ class Captured:
     """(number, topic, unique id, deliver ms), sorted."""
     moves: Plain
     """Up to which time messages were moved, and how many recalls there were."""
+    declined_puts: Sequence[Plain]
+    """Log positions, ascending."""
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in pieces, none much larger than `BODY_BYTES_MAX`."""
@@ -158,6 +163,8 @@ class Captured:
                 for body in _bounded(to_plain(rows[first : first + ROWS_MAX])):
                     yield kind, body
         yield Kind.MOVES, encode(self.moves)
+        for first in range(0, len(self.declined_puts), ROWS_MAX):
+            yield Kind.DECLINED_PUTS, encode(self.declined_puts[first : first + ROWS_MAX])
 
 
 def capture(machine: Machine, at: Place) -> Captured:
@@ -179,6 +186,7 @@ def capture(machine: Machine, at: Place) -> Captured:
         cursors=machine.moves.cursors(),
         recalls=machine.moves.recalls(),
         moves=[machine.moves.moved_ms, machine.moves.recalls_count],
+        declined_puts=machine.declined_puts.state(),
     )
 
 
@@ -265,6 +273,7 @@ class _Tables:
     offsets: dict[str, dict[str, dict[int, int]]] = field(factory=dict)
     locks: Locks = field(factory=Locks)
     moves: Moves = field(factory=Moves)
+    declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
     _last: tuple[Kind, Any] = (Kind.END, None)
 
     def add(self, kind: Kind, plain: Plain) -> None:
@@ -320,6 +329,10 @@ class _Tables:
                 self.moves.put_recall(name, unique_id, Recall(number, deliver_ms))
         elif kind is Kind.MOVES:
             self.moves.moved_ms, self.moves.recalls_count = _MOVES.from_plain(plain)
+        elif kind is Kind.DECLINED_PUTS:
+            for position in _DECLINED_PUTS.from_plain(plain):
+                self._ascend(kind, position)
+                self.declined_puts.add(position)
 
     def machine(self) -> Machine:
         """The machine, once everything was read. **Raises** `MalformedCommand`."""
@@ -333,6 +346,7 @@ class _Tables:
             offsets=Offsets(self.offsets),
             locks=self.locks,
             moves=self.moves,
+            declined_puts=self.declined_puts,
         )
 
     def _ascend(self, kind: Kind, key: Any) -> None:

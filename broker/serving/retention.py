@@ -25,10 +25,10 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from broker.machine import put_messages
 from broker.machine.codec import decode_command, encode_command
 from broker.machine.commands import QueueStart, TrimLog
-from broker.machine.put_messages import decode_put_messages
+from broker.machine.moves import MoveMessages
+from broker.machine.put_messages import PutMessages
 from dledger_py.actors import Inbox
 from dledger_py.ledger.errors import LedgerError
 from dledger_py.ledger.reopening import stop_for
@@ -224,8 +224,12 @@ def first_message(of: Entries, first_index: int) -> int | None:
     """The log position of the oldest message, looked for near the log's beginning. Blocks.
     **Raises** FailStop."""
     for entry in _read(of, first_index, FIRST_MESSAGE_WITHIN_BYTES):
-        if entry.kind == KIND_COMMAND and entry.payload[0] == put_messages.TAG:
-            return int(entry.payload_position + decode_put_messages(entry.payload).records_at)
+        command = decode_command(entry.payload) if entry.kind == KIND_COMMAND else None
+        if isinstance(command, PutMessages):
+            return int(entry.payload_position + command.records_at)
+        if isinstance(command, MoveMessages) and command.messages.queues:
+            at = command.messages_at + command.messages.records_at
+            return int(entry.payload_position + at)
     return None
 
 

@@ -13,6 +13,7 @@ from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic, EnsureTopics, PutTopic, TrimLog
 from broker.machine.effects import DropQueues, IndexMessages
 from broker.machine.machine import Machine
+from broker.machine.moves import Move, encode_move
 from broker.machine.put_messages import encode_put_messages
 from broker.machine.snapshot import Place, capture, restore_snapshot
 from broker.machine.topics import TopicConfig
@@ -105,6 +106,50 @@ def test_what_the_log_has_is_indexed_where_it_was(tmp_path_factory, steps, kept)
             units = units_of(again, topic, queue_id, first)
             assert reached - first == len(units) // UNIT.size
             assert units == units_of(queues, topic, queue_id, first)
+    queues.close()
+    again.close()
+
+
+@settings(deadline=None)
+@given(
+    moved=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 2), st.booleans()), max_size=12),
+    kept=st.integers(0, 20),
+)
+def test_moved_messages_are_indexed_where_they_were_and_declined_ones_are_not(
+    tmp_path_factory, moved, kept
+) -> None:
+    folder: Path = tmp_path_factory.mktemp("queues")
+    machine, queues = Machine(), ConsumeQueues.create(folder / "whole")
+    topics = tuple(TopicConfig(name=name) for name in ("later", *TOPICS))
+    waiting = [("later", 0, 5, b"waits")] * 6
+    payloads = [encode_command(EnsureTopics(stamped_ms=1, topics=topics))]
+    payloads.append(encode_put_messages(2, waiting))
+    for first, count, empty in moved:  # most of them come too late or too early
+        move = Move(
+            stamped_ms=3,
+            topic="later",
+            queue_id=0,
+            first_offset=first,
+            next_offset=first + count,
+            soonest_ms=0,
+            latest_ms=0,
+            recalls_seen=0,
+        )
+        payloads.append(encode_move(move, [] if empty else [("a", first % 3, 7, b"moved")]))
+    log = log_of(payloads)
+    for entry in log:
+        perform(queues, machine.apply(entry).effects)
+    body = b"".join(capture(machine, Place(index=9, term=1, position=9)).chunks())
+    restored, _at = restore_snapshot(body)
+    again = ConsumeQueues.create(folder / "again")
+    index_again(again, restored, lambda: log[kept:])
+
+    for queue_id in machine.queues.written("a"):
+        reached = machine.queues.next_offset("a", queue_id)
+        first = again.min_offset("a", queue_id)
+        assert reached == again.next_offset("a", queue_id)
+        assert units_of(queues, "a", queue_id, first) == units_of(again, "a", queue_id, first)
+        assert first == 0 or kept > 2
     queues.close()
     again.close()
 

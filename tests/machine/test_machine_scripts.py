@@ -88,14 +88,21 @@ class Stage:
             yield f"declined, {reply.reason.value}: {reply.detail}"
         yield from map(effect_line, applied.effects)
 
-    def do_trim(self, index: str, *starts: str) -> Iterator[str]:
+    def do_trim(self, end: str, *starts: str) -> Iterator[str]:
+        """`trim index[@position] topic/queue=first …`"""
+        index, _, position = end.partition("@")
         queues = []
         for start in starts:
             queue, _, first = start.rpartition("=")
             topic, _, queue_id = queue.rpartition("/")
             queues.append((topic, int(queue_id), int(first)))
         yield from self.apply(
-            TrimLog(stamped_ms=self.stamped_ms, index=int(index), position=0, queues=tuple(queues))
+            TrimLog(
+                stamped_ms=self.stamped_ms,
+                index=int(index),
+                position=int(position or 0),
+                queues=tuple(queues),
+            )
         )
 
     def do_at(self, stamped_ms: str) -> Iterator[str]:
@@ -220,6 +227,8 @@ class Stage:
         for number, topic, unique_id, deliver_ms in moves.recalls():
             yield f"recall {number}: {unique_id} of {topic}, which was for {deliver_ms}"
         yield f"delivered up to {moves.moved_ms}"
+        for position in self.machine.declined_puts.state():
+            yield f"never put: what came at {position}"
 
     def _put(self, payload: bytes, messages: list[Message]) -> Iterator[str]:
         applied = self.machine.apply(self._entry(payload))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from broker.machine import snapshot
 from broker.machine.codec import encode_command
 from broker.machine.commands import EnsureTopics, PutGroup
+from broker.machine.declined_puts import DeclinedPuts
 from broker.machine.errors import SnapshotRefused
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.locks import Lock, Locks
@@ -62,6 +63,7 @@ def example(version: int = snapshot.VERSION) -> Machine:
             encode_put_messages(1_700_000_000_002, waiting),
             encode_command(EXAMPLES["14-recall-message"]),
             encode_move(MOVE, MESSAGES),
+            encode_move(MOVE, MESSAGES),  # declined
         ]
     return machine_of(log)
 
@@ -173,9 +175,10 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
     fields = {kind: {f.name for f in attrs.fields(kind)} for kind in (Machine, Topics, Groups)}
     fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Queues, Queue, Offsets)}
     fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Locks, Lock, Moves, Recall)}
+    fields[DeclinedPuts] = {f.name for f in attrs.fields(DeclinedPuts)}
 
     assert {
-        Machine: {"topics", "groups", "queues", "offsets", "locks", "moves"},
+        Machine: {"topics", "groups", "queues", "offsets", "locks", "moves", "declined_puts"},
         Topics: {"data_version", "_configs"},
         Groups: {"data_version", "_configs"},
         Queues: {"messages_total", "bytes_total", "_topics"},
@@ -185,6 +188,7 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
         Lock: {"owner", "renewed_ms"},
         Moves: {"moved_ms", "recalls_count", "_cursors", "_recalls"},
         Recall: {"number", "deliver_ms"},
+        DeclinedPuts: {"_positions"},
     } == fields
 
 
