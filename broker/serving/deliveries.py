@@ -92,10 +92,10 @@ class Deliveries:
     delivered: int = field(default=0, init=False)
     moved_on: int = field(default=0, init=False)
     dropped: int = field(default=0, init=False)
-    _due: dict[Queue, int] = field(factory=dict, init=False)
-    """When the head of each queue is due in which something waits."""
     _heap: list[tuple[int, Queue]] = field(factory=list, init=False)
-    """The same, the soonest first; what `_due` does not say any more is old."""
+    """When the head of each queue is due in which something waits, the soonest first."""
+    _known: set[Queue] = field(factory=set, init=False)
+    """Those that are in there."""
     _under_way: set[Queue] = field(factory=set, init=False)
     _news: trio.Event = field(factory=trio.Event, init=False)
 
@@ -123,7 +123,7 @@ class Deliveries:
 
     def role_changed(self) -> None:
         """Forget what is known, and find it out again if this member leads."""
-        self._due.clear()
+        self._known.clear()
         self._heap.clear()
         if self.leads():
             for topic in sorted(WAITING_TOPICS):
@@ -134,7 +134,7 @@ class Deliveries:
     def indexed(self, topic: str, queue_id: int) -> None:
         """Something was put into a waiting queue."""
         queue = (topic, queue_id)
-        if queue not in self._due and queue not in self._under_way and self.leads():
+        if queue not in self._known and queue not in self._under_way and self.leads():
             self._look_at(queue)
             self._news.set()
 
@@ -155,7 +155,7 @@ class Deliveries:
             delivered=self.delivered,
             moved_on=self.moved_on,
             dropped=self.dropped,
-            waiting_queues=len(self._due),
+            waiting_queues=len(self._known),
         )
 
     def look(self) -> None:
@@ -164,18 +164,17 @@ class Deliveries:
             return
         now_ms = self.now_ms()
         while self._heap and self._heap[0][0] <= now_ms and len(self._under_way) < UNDER_WAY_MAX:
-            due_ms, queue = heapq.heappop(self._heap)
-            if self._due.get(queue) == due_ms:
-                del self._due[queue]
-                self._begin(queue, now_ms)
+            _due_ms, queue = heapq.heappop(self._heap)
+            self._known.discard(queue)
+            self._begin(queue, now_ms)
 
     def _look_at(self, queue: Queue, not_before_ms: int = 0) -> None:
         """Note when the head of a queue is due, if it has one."""
         unit = self.queues.range(*queue, self.machine.moves.cursor(*queue), 1)
         if unit:
             _position, _size, due_ms = UNIT.unpack(unit)
-            self._due[queue] = due_ms = max(due_ms, not_before_ms)
-            heapq.heappush(self._heap, (due_ms, queue))
+            self._known.add(queue)
+            heapq.heappush(self._heap, (max(due_ms, not_before_ms), queue))
 
     def _begin(self, queue: Queue, now_ms: int) -> None:
         """Read what is due in a queue, then propose to move it."""
@@ -253,7 +252,7 @@ class Deliveries:
 
     def _ended(self, queue: Queue, *, pause: bool = False) -> None:
         self._under_way.discard(queue)
-        if queue not in self._due and self.leads():
+        if queue not in self._known and self.leads():
             self._look_at(queue, self.now_ms() + PAUSE_MS if pause else 0)
         self._news.set()
 

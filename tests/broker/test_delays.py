@@ -5,7 +5,7 @@ import pytest
 from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic as DropTopic
 from broker.machine.names import SCHEDULE_TOPIC, TIMER_TOPIC
-from broker.machine.timer_wheel import LEVELS_MS, WHEEL_QUEUES, until
+from broker.machine.timer_wheel import EARLY_MS, LEVELS_MS, WHEEL_QUEUES, until
 from broker.rooms.delaying import RecallHandle, decode_handle
 from broker.serving.deliveries import PAUSE_MS
 from dledger_py.ledger.errors import Indefinite, NotLeader
@@ -452,6 +452,7 @@ def test_the_wheel_turns_in_time(ahead_ms, now_ms) -> None:
         waiting = until(deliver_ms, now_ms)
         assert now_ms < waiting.due_ms <= min(deliver_ms, now_ms + 12 * HOUR_MS)
         assert 0 <= waiting.queue_id < WHEEL_QUEUES
+        assert waiting.due_ms == deliver_ms or deliver_ms - waiting.due_ms >= EARLY_MS
         now_ms = waiting.due_ms
         places += 1
 
