@@ -17,7 +17,7 @@ T = TypeVar("T")
 NAMESRV = "127.0.0.1:9876"
 
 
-def _common(command: Callable[..., None]) -> Callable[..., None]:
+def common(command: Callable[..., None]) -> Callable[..., None]:
     """-n and --json, which every command takes."""
     command = click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
     return click.option(
@@ -55,7 +55,7 @@ def admin() -> None:
 
 
 @admin.command("clusterList")
-@_common
+@common
 @click.option("-c", "--clusterName", "cluster", help="Only this cluster.")
 @click.option("-m", "--moreStats", "more", is_flag=True, help="Messages in and out instead.")
 def cluster_list(name_servers: str, as_json: bool, cluster: str | None, more: bool) -> None:
@@ -111,7 +111,7 @@ def cluster_list(name_servers: str, as_json: bool, cluster: str | None, more: bo
 
 
 @admin.command("raftStatus")
-@_common
+@common
 @click.option("-c", "--clusterName", "cluster", help="Only this cluster.")
 def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
     """Where every member stands in its group's log (not in mqadmin)."""
@@ -159,7 +159,7 @@ def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
 
 
 @admin.command("transferLeader")
-@_common
+@common
 @click.option("-t", "--to", "node", required=True, help="The member that shall lead, such as n1.")
 @click.option("-b", "--brokerName", "broker_name", help="Its group, where there are several.")
 def transfer_leader(name_servers: str, as_json: bool, node: str, broker_name: str | None) -> None:
@@ -175,7 +175,7 @@ _group_option = click.option("-b", "--brokerName", "broker_name", help="Its grou
 
 
 @admin.command("addMember")
-@_common
+@common
 @click.option("-m", "--member", "node", required=True, help="The new member, such as n3.")
 @click.option("-a", "--address", required=True, help="Where it listens for its peers, host:port.")
 @click.option("--learner", is_flag=True, help="It is to get the log, and never a vote.")
@@ -203,7 +203,7 @@ def add_member(
 
 
 @admin.command("removeMember")
-@_common
+@common
 @click.option("-m", "--member", "node", required=True, help="The member, such as n3.")
 @_group_option
 def remove_member(name_servers: str, as_json: bool, node: str, broker_name: str | None) -> None:
@@ -213,7 +213,7 @@ def remove_member(name_servers: str, as_json: bool, node: str, broker_name: str 
 
 
 @admin.command("replaceMember")
-@_common
+@common
 @click.option("-m", "--member", "node", required=True, help="The member, such as n3.")
 @click.option("-a", "--address", help="Where it listens for its peers now, if it moved.")
 @_group_option
@@ -240,7 +240,7 @@ def _tell_change(as_json: bool, group: str, node: str, change: str, text: str) -
 
 
 @admin.command("topicList")
-@_common
+@common
 @click.option("-c", "--clusterModel", "by_cluster", is_flag=True, help="Show clusters and groups.")
 def topic_list(name_servers: str, as_json: bool, by_cluster: bool) -> None:
     """All topics, those of groups and of the system included."""
@@ -263,7 +263,7 @@ def topic_list(name_servers: str, as_json: bool, by_cluster: bool) -> None:
 
 
 @admin.command("topicRoute")
-@_common
+@common
 @click.option("-t", "--topic", required=True, help="Topic name.")
 def topic_route(name_servers: str, as_json: bool, topic: str) -> None:
     """Which brokers hold a topic, and with how many queues."""
@@ -291,7 +291,7 @@ def topic_route(name_servers: str, as_json: bool, topic: str) -> None:
 
 
 @admin.command("topicStatus")
-@_common
+@common
 @click.option("-t", "--topic", required=True, help="Topic name.")
 def topic_status(name_servers: str, as_json: bool, topic: str) -> None:
     """The offsets of every queue of a topic."""
@@ -313,14 +313,14 @@ def topic_status(name_servers: str, as_json: bool, topic: str) -> None:
     print_table(
         columns("Broker Name", ">QID", ">Min Offset", ">Max Offset", "Last Updated"),
         [
-            (q.broker_name, q.queue_id, q.min_offset, q.max_offset, _when(q.last_update_ms))
+            (q.broker_name, q.queue_id, q.min_offset, q.max_offset, when(q.last_update_ms))
             for q in queues
         ],
     )
 
 
 @admin.command("updateTopic")
-@_common
+@common
 @click.option("-b", "--brokerAddr", "broker", help="On this broker only.")
 @click.option("-c", "--clusterName", "cluster", help="On every broker group of this cluster.")
 @click.option("-t", "--topic", required=True, help="Topic name.")
@@ -365,7 +365,7 @@ def update_topic(
 
 
 @admin.command("deleteTopic")
-@_common
+@common
 @click.option("-c", "--clusterName", "cluster", required=True, help="From which cluster.")
 @click.option("-t", "--topic", required=True, help="Topic name.")
 def delete_topic(name_servers: str, as_json: bool, cluster: str, topic: str) -> None:
@@ -378,7 +378,7 @@ def delete_topic(name_servers: str, as_json: bool, cluster: str, topic: str) -> 
 
 
 @admin.command("brokerStatus")
-@_common
+@common
 @click.option("-b", "--brokerAddr", "broker", help="This broker.")
 @click.option("-c", "--clusterName", "cluster", help="The leaders of this cluster.")
 def broker_status(
@@ -400,7 +400,7 @@ def broker_status(
 
 
 @admin.command("consumerProgress")
-@_common
+@common
 @click.option("-g", "--groupName", "group", help="Consumer group; all groups without it.")
 @click.option("-t", "--topicName", "topic", help="Only this topic.")
 @click.option("-c", "--cluster", "cluster", help="Only brokers of this cluster.")
@@ -440,7 +440,7 @@ def consumer_progress(
             [
                 (
                     *(q.topic, q.broker_name, q.queue_id, q.broker_offset, q.consumer_offset),
-                    *(q.lag, q.inflight, _when(q.last_ms)),
+                    *(q.lag, q.inflight, when(q.last_ms)),
                 )
                 for q in progress.queues
             ],
@@ -478,7 +478,8 @@ def _addresses(addresses: Any) -> str:
     return " ".join(f"{id_}={address}" for id_, address in sorted(addresses.items()))
 
 
-def _when(timestamp_ms: int) -> str:
+def when(timestamp_ms: int) -> str:
+    """A stamp for people, in their own zone; empty for none."""
     if timestamp_ms <= 0:
         return ""
     moment = datetime.fromtimestamp(timestamp_ms / 1000, tz=UTC).astimezone()
