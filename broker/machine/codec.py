@@ -20,6 +20,7 @@ from broker.machine.commands import (
     CommitOffsets,
     DeleteGroup,
     DeleteTopic,
+    EndResets,
     EnsureGroups,
     EnsureTopics,
     Initialise,
@@ -27,6 +28,7 @@ from broker.machine.commands import (
     PutGroup,
     PutTopic,
     RecallMessage,
+    ResetOffsets,
     TrimLog,
     UnlockQueues,
 )
@@ -49,6 +51,8 @@ from broker.machine.shapes import (
 from broker.machine.topics import TopicConfig
 
 QUEUES: Final = many(row(TEXT, INT))
+
+POSITIONS: Final = many(row(INT, INT))
 
 ATTRIBUTES: Final = many(row(TEXT, TEXT))
 
@@ -137,6 +141,12 @@ ROWS: Mapping[type[Command], _Row] = {
         14,
         1,
         record(RecallMessage, stamped_ms=INT, topic=TEXT, unique_id=TEXT, deliver_ms=INT),
+    ),
+    ResetOffsets: _Row(
+        17, 1, record(ResetOffsets, stamped_ms=INT, group=TEXT, topic=TEXT, queues=POSITIONS)
+    ),
+    EndResets: _Row(
+        18, 1, record(EndResets, stamped_ms=INT, group=TEXT, topic=TEXT, queues=POSITIONS)
     ),
 }
 

@@ -150,6 +150,30 @@ class RecallMessage:
     deliver_ms: int
 
 
+QueuePosition = tuple[int, int]
+"""(queue id, offset)."""
+
+
+@frozen(kw_only=True)
+class ResetOffsets:
+    """Let a group go on from these offsets of a topic, whatever its consumers say until they do."""
+
+    stamped_ms: int
+    group: str
+    topic: str
+    queues: tuple[QueuePosition, ...]
+
+
+@frozen(kw_only=True)
+class EndResets:
+    """Consumers of a group go on from these offsets, as they were told to."""
+
+    stamped_ms: int
+    group: str
+    topic: str
+    queues: tuple[QueuePosition, ...]
+
+
 Command = (
     PutMessages
     | MoveMessages
@@ -165,4 +189,6 @@ Command = (
     | LockQueues
     | UnlockQueues
     | RecallMessage
+    | ResetOffsets
+    | EndResets
 )

@@ -74,4 +74,21 @@ class GroupsChanged:
     groups: tuple[str, ...]
 
 
-Effect = IndexMessages | DropQueues | TrimQueues | DropEntries | TopicsChanged | GroupsChanged
+@frozen
+class OffsetsReset:
+    """A group is to go on from elsewhere: let pulls that wait for the topic find out."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    group: str
+    topic: str
+
+
+Effect = (
+    IndexMessages
+    | DropQueues
+    | TrimQueues
+    | DropEntries
+    | TopicsChanged
+    | GroupsChanged
+    | OffsetsReset
+)

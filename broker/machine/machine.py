@@ -25,6 +25,7 @@ from broker.machine.commands import (
     CommitOffsets,
     DeleteGroup,
     DeleteTopic,
+    EndResets,
     EnsureGroups,
     EnsureTopics,
     Initialise,
@@ -32,6 +33,7 @@ from broker.machine.commands import (
     PutGroup,
     PutTopic,
     RecallMessage,
+    ResetOffsets,
     TrimLog,
     UnlockQueues,
 )
@@ -42,6 +44,7 @@ from broker.machine.effects import (
     DropQueues,
     Effect,
     GroupsChanged,
+    OffsetsReset,
     TopicsChanged,
     TrimQueues,
 )
@@ -52,6 +55,7 @@ from broker.machine.offsets import Offsets
 from broker.machine.put_messages import PutMessages
 from broker.machine.queues import Queues
 from broker.machine.replies import Applied, Declined, Done, Owned, Reason
+from broker.machine.resets import RESETS_MAX, Resets
 from broker.machine.shapes import Plain, encode
 from broker.machine.topics import TopicConfig, Topics
 
@@ -79,6 +83,7 @@ class Machine:
     locks: Locks = field(factory=Locks)
     moves: Moves = field(factory=Moves)
     declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
+    resets: Resets = field(factory=Resets)
 
     def apply(self, committed: Committed) -> Applied:
         """Carry out one committed entry.
@@ -106,6 +111,7 @@ class Machine:
             (self.locks, other.locks),
             (self.moves, other.moves),
             (self.declined_puts, other.declined_puts),
+            (self.resets, other.resets),
         ):
             for attribute in fields(type(mine)):
                 setattr(mine, attribute.name, getattr(theirs, attribute.name))
@@ -122,6 +128,7 @@ class Machine:
             self.locks.state(),
             self.moves.state(),
             self.declined_puts.state(),
+            self.resets.state(),
         ]
 
     def state_digest(self) -> bytes:
@@ -225,6 +232,7 @@ def _delete_topic(machine: Machine, command: DeleteTopic) -> Applied:
     machine.offsets.drop_topic(command.name)
     machine.locks.drop_topic(command.name)
     machine.moves.drop_topic(command.name)
+    machine.resets.drop_topic(command.name)
     return Applied(Done(changed=True), [DropQueues(command.name), TopicsChanged((command.name,))])
 
 
@@ -243,6 +251,7 @@ def _put_group(machine: Machine, command: PutGroup) -> Applied:
 def _delete_group(machine: Machine, command: DeleteGroup) -> Applied:
     dropped = machine.groups.drop(command.name, command.stamped_ms)
     machine.locks.drop_group(command.name)
+    machine.resets.drop_group(command.name)
     cleaned = command.clean_offsets and machine.offsets.drop_group(command.name)
     return Applied(
         Done(changed=dropped or cleaned), [GroupsChanged((command.name,))] if dropped else []
@@ -254,8 +263,40 @@ def _commit_offsets(machine: Machine, command: CommitOffsets) -> Applied:
         # A commit can arrive after its topic's deletion; it must not outlive it into a new topic.
         # After its queue's removal it is kept: the queue comes back as it was if the topic grows.
         if topic in machine.topics and 0 <= queue_id < topic_settings.QUEUES_MAX:
+            if machine.resets.count:
+                reset = machine.resets.get(group, topic, queue_id)
+                if reset is not None and not machine.resets.end(group, topic, queue_id, offset):
+                    continue  # it tells of what was consumed before the reset
             machine.offsets.put(group, topic, queue_id, offset)
     return Applied(Done(changed=True))
+
+
+def _reset_offsets(machine: Machine, command: ResetOffsets) -> Applied:
+    group, topic = command.group, command.topic
+    config = machine.topics.get(topic)
+    if config is None:
+        return Applied(Declined(reason=Reason.UNKNOWN_TOPIC, detail=f"there is no topic {topic!r}"))
+    if group not in machine.groups:
+        return Applied(Declined(reason=Reason.UNKNOWN_GROUP, detail=f"there is no group {group!r}"))
+    for queue_id, offset in command.queues:
+        if not 0 <= queue_id < config.queues or offset < 0:
+            detail = f"offset {offset} of queue {queue_id} of {topic!r} cannot be"
+            return Applied(Declined(reason=Reason.UNKNOWN_QUEUE, detail=detail))
+    if not machine.resets.has_room(group, topic, (queue_id for queue_id, _ in command.queues)):
+        detail = f"only {RESETS_MAX} queues may wait for consumers to take up a reset"
+        return Applied(Declined(reason=Reason.TABLE_FULL, detail=detail))
+    for queue_id, offset in command.queues:
+        machine.offsets.put(group, topic, queue_id, offset)
+        machine.resets.put(group, topic, queue_id, (offset, command.stamped_ms))
+    return Applied(Done(changed=True), [OffsetsReset(group, topic)])
+
+
+def _end_resets(machine: Machine, command: EndResets) -> Applied:
+    ended = [
+        machine.resets.end(command.group, command.topic, queue_id, offset)
+        for queue_id, offset in command.queues
+    ]
+    return Applied(Done(changed=any(ended)))
 
 
 def _trim_log(machine: Machine, command: TrimLog) -> Applied:
@@ -305,6 +346,8 @@ APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     LockQueues: _lock_queues,
     UnlockQueues: _unlock_queues,
     RecallMessage: _recall_message,
+    ResetOffsets: _reset_offsets,
+    EndResets: _end_resets,
 }
 
 

@@ -17,6 +17,7 @@ class Reason(Enum):
 
     UNKNOWN_TOPIC = "unknown topic"
     UNKNOWN_QUEUE = "unknown queue"
+    UNKNOWN_GROUP = "unknown group"
     INVALID_NAME = "invalid name"
     INVALID_SETTING = "invalid setting"
     INVALID_ATTRIBUTE = "invalid attribute"

@@ -35,12 +35,13 @@ from broker.machine.machine import Machine
 from broker.machine.moves import Moves, Recall
 from broker.machine.offsets import Offsets
 from broker.machine.queues import Queue, Queues
+from broker.machine.resets import Resets
 from broker.machine.shapes import INT, TEXT, Plain, decode, encode, many, record, row
 from broker.machine.topics import TopicConfig, Topics
 
 MAGIC: Final = b"DLEDGMS\0"
 VERSION: Final = 3
-VERSIONS: Final = (1, 2, 3)  # 1 had no locks, 2 nothing that waits
+VERSIONS: Final = (1, 2, 3)  # 1 had no locks, 2 nothing that waits, no resets
 
 HEADER = struct.Struct(">8sHHQQQI")
 assert HEADER.size == 40
@@ -66,6 +67,7 @@ class Kind(IntEnum):
     LOCKS = 6
     CURSORS = 7
     RECALLS = 8
+    RESETS = 10
     MOVES = 11
     DECLINED_PUTS = 12
 
@@ -107,6 +109,7 @@ _CURSORS = many(row(TEXT, INT, INT))
 _RECALLS = many(row(INT, TEXT, TEXT, INT))
 _MOVES = row(INT, INT)
 _DECLINED_PUTS = many(INT)
+_RESETS = many(row(TEXT, TEXT, INT, INT, INT))
 
 
 @frozen(kw_only=True)
@@ -131,6 +134,8 @@ class Captured:
     """Up to which time messages were moved, and how many recalls there were."""
     declined_puts: Sequence[Plain]
     """Log positions, ascending."""
+    resets: Sequence[Plain]
+    """(group, topic, queue id, offset, stamped ms), sorted."""
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in pieces, none much larger than `BODY_BYTES_MAX`."""
@@ -157,6 +162,7 @@ class Captured:
             (Kind.LOCKS, self.locks, _as_is),
             (Kind.CURSORS, self.cursors, _as_is),
             (Kind.RECALLS, self.recalls, _as_is),
+            (Kind.RESETS, self.resets, _as_is),
         )
         for kind, rows, to_plain in tables:
             for first in range(0, len(rows), ROWS_MAX):
@@ -187,6 +193,7 @@ def capture(machine: Machine, at: Place) -> Captured:
         recalls=machine.moves.recalls(),
         moves=[machine.moves.moved_ms, machine.moves.recalls_count],
         declined_puts=machine.declined_puts.state(),
+        resets=machine.resets.state(),
     )
 
 
@@ -274,6 +281,7 @@ class _Tables:
     locks: Locks = field(factory=Locks)
     moves: Moves = field(factory=Moves)
     declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
+    resets: Resets = field(factory=Resets)
     _last: tuple[Kind, Any] = (Kind.END, None)
 
     def add(self, kind: Kind, plain: Plain) -> None:
@@ -310,6 +318,14 @@ class _Tables:
                 if name not in self.topics:
                     raise MalformedCommand(f"a lock of queue {queue_id} of {name!r} cannot be")
                 self.locks.put(group_name, (name, queue_id), Lock(owner, renewed_ms))
+        elif kind is Kind.RESETS:
+            for group_name, name, queue_id, offset, stamped_ms in _RESETS.from_plain(plain):
+                self._ascend(kind, (group_name, name, queue_id))
+                if self.offsets.get(group_name, {}).get(name, {}).get(queue_id) != offset:
+                    raise MalformedCommand(
+                        f"a reset of queue {queue_id} of {name!r} to {offset} cannot be"
+                    )
+                self.resets.put(group_name, name, queue_id, (offset, stamped_ms))
         else:
             self._add_moves(kind, plain)
 
@@ -347,6 +363,7 @@ class _Tables:
             locks=self.locks,
             moves=self.moves,
             declined_puts=self.declined_puts,
+            resets=self.resets,
         )
 
     def _ascend(self, kind: Kind, key: Any) -> None:

@@ -10,6 +10,7 @@ from broker.machine.commands import (
     CommitOffsets,
     DeleteGroup,
     DeleteTopic,
+    EndResets,
     EnsureGroups,
     EnsureTopics,
     Initialise,
@@ -17,6 +18,7 @@ from broker.machine.commands import (
     PutGroup,
     PutTopic,
     RecallMessage,
+    ResetOffsets,
     TrimLog,
     UnlockQueues,
 )
@@ -98,6 +100,12 @@ EXAMPLES: dict[str, Command] = {
         unique_id="0A000009162E18B4AAC2000000000000",
         deliver_ms=1_700_000_060_000,
     ),
+    "17-reset-offsets": ResetOffsets(
+        stamped_ms=1_700_000_000_000, group="shop", topic="orders", queues=((0, 7), (3, 42))
+    ),
+    "18-end-resets": EndResets(
+        stamped_ms=1_700_000_000_000, group="shop", topic="orders", queues=((3, 42),)
+    ),
 }
 
 MOVE = Move(
@@ -134,15 +142,21 @@ _changes = st.lists(
 ).map(tuple)
 
 _queue_ids = st.integers(-1, 3)
-_commits = st.lists(st.tuples(_groups, _names, _queue_ids, st.integers(-1, 2**40)), max_size=4).map(
-    tuple
-)
+_offsets = st.integers(-1, 3) | st.integers(0, 2**40)
+_commits = st.lists(st.tuples(_groups, _names, _queue_ids, _offsets), max_size=4).map(tuple)
 
 _owned = {
     "stamped_ms": st.integers(0, 200_000),  # a few leases
     "group": _groups,
     "owner": st.sampled_from(["one", "other"]),
     "queues": st.lists(st.tuples(_names, _queue_ids), max_size=3).map(tuple),
+}
+
+_reset = {
+    "stamped_ms": _times,
+    "group": _groups,
+    "topic": _names,
+    "queues": st.lists(st.tuples(_queue_ids, st.integers(-1, 3)), max_size=3).map(tuple),
 }
 
 commands: st.SearchStrategy[Command] = st.one_of(
@@ -182,6 +196,8 @@ commands: st.SearchStrategy[Command] = st.one_of(
         unique_id=st.sampled_from(["U1", "U2"]),
         deliver_ms=st.integers(0, 100),
     ),
+    st.builds(ResetOffsets, **_reset),
+    st.builds(EndResets, **_reset),
 )
 
 messages: st.SearchStrategy[list[Message]] = st.lists(

@@ -27,6 +27,7 @@ from broker.machine.commands import (
     CommitOffsets,
     DeleteGroup,
     DeleteTopic,
+    EndResets,
     EnsureGroups,
     EnsureTopics,
     Initialise,
@@ -34,6 +35,7 @@ from broker.machine.commands import (
     PutGroup,
     PutTopic,
     RecallMessage,
+    ResetOffsets,
     TrimLog,
     UnlockQueues,
 )
@@ -43,6 +45,7 @@ from broker.machine.effects import (
     Effect,
     GroupsChanged,
     IndexMessages,
+    OffsetsReset,
     TopicsChanged,
     TrimQueues,
 )
@@ -167,6 +170,23 @@ class Stage:
             topic, queue_id = queue.split("/")
             commits.append((group, topic, int(queue_id), int(offset)))
         yield from self.apply(CommitOffsets(stamped_ms=self.stamped_ms, commits=tuple(commits)))
+
+    def do_reset(self, group: str, topic: str, *words: str) -> Iterator[str]:
+        queues = _positions(words)
+        yield from self.apply(
+            ResetOffsets(stamped_ms=self.stamped_ms, group=group, topic=topic, queues=queues)
+        )
+
+    def do_end_resets(self, group: str, topic: str, *words: str) -> Iterator[str]:
+        queues = _positions(words)
+        yield from self.apply(
+            EndResets(stamped_ms=self.stamped_ms, group=group, topic=topic, queues=queues)
+        )
+
+    def do_resets(self) -> Iterator[str]:
+        yield f"{self.machine.resets.count} pending"
+        for group, topic, queue_id, offset, stamped_ms in self.machine.resets.state():
+            yield f"{group}: {topic}/{queue_id} to {offset} since {stamped_ms}"
 
     def do_lock(self, group: str, owner: str, *words: str) -> Iterator[str]:
         queues = tuple((t, int(q)) for t, q in (word.split("/") for word in words))
@@ -314,6 +334,12 @@ def effect_line(effect: Effect) -> str:
             return f"> {name} {' '.join(effect.topics)}"
         case GroupsChanged():
             return f"> {name} {' '.join(effect.groups)}"
+        case OffsetsReset():
+            return f"> {name} {effect.group} {effect.topic}"
+
+
+def _positions(words: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(queue), int(offset)) for queue, offset in (w.split("=") for w in words))
 
 
 def played(script: str) -> str:

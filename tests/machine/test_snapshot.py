@@ -21,6 +21,7 @@ from broker.machine.moves import Moves, Recall, encode_move
 from broker.machine.offsets import Offsets
 from broker.machine.put_messages import encode_put_messages
 from broker.machine.queues import Queue, Queues
+from broker.machine.resets import Resets
 from broker.machine.shapes import encode
 from broker.machine.snapshot import (
     HEADER,
@@ -45,6 +46,10 @@ def machine_of(log: list[bytes]) -> Machine:
     return machine
 
 
+def tables_of(machine: Machine) -> list[object]:
+    return [getattr(machine, field.name) for field in attrs.fields(Machine)]
+
+
 def example(version: int = snapshot.VERSION) -> Machine:
     """Something in every table that a version has."""
     names = ["bills", "%RETRY%shop"] + ["SCHEDULE_TOPIC_XXXX"] * (version >= 3)
@@ -65,6 +70,7 @@ def example(version: int = snapshot.VERSION) -> Machine:
             encode_move(MOVE, MESSAGES),
             encode_move(MOVE, MESSAGES),  # declined
         ]
+        log.append(encode_command(EXAMPLES["17-reset-offsets"]))
     return machine_of(log)
 
 
@@ -130,6 +136,7 @@ def test_a_machine_becomes_another_while_its_tables_are_held(
     original, member = machine_of(before), machine_of(overgrown)
     names = [field.name for field in attrs.fields(Machine)]
     held = [getattr(member, name) for name in names]
+    held = tables_of(member)
 
     member.become(restore_snapshot(encode_snapshot(original, AT))[0])
 
@@ -139,6 +146,7 @@ def test_a_machine_becomes_another_while_its_tables_are_held(
     assert original.state_digest() == member.state_digest()
     tables = [getattr(member, name) for name in names]
     assert all(one is other for one, other in zip(held, tables, strict=True))
+    assert all(one is other for one, other in zip(held, tables_of(member), strict=True))
 
 
 @given(logs)
@@ -176,9 +184,13 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
     fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Queues, Queue, Offsets)}
     fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Locks, Lock, Moves, Recall)}
     fields[DeclinedPuts] = {f.name for f in attrs.fields(DeclinedPuts)}
+    fields[Resets] = {f.name for f in attrs.fields(Resets)}
 
     assert {
-        Machine: {"topics", "groups", "queues", "offsets", "locks", "moves", "declined_puts"},
+        Machine: {
+            *("topics", "groups", "queues", "offsets", "locks", "moves", "declined_puts"),
+            "resets",
+        },
         Topics: {"data_version", "_configs"},
         Groups: {"data_version", "_configs"},
         Queues: {"messages_total", "bytes_total", "_topics"},
@@ -189,6 +201,7 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
         Moves: {"moved_ms", "recalls_count", "_cursors", "_recalls"},
         Recall: {"number", "deliver_ms"},
         DeclinedPuts: {"_positions"},
+        Resets: {"_groups", "count"},
     } == fields
 
 
@@ -306,7 +319,7 @@ TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
         (damaged(HEADER.size + SECTION.size), "byte 40: section crc .* damaged or out of place"),
         (damaged(HEADER.size), "byte 40: section crc"),
         (without(Kind.GROUPS), "section crc .* out of place"),
-        (resealed(without(Kind.OFFSETS)), "the end claims .* bytes before it"),
+        (resealed(without(Kind.LOCKS)), "the end claims .* bytes before it"),
         (GOOD + b"\0", "1 bytes follow the end"),
         (GOOD + GOOD, f"{len(GOOD)} bytes follow the end"),
         (snapshot_of(), "there were no counters"),
@@ -325,6 +338,15 @@ TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
         (
             snapshot_of(COUNTERS, (Kind.LOCKS, [["g", "a", 0, "one", 1]])),
             "a lock of queue 0 of 'a' cannot be",
+        ),
+        (
+            snapshot_of(
+                COUNTERS,
+                (Kind.TOPICS, [TOPIC]),
+                (Kind.OFFSETS, [["g", "a", 0, 2]]),
+                (Kind.RESETS, [["g", "a", 0, 1, 0]]),
+            ),
+            "a reset of queue 0 of 'a' to 1 cannot be",
         ),
         (
             snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.QUEUES, [["a", 0, 2, 1, 1]])),
