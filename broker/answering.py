@@ -13,8 +13,10 @@ from broker.rooms.locks import Locks
 from broker.rooms.lookups import Lookups
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
+from broker.rooms.progress import Progress
 from broker.rooms.pulling import Pulling
 from broker.rooms.recalling import Recalling
+from broker.rooms.resets import Resets
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
@@ -39,7 +41,7 @@ def rooms_of(broker: "Broker", address: str, port: int) -> Routes:
         routes(
             (
                 *_messages(broker, address, port, log_reader, reader, stored_times),
-                *_state(broker, reader, stored_times),
+                *_state(broker, address, port, reader, stored_times),
             )
         )
     )
@@ -88,11 +90,24 @@ def _messages(
             leadership=leadership,
             read_barrier=broker.ledger.read_barrier_nowait,
         ),
+        Resets(
+            broker_name=broker.config.broker_name,
+            server_side=broker.config.server_side_reset,
+            machine=machine,
+            queues=broker.queues,
+            stored_times=stored_times,
+            cold_reads=broker.cold_reads,
+            clients=broker.table,
+            commits=broker.commits,
+            leadership=leadership,
+            proposals=broker.proposals,
+            now_ms=ground.now_ms,
+        ),
     )
 
 
 def _state(
-    broker: "Broker", reader: MessageReader, stored_times: StoredTimes
+    broker: "Broker", address: str, port: int, reader: MessageReader, stored_times: StoredTimes
 ) -> tuple[object, ...]:
     """Who knows clients, settings and the group itself."""
     machine, leadership, config = broker.machine, broker.leadership, broker.config
@@ -145,6 +160,16 @@ def _state(
             rates=broker.rates,
             runtime=_runtime_table(broker, reader).text,
             settings=config.as_text,
+            now_ms=now_ms,
+        ),
+        Progress(
+            broker_name=config.broker_name,
+            address=f"{address}:{port}",
+            machine=machine,
+            queues=broker.queues,
+            stored_times=stored_times,
+            clients=broker.table,
+            rates=broker.rates,
             now_ms=now_ms,
         ),
     )

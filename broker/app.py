@@ -43,6 +43,7 @@ from broker.machine.effects import (
     DropQueues,
     GroupsChanged,
     IndexMessages,
+    OffsetsReset,
     TopicsChanged,
     TrimQueues,
 )
@@ -277,6 +278,8 @@ class Broker:
                     self.registrar.changed()
                 case GroupsChanged():
                     pass  # groups are looked up at each use
+                case OffsetsReset(_group, topic):
+                    self.polls.wake_topics((topic,))
 
     def _role_changed(self, view: RoleView) -> None:
         log.info(

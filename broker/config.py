@@ -116,6 +116,11 @@ class BrokerConfig:
     )
     auto_create_topics: bool = setting(True, doc="create a topic when a producer first sends to it")
     default_topic_queues: int = setting(8, doc="most queues a topic created on use can get")
+    server_side_reset: bool = setting(
+        True,
+        doc="keep a reset of offsets for consumers to find; else it is sent to those that are"
+        " online, as before RocketMQ 5 (useServerSideResetOffset)",
+    )
     max_message_bytes: int = setting(4 * 1024 * 1024, doc="largest message body, or batch")
     disk_floor_bytes: int = setting(
         256 * 1024 * 1024,
@@ -260,6 +265,7 @@ class BrokerConfig:
             "listenPort": self.listen.rpartition(":")[2],
             "storePathRootDir": str(self.data_dir),
             "autoCreateTopicEnable": str(self.auto_create_topics).lower(),
+            "useServerSideResetOffset": str(self.server_side_reset).lower(),
             "maxMessageSize": str(self.max_message_bytes),
             "flushDiskType": "SYNC_FLUSH" if self.flush == "sync" else "ASYNC_FLUSH",
             "enableDLegerCommitLog": "true",

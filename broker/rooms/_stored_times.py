@@ -12,7 +12,7 @@ from broker.store.message_reader import MessageReader
 from dledger_py.runtime.host import Host
 
 
-class _Cold(Exception):
+class Cold(Exception):
     """This position has to be read from the disk."""
 
     def __init__(self, position: int) -> None:
@@ -39,20 +39,29 @@ class StoredTimes:
         """The offset a point in time stands for. A search that meets a cold position starts again
         once that is known; it meets some twenty at most."""
         known: dict[int, int] = {}
+        while True:
+            try:
+                return self.search_nowait(topic, queue_id, time_ms, boundary, known)
+            except Cold as cold:
+                known[cold.position] = await self._stored_ms(cold.position)
+
+    def search_nowait(
+        self, topic: str, queue_id: int, time_ms: int, boundary: Boundary, known: dict[int, int]
+    ) -> int:
+        """The same without waiting; `known` has the times of positions read so far, and gets more.
+
+        Raises: Cold, for a position whose time the caller has to find out before it asks again.
+        """
 
         def stored_ms(position: int) -> int:
             if position not in known:
                 try:
                     known[position] = self.reader.stored_ms(position, nowait=True)
                 except BlockingIOError:
-                    raise _Cold(position) from None
+                    raise Cold(position) from None
             return known[position]
 
-        while True:
-            try:
-                return self.queues.offset_by_time(stored_ms, topic, queue_id, time_ms, boundary)
-            except _Cold as cold:
-                known[cold.position] = await self._stored_ms(cold.position)
+        return self.queues.offset_by_time(stored_ms, topic, queue_id, time_ms, boundary)
 
     async def _stored_ms(self, position: int) -> int:
         try:

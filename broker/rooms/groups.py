@@ -4,7 +4,7 @@ Source: protocol pages 02 (f) and 06 §4; AdminBrokerProcessor.java.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from attrs import define
 
@@ -16,19 +16,23 @@ from broker.serving.proposals import Proposals
 from broker.wire_records import group_from_wire, group_on_wire, group_table_on_wire
 from dledger_py.remoting.commands.groups import (
     CreateGroup,
+    CreateGroups,
     DeleteGroup,
     GetAllGroups,
     GetGroup,
     GroupConfig,
+    GroupConfigs,
     GroupTableReply,
 )
 from dledger_py.remoting.commands.json_bodies import decode_body, encode_body
 from dledger_py.remoting.rooms import Answer, Caller, Later, handles
 
+LIST_MAX: Final = 1_000  # of groups in one request: each is an entry of the log
+
 
 @define(eq=False, kw_only=True)
 class Groups:
-    """Codes 200, 201, 207 and 352."""
+    """Codes 200, 201, 207, 225 and 352."""
 
     machine: Machine
     leadership: Leadership
@@ -45,6 +49,21 @@ class Groups:
         return self.proposals.answer(
             commands.PutGroup(stamped_ms=self.now_ms(), config=config), caller
         )
+
+    @handles(CreateGroups)
+    def create_all(self, request: CreateGroups, caller: Caller) -> Answer[None] | Later[Any]:
+        """Make several groups, or give them these settings. Where one cannot be, those that can
+        may have been made all the same."""
+        if not self.leadership.leads:
+            return self.leadership.relay(caller)
+        wanted = decode_body(GroupConfigs, caller.frame.body).group_config_list
+        if len(wanted) > LIST_MAX:
+            raise InvalidParameter(f"{len(wanted)} groups at once, {LIST_MAX} are possible")
+        puts = [
+            commands.PutGroup(stamped_ms=self.now_ms(), config=group_from_wire(config))
+            for config in wanted
+        ]
+        return self.proposals.answer_all(puts, caller)
 
     @handles(DeleteGroup)
     def delete(self, request: DeleteGroup, caller: Caller) -> Answer[None] | Later[Any]:

@@ -9,7 +9,8 @@ Laws
 - All four header fields are filled in every answer: Java unboxes them without looking.
 - Code 0 never comes with an empty body: ali-ons and Java crash on it.
 - Only a member that has just been confirmed as the leader says that an offset beyond the end is
-  wrong: elsewhere the end may be behind what consumers have seen, and they would start over.
+  wrong: elsewhere the end may be behind what consumers have seen, and they would start over. Nor
+  does any other tell of resets (`machine.resets`), which may be over.
 
 Source: protocol pages 04 (§4-6) and 07 (§6); PullMessageProcessor.java.
 """
@@ -34,6 +35,7 @@ from broker.formats import UNIT
 from broker.machine import names
 from broker.machine.groups import GroupConfig
 from broker.machine.machine import Machine
+from broker.machine.resets import Reset
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
 from broker.serving.long_polls import HOLD_MS_MAX, HeldPull, LongPolls
@@ -69,6 +71,7 @@ _FIELDS: Final = (
 )
 
 _WATCHED: Final = "long polls watch"
+_TOLD: Final = "resets told"
 
 ReadBarrier = Callable[[Callable[[object], None]], None]
 
@@ -107,6 +110,8 @@ class Pulling:
     def pull(self, request: PullMessage, caller: Caller) -> Answer[Any] | Later[Any]:
         """Answer with messages of one queue, or hold the request until there is one."""
         codes = self._admit(request)
+        if self.machine.resets.count and self._reset(request) is not None and self.leads():
+            return self._pull_after_reset(request, codes, caller)
         if request.sys_flag & COMMITS_OFFSET and request.commit_offset >= 0 and self.leads():
             self.commits.add(
                 request.consumer_group, request.topic, request.queue_id, request.commit_offset
@@ -116,14 +121,58 @@ class Pulling:
         self._run(_Pull(request, codes, later, held_for))
         return later
 
-    def _again(self, request: PullMessage, later: Later[Any]) -> None:
+    def _again(self, request: PullMessage, later: Later[Any], connection: Connection) -> None:
         """The wait of a held pull is over: the whole request once more, and no more waiting."""
         try:
             codes = self._admit(request)
         except Refused as error:  # the topic is gone, or smaller now
             later.refuse(error)
             return
-        self._run(_Pull(request, codes, later, None))
+        pull = _Pull(request, codes, later, None)
+        if self.machine.resets.count and self._reset(request) is not None and self.leads():
+            self.read_barrier(lambda outcome: self._run_reset(pull, connection, outcome))
+        else:
+            self._run(pull)
+
+    # --- resets ----------------------------------------------------------------------------------
+
+    def _reset(self, request: PullMessage) -> Reset | None:
+        """Where an operator wants the group to go on, if its consumers do not know that yet."""
+        return self.machine.resets.get(request.consumer_group, request.topic, request.queue_id)
+
+    def _pull_after_reset(
+        self, request: PullMessage, codes: frozenset[int] | None, caller: Caller
+    ) -> Later[Any]:
+        """The offset that the pull commits is void. A leader that has been deposed may know of
+        resets that are over, so it makes sure first."""
+        later = caller.later()
+        held_for = caller.connection if request.sys_flag & MAY_SUSPEND else None
+        pull = _Pull(request, codes, later, held_for)
+        self.read_barrier(lambda outcome: self._run_reset(pull, caller.connection, outcome))
+        return later
+
+    def _run_reset(self, pull: _Pull, connection: Connection, outcome: object) -> None:
+        """Tell the consumer where to go on; if it does, or has been told and does not care, the
+        reset is over. (RocketMQ tells once, and does not see whether that was heard.)"""
+        request = pull.request
+        reset = self._reset(request)
+        if outcome is not None:
+            self._miss(pull, NOT_FOUND, "NO_NEW_MSG", request.queue_offset)
+        elif reset is None:
+            self._run(pull)
+        else:
+            queue = (request.consumer_group, request.topic, request.queue_id)
+            told: dict[tuple[str, str, int], Reset] = connection.attributes.setdefault(_TOLD, {})
+            offset, _stamped_ms = reset
+            heard = told.get(queue) == reset
+            told[queue] = reset  # its next pull may come before the end of the reset is applied
+            if request.queue_offset != offset and not heard:
+                self._miss(pull, MOVED, "OFFSET_RESET", offset)
+                return
+            self.commits.end_reset(*queue, offset)
+            self._run(pull)
+
+    # --- reading ---------------------------------------------------------------------------------
 
     def _run(self, pull: _Pull) -> None:
         """Read once; answer, hold, or leave it to a worker thread."""
@@ -220,7 +269,7 @@ class Pulling:
                 deadline_ms=self.monotonic_ms() + wait_ms,
                 wants=pull.codes,
                 owner=connection.id,
-                again=lambda: self._again(request, pull.later),
+                again=lambda: self._again(request, pull.later, connection),
             )
         )
 

@@ -3,35 +3,39 @@
 Source: protocol pages 02 (f), 05 and 06 §4; AdminBrokerProcessor.java.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from attrs import define
 
 from broker.errors import InvalidParameter
 from broker.machine import commands, names
-from broker.machine.attributes import InvalidAttributes, parse_changes
+from broker.machine.attributes import Change, InvalidAttributes, parse_changes
 from broker.machine.machine import Machine
 from broker.rooms._admission import known_topic
 from broker.serving.leadership import Leadership
 from broker.serving.proposals import Proposals
 from broker.wire_records import topic_on_wire, topic_table_on_wire
-from dledger_py.remoting.commands.json_bodies import encode_body
+from dledger_py.remoting.commands.json_bodies import decode_body, encode_body
 from dledger_py.remoting.commands.operations import GetSystemTopics
 from dledger_py.remoting.commands.routes import TopicList
 from dledger_py.remoting.commands.topics import (
     CreateTopic,
+    CreateTopics,
     DeleteTopic,
     GetAllTopics,
     GetTopic,
+    TopicConfigs,
     TopicTableReply,
 )
 from dledger_py.remoting.rooms import Answer, Caller, Later, Refused, handles
 
+LIST_MAX: Final = 1_000  # of topics in one request: each is an entry of the log
+
 
 @define(eq=False, kw_only=True)
 class Topics:
-    """Codes 17, 21, 215, 305 and 351."""
+    """Codes 17, 18, 21, 215, 305 and 351."""
 
     cluster_name: str
     broker_name: str
@@ -47,12 +51,6 @@ class Topics:
         if not self.leadership.leads:
             return self.leadership.relay(caller)
         self._refuse_system_topic(request.topic)
-        try:
-            changes = parse_changes(request.attributes)
-        except InvalidAttributes as error:
-            raise Refused(str(error)) from error  # RocketMQ's code 1
-        if ("message.type", "MIXED") in changes:
-            raise InvalidParameter("message.type MIXED: mixed topics are not enabled")
         command = commands.PutTopic(
             stamped_ms=self.now_ms(),
             name=request.topic,
@@ -62,9 +60,35 @@ class Topics:
             filter_type=request.topic_filter_type,
             sys_flag=request.topic_sys_flag,
             order=request.order,
-            attribute_changes=changes,
+            attribute_changes=_changes(request.attributes),
         )
         return self.proposals.answer(command, caller)
+
+    @handles(CreateTopics)
+    def create_all(self, request: CreateTopics, caller: Caller) -> Answer[None] | Later[Any]:
+        """Make several topics, or give them these settings. Where one cannot be, those that can
+        may have been made all the same."""
+        if not self.leadership.leads:
+            return self.leadership.relay(caller)
+        wanted = decode_body(TopicConfigs, caller.frame.body).topic_config_list
+        if len(wanted) > LIST_MAX:
+            raise InvalidParameter(f"{len(wanted)} topics at once, {LIST_MAX} are possible")
+        puts = []
+        for config in wanted:
+            self._refuse_system_topic(config.topic_name)
+            put = commands.PutTopic(
+                stamped_ms=self.now_ms(),
+                name=config.topic_name,
+                read_queues=config.read_queue_nums,
+                write_queues=config.write_queue_nums,
+                perm=config.perm,
+                filter_type=config.topic_filter_type,
+                sys_flag=config.topic_sys_flag,
+                order=config.order,
+                attribute_changes=_changes(_as_text(config.attributes)),
+            )
+            puts.append(put)
+        return self.proposals.answer_all(puts, caller)
 
     @handles(DeleteTopic)
     def delete(self, request: DeleteTopic, caller: Caller) -> Answer[None] | Later[Any]:
@@ -103,3 +127,21 @@ class Topics:
     def _refuse_system_topic(self, name: str) -> None:
         if self._is_system_topic(name):
             raise InvalidParameter(f"The topic[{name}] is conflict with system topic.")
+
+
+def _changes(attributes: str) -> tuple[Change, ...]:
+    """What to change of a topic's attributes. Raises: Refused, InvalidParameter."""
+    try:
+        changes = parse_changes(attributes)
+    except InvalidAttributes as error:
+        raise Refused(str(error)) from error  # RocketMQ's code 1
+    if ("message.type", "MIXED") in changes:
+        raise InvalidParameter("message.type MIXED: mixed topics are not enabled")
+    return changes
+
+
+def _as_text(attributes: Mapping[str, str]) -> str:
+    """The spelling of CreateTopic: `+key=value`, and `-key` without a value."""
+    return ",".join(
+        key if key.startswith("-") else f"{key}={value}" for key, value in attributes.items()
+    )

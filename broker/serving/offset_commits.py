@@ -11,7 +11,7 @@ from typing import Final
 from attrs import define, field
 
 from broker.machine.codec import encode_command
-from broker.machine.commands import CommitOffsets
+from broker.machine.commands import CommitOffsets, EndResets
 from broker.serving.put_batch import Proposer, refusal_of
 from dledger_py.ledger.errors import LedgerError
 
@@ -49,6 +49,18 @@ class OffsetCommits:
         if len(self._gathered) >= GATHERED_MAX:
             self.propose()
 
+    def end_reset(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """Remember that the group's consumers go on from `offset`, as an operator told them to.
+
+        What was taken in before is void (`machine.resets`), so it goes into the log first.
+        """
+        if self._gathered:
+            self.propose()
+        command = EndResets(
+            stamped_ms=self._now_ms(), group=group, topic=topic, queues=((queue_id, offset),)
+        )
+        self._ledger.propose(encode_command(command), _nobody_waits)
+
     @property
     def pending(self) -> bool:
         """Whether offsets were taken in that no question can see yet."""
@@ -77,3 +89,7 @@ class OffsetCommits:
         self._under_way += 1
         command = CommitOffsets(stamped_ms=self._now_ms(), commits=commits)
         self._ledger.propose(encode_command(command), settle)
+
+
+def _nobody_waits(_outcome: object) -> None:
+    """If it was refused, the next pull ends the reset."""

@@ -1,11 +1,11 @@
 """Commands that operators and heartbeats cause: proposed one by one, answered when applied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define
 
-from broker.errors import IllegalOperation, InvalidParameter
+from broker.errors import GroupNotFound, IllegalOperation, InvalidParameter, TopicNotFound
 from broker.machine.codec import encode_command
 from broker.machine.commands import Command
 from broker.machine.replies import Declined, Reason, Reply
@@ -52,6 +52,11 @@ class Proposals:
     def answer(self, command: Command, caller: Caller) -> Later[Any]:
         """Propose the command and answer the caller with success once it is applied."""
         later = caller.later()
+        self.settle(command, later)
+        return later
+
+    def settle(self, command: Command, later: Later[Any]) -> None:
+        """As `answer`, for a promise that was given before."""
 
         def done(refusal: Refusal | None) -> None:
             if refusal is None:
@@ -60,6 +65,28 @@ class Proposals:
                 later.refuse(refusal)
 
         self.propose(command, done)
+
+    def answer_all(self, commands: Sequence[Command], caller: Caller) -> Answer[Any] | Later[Any]:
+        """Propose several commands and answer once all are applied: with success, or with the
+        first refusal, which says nothing about the others."""
+        if not commands:
+            return Answer()
+        later = caller.later()
+        refusals: list[Refusal] = []
+        left = len(commands)
+
+        def done(refusal: Refusal | None) -> None:
+            nonlocal left
+            left -= 1
+            if refusal is not None:
+                refusals.append(refusal)
+            if left == 0 and refusals:
+                later.refuse(refusals[0])
+            elif left == 0:
+                later.answer(Answer())
+
+        for command in commands:
+            self.propose(command, done)
         return later
 
     def forget(self, command: Command) -> None:
@@ -68,8 +95,14 @@ class Proposals:
 
 
 def _declined(reply: Declined) -> Exception:
-    if reply.reason in (Reason.TABLE_FULL, Reason.INVALID_ATTRIBUTE):
-        return Refused(reply.detail)  # RocketMQ has no code of its own for either
-    if reply.reason is Reason.OUTDATED:
-        return IllegalOperation(f"too late: {reply.detail}")
-    return InvalidParameter(reply.detail)
+    match reply.reason:
+        case Reason.TABLE_FULL | Reason.INVALID_ATTRIBUTE:
+            return Refused(reply.detail)  # RocketMQ has no code of its own for either
+        case Reason.OUTDATED:
+            return IllegalOperation(f"too late: {reply.detail}")
+        case Reason.UNKNOWN_TOPIC:
+            return Refused(reply.detail, code=TopicNotFound.code)
+        case Reason.UNKNOWN_GROUP:
+            return Refused(reply.detail, code=GroupNotFound.code)
+        case _:
+            return InvalidParameter(reply.detail)

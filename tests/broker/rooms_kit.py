@@ -13,7 +13,7 @@ from attrs import define, field
 from broker.formats import UNIT_TAGS_CODE
 from broker.machine.codec import encode_command
 from broker.machine.commands import Initialise
-from broker.machine.effects import DropQueues, IndexMessages, TopicsChanged
+from broker.machine.effects import DropQueues, IndexMessages, OffsetsReset, TopicsChanged
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
 from broker.machine.timer_wheel import WAITING_TOPICS
@@ -24,8 +24,10 @@ from broker.rooms.groups import Groups
 from broker.rooms.locks import Locks
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
+from broker.rooms.progress import Progress
 from broker.rooms.pulling import Pulling
 from broker.rooms.recalling import Recalling
+from broker.rooms.resets import Resets
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
@@ -72,6 +74,7 @@ class Connection:
     attributes: dict[str, Any] = field(factory=dict)
     answers: list[Frame] = field(factory=list)
     told: list[Request[Any]] = field(factory=list)
+    told_bodies: list[bytes] = field(factory=list)
     settled: int = 0
     settled_bytes: int = 0
     _on_close: list[Callable[[], None]] = field(factory=list)
@@ -97,6 +100,7 @@ class Connection:
 
     def request(self, request: Request[Any], body: bytes = b"", *, on_reply: Any = None) -> None:
         self.told.append(request)
+        self.told_bodies.append(body)
 
     def on_close(self, callback: Callable[[], None]) -> None:
         self._on_close.append(callback)
@@ -197,6 +201,7 @@ class Desk:
     folder: Path
     auto_create: bool = True
     max_message_bytes: int = 4 * 1024 * 1024
+    server_side_reset: bool = True
     now_ms: int = 1_700_000_000_000
     ticks_ms: int = 0
     machine: Machine = field(factory=Machine)
@@ -275,6 +280,27 @@ class Desk:
             settings=lambda: {"brokerName": BROKER},
             now_ms=self._now,
         )
+        resets = Resets(
+            broker_name=BROKER,
+            server_side=self.server_side_reset,
+            queues=self.queues,
+            stored_times=times,
+            cold_reads=self.threads,
+            clients=self.table,
+            commits=self.commits,
+            proposals=proposals,
+            **shared,
+        )
+        progress = Progress(
+            broker_name=BROKER,
+            address="10.0.0.1:10911",
+            machine=machine,
+            queues=self.queues,
+            stored_times=times,
+            clients=self.table,
+            rates=self.rates,
+            now_ms=self._now,
+        )
         topics = Topics(
             cluster_name=CLUSTER,
             broker_name=BROKER,
@@ -306,6 +332,8 @@ class Desk:
             topics,
             groups,
             operations,
+            resets,
+            progress,
         )
         self.routes = with_refusals(routes(rooms))
         ledger.apply(
@@ -334,6 +362,7 @@ class Desk:
         code: int | None = None,
         one_way: bool = False,
         version: int = OUR_VERSION,
+        language: str = "JAVA",
         fields: dict[str, str] | None = None,
     ) -> Any:
         """Hand a request to its room, as the server does; the turn is not over yet."""
@@ -342,6 +371,7 @@ class Desk:
         data = encode_request(code or request.code, self._opaque, wire, body, one_way=one_way)
         frame = Framer().feed(data)[0]
         frame.version = version
+        frame.language = language
         return self.routes.answer(by or self.client, frame)
 
     def turn(self) -> None:
@@ -379,6 +409,7 @@ class Desk:
         version: int = 1,
         model: MessageModel = MessageModel.CLUSTERING,
         expression_type: str = "TAG",
+        **how: Any,
     ) -> Frame | None:
         subscription = SubscriptionData(
             topic=topic,
@@ -390,7 +421,7 @@ class Desk:
             group_name=group, message_model=model, subscription_data_set=(subscription,)
         )
         body = encode_heartbeat(HeartbeatData(client_id=client_id, consumer_data_set=(data,)))
-        return self.ask(Heartbeat(), body, by=by)
+        return self.ask(Heartbeat(), body, by=by, **how)
 
     def _perform(self, effects: list[Any]) -> None:
         for effect in effects:
@@ -405,6 +436,8 @@ class Desk:
                     self.queues.drop(topic)
                 case TopicsChanged(topics):
                     self.polls.wake_topics(topics)
+                case OffsetsReset(_group, topic):
+                    self.polls.wake_topics((topic,))
 
     def _now(self) -> int:
         return self.now_ms

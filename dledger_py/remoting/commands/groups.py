@@ -55,6 +55,18 @@ class CreateGroup(Request[None]):
 
 
 @frozen(kw_only=True)
+class CreateGroups(Request[None]):
+    """Make several groups or change their settings; body: GroupConfigs. Code 225."""
+
+    code = RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST
+
+
+@frozen(kw_only=True)
+class GroupConfigs:
+    group_config_list: tuple[GroupConfig, ...] = ()
+
+
+@frozen(kw_only=True)
 class DeleteGroup(Request[None]):
     """Remove a group, and its offsets if asked. Code 207."""
 

@@ -68,6 +68,21 @@ class CreateTopic(Request[None]):
 
 
 @frozen(kw_only=True)
+class CreateTopics(Request[None]):
+    """Make several topics or change their settings; body: TopicConfigs. Code 18.
+
+    As in CreateTopic, attributes are changes: `+key` with a value, or `-key`.
+    """
+
+    code = RequestCode.UPDATE_AND_CREATE_TOPIC_LIST
+
+
+@frozen(kw_only=True)
+class TopicConfigs:
+    topic_config_list: tuple[TopicConfig, ...] = ()
+
+
+@frozen(kw_only=True)
 class DeleteTopic(Request[None]):
     """Remove a topic from this broker. Code 215."""
 
