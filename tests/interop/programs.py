@@ -47,6 +47,10 @@ def _build_java() -> None:
     _call(["mvn", "-q", "-B", f"-Dbuild.dir={BUILD / 'java'}", "package"], HERE / "java")
 
 
+def _build_mqadmin() -> None:
+    _call(["mvn", "-q", "-B", f"-Dbuild.dir={BUILD / 'mqadmin'}", "package"], HERE / "mqadmin")
+
+
 def _build_node() -> None:
     """In a copy, because npm puts what it installs beside the program."""
     target = BUILD / "node"
@@ -80,6 +84,13 @@ def _java_command(folder: Path) -> Sequence[str]:
     return ["java", "-Xmx128m", *own, "-cp", classpath, "interop.Interop"]
 
 
+def _mqadmin_command(folder: Path) -> Sequence[str]:
+    classpath = f"{BUILD / 'mqadmin' / 'mqadmin.jar'}:{BUILD / 'mqadmin' / 'lib'}/*"
+    own = [f"-Drocketmq.log.root={folder}", f"-Duser.home={folder}"]
+    namesrv = "-Drocketmq.namesrv.addr=NAMESRV"  # whoever starts it knows
+    return ["java", "-Xmx256m", *own, namesrv, "-cp", classpath, "interop.MQAdmin"]
+
+
 PROGRAMS = (
     Program(
         name="java",
@@ -103,3 +114,8 @@ PROGRAMS = (
         creates_topics=False,  # ali-ons refuses to send to a topic without a route
     ),
 )
+
+MQADMIN = Program(
+    name="mqadmin", tools=("java", "mvn"), build=_build_mqadmin, command=_mqadmin_command
+)
+"""Apache's tools; no client that sends or consumes."""

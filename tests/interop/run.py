@@ -2,7 +2,8 @@
 
 Builds the programs, starts three brokers and a name server, and lets each client send and consume:
 steady first, then with the leader killed in the middle (failover). Then each of its features is
-tried, and tried again with the leader killed halfway (killed). Ends with 0 if all that was
+tried, and tried again with the leader killed halfway (killed), and mqadmin asked for whatever it
+can do. Ends with 0 if all that was
 acknowledged was consumed and every feature held, with 1 if not, with 2 if it could not be tried.
 Everything has a deadline.
 """
@@ -18,7 +19,8 @@ from pathlib import Path
 
 import trio
 from features import Check
-from programs import BUILD, PROGRAMS, BuildFailed, Program
+from mqadmin import MQAdminRun
+from programs import BUILD, MQADMIN, PROGRAMS, BuildFailed, Program
 from rich.console import Console
 from rich.table import Table
 from scenario import Result, Scenario
@@ -27,7 +29,8 @@ from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.local import LocalCluster
 
 STEADY, FAILOVER, FEATURES, KILLED = "steady", "failover", "features", "killed"
-SCENARIOS = (STEADY, FAILOVER, FEATURES, KILLED)
+TOOLS = "mqadmin"
+SCENARIOS = (STEADY, FAILOVER, FEATURES, KILLED, TOOLS)
 STEADY_LIMIT_S = 60
 FAILOVER_LIMIT_S = 150
 """A client needs up to 30 s to ask for the new leader, and sends on afterwards."""
@@ -42,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for program in programs:
             _build(program)
+        if _tools_wanted(options):
+            _build(MQADMIN)
         BUILD.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
         _say(f"logs and data are in {folder}")
@@ -76,7 +81,22 @@ async def _run(
                     for check in checks
                     if not options.checks or check in options.checks
                 ]
+        if _tools_wanted(options):
+            _say("mqadmin …")
+            results.append(await MQAdminRun(cluster, folder / "mqadmin").run())
+            for fault in results[-1].faults:
+                _say(f"  {fault}")
     return results
+
+
+def _tools_wanted(options: argparse.Namespace) -> bool:
+    """They are Java's, need its client beside them, and know one broker group by its name."""
+    return (
+        TOOLS in options.scenarios
+        and "java" in options.clients
+        and options.namesrv is None
+        and options.groups == 1
+    )
 
 
 async def _check(
