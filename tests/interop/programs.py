@@ -97,7 +97,10 @@ PROGRAMS = (
         tools=("java", "mvn"),
         build=_build_java,
         command=_java_command,
-        checks=("sends", "delay", "recall", "retry", "orderly", "broadcast", "lite-pull"),
+        checks=(
+            *("sends", "delay", "recall", "retry", "orderly", "broadcast", "lite-pull"),
+            "reset",
+        ),
     ),
     Program(
         name="go",

@@ -18,6 +18,7 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.impl.factory.MQClientInstance;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
@@ -25,6 +26,7 @@ import org.apache.rocketmq.client.producer.SendStatus;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
 
 /**
@@ -60,6 +62,7 @@ final class Features {
                 case "orderly": orderly(); break;
                 case "broadcast": broadcast(); break;
                 case "lite-pull": litePull(); break;
+                case "reset": reset(); break;
                 default: throw new IllegalArgumentException("no check " + check);
             }
         } finally {
@@ -296,6 +299,57 @@ final class Features {
             consumer.poll(500).forEach(seen::take);
             return seen.keys().containsAll(sent);
         }, () -> "seen " + seen.keys());
+    }
+
+    /** A group goes where an operator puts it, whether it is online then or comes later. */
+    private void reset() throws Exception {
+        DefaultMQProducer producer = producer();
+        Set<String> sent = new HashSet<>();
+        for (int i = 0; i < 20; i++) {
+            sent.add(send(producer, message("reset-" + i)));
+        }
+        Map<String, Integer> times = new ConcurrentHashMap<>();
+        Handler count = message -> times.merge(message.getKeys(), 1, Integer::sum);
+        consumer("reset", "*", count);
+        await(() -> allCame(times, sent, 1), () -> "seen " + times);
+        reset(producer, 0);
+        await(() -> allCame(times, sent, 2), () -> "online, after the reset " + times);
+
+        closeLast(); // it commits how far it has come
+        reset(producer, 0);
+        halfway();
+        consumer("reset", "*", count);
+        await(() -> allCame(times, sent, 3), () -> "offline, after the reset " + times);
+        demand(failover || times.values().stream().allMatch(n -> n == 3), "too often: " + times);
+
+        closeLast();
+        times.clear();
+        send(producer, message("skipped"));
+        retrying(() -> reset(producer, -1));
+        send(producer, message("fresh"));
+        consumer("reset", "*", count);
+        await(() -> times.containsKey("fresh"), () -> "after the reset to the end " + times);
+        demand(times.keySet().equals(Set.of("fresh")), "after the reset to the end " + times);
+    }
+
+    private static boolean allCame(Map<String, Integer> times, Set<String> keys, int often) {
+        return keys.stream().allMatch(key -> times.getOrDefault(key, 0) >= often);
+    }
+
+    private void closeLast() throws Exception {
+        open.remove(open.size() - 1).close();
+    }
+
+    /** As mqadmin's resetOffsetByTime asks for it; a negative time is the end. */
+    private void reset(DefaultMQProducer producer, long timestamp) throws Exception {
+        MQClientInstance client = producer.getDefaultMQProducerImpl().getMqClientFactory();
+        for (MessageQueue queue : producer.fetchPublishMessageQueues(topic)) {
+            if (queue.getQueueId() == 0) {
+                client.getMQClientAPIImpl().invokeBrokerToResetOffset(
+                    client.findBrokerAddressInPublish(queue.getBrokerName()),
+                    topic, group("reset"), timestamp, true, 5_000);
+            }
+        }
     }
 
     // --- pieces ---
