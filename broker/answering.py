@@ -152,6 +152,7 @@ def _state(
             now_ms=now_ms,
         ),
         Operations(
+            cluster_name=config.cluster_name,
             broker_name=config.broker_name,
             machine=machine,
             queues=broker.queues,

@@ -14,6 +14,7 @@ from broker.machine.machine import Machine
 from broker.rooms._admission import known_topic
 from broker.rooms._stored_times import StoredTimes
 from broker.serving.client_table import Client, ClientTable, ConsumerGroup
+from broker.serving.histories import Passed
 from broker.serving.rates import Rates
 from broker.store.consume_queues import ConsumeQueues
 from dledger_py.remoting.commands.json_bodies import encode_body
@@ -26,6 +27,7 @@ from dledger_py.remoting.commands.operations import (
     GetProducerConnections,
     GetTopicStats,
     QueryTopicGroups,
+    ViewStatistic,
 )
 from dledger_py.remoting.commands.statistics import (
     ClientConnection,
@@ -37,6 +39,8 @@ from dledger_py.remoting.commands.statistics import (
     ProducerConnections,
     QueueOffsets,
     QueueProgress,
+    StatisticReply,
+    Sum,
     TopicStats,
 )
 from dledger_py.remoting.commands.topics import DataVersion
@@ -47,8 +51,9 @@ TPS_WINDOW_S: Final = 10  # what the tables of the tools call TPS
 
 @define(eq=False, kw_only=True)
 class Operations:
-    """Codes 26, 28, 202, 203, 204, 208 and 300."""
+    """Codes 26, 28, 202, 203, 204, 208, 300 and 315."""
 
+    cluster_name: str
     broker_name: str
     machine: Machine
     queues: ConsumeQueues
@@ -145,10 +150,37 @@ class Operations:
         groups = sorted({*online, *committed})
         return Answer(body=encode_body(GroupList(group_list=tuple(groups))))
 
+    @handles(ViewStatistic)
+    def statistic(self, request: ViewStatistic, caller: Caller) -> Answer[None]:
+        """How many messages passed here. Raises: Refused, if none did or nobody counts that."""
+        passed = self._passed(request.stats_name, request.stats_key)
+        if passed is None:
+            raise Refused(f"The stats <{request.stats_name}> <{request.stats_key}> not exist")
+        body = StatisticReply(
+            stats_minute=Sum(sum=passed.minute, tps=passed.minute / 60),
+            stats_hour=Sum(sum=passed.hour, tps=passed.hour / 3600),
+            stats_day=Sum(sum=passed.day, tps=passed.day / 86400),
+        )
+        return Answer(body=encode_body(body))
+
     # --- pieces ----------------------------------------------------------------------------------
 
     def _queue(self, topic: str, queue_id: int) -> MessageQueue:
         return MessageQueue(topic=topic, broker_name=self.broker_name, queue_id=queue_id)
+
+    def _passed(self, name: str, key: str) -> Passed | None:
+        match name:
+            case "TOPIC_PUT_NUMS":
+                return self.rates.topic_passed(key)
+            case "GROUP_GET_NUMS":
+                topic, _, group = key.partition("@")
+                return self.rates.group_passed(topic, group)
+            case "BROKER_PUT_NUMS" if key == self.cluster_name:
+                return self.rates.put_passed()
+            case "BROKER_GET_NUMS" if key == self.cluster_name:
+                return self.rates.got_passed()
+            case _:
+                return None
 
     def _queues_of(
         self, group: str, topic: str | None, topic_list: str | None

@@ -26,7 +26,6 @@ UNSUPPORTED: Final[Mapping[int, str]] = {
     223: "asking consumers for their offsets (INVOKE_BROKER_TO_GET_CONSUMER_STATUS)",
     307: "asking a consumer for its running state (GET_CONSUMER_RUNNING_INFO)",
     309: "consuming one message directly (CONSUME_MESSAGE_DIRECTLY)",
-    315: "reading one statistic (VIEW_BROKER_STATS_DATA)",
     323: "resuming the check of a half message (RESUME_CHECK_HALF_MESSAGE)",
     324: "request-reply (SEND_REPLY_MESSAGE)",
     325: "request-reply (SEND_REPLY_MESSAGE_V2)",

@@ -2,12 +2,15 @@
 
 The meters of single topics and groups remember ten seconds only, and are dropped when nothing
 passed in that time: what they cost goes by what is busy, not by what exists or was ever named.
+What passed in the last minute, hour and day is noted from them (`histories`).
 """
 
 from collections import deque
 from typing import TypeVar
 
 from attrs import define, field
+
+from broker.serving.histories import NOTED_EVERY_S, Histories, Passed
 
 KeyT = TypeVar("KeyT")
 
@@ -20,6 +23,8 @@ class Meter:
 
     total: int = 0
     window_s: int = WINDOWS_S[-1]
+    noted: int = 0
+    """How much of the total is in a history."""
     _samples: deque[tuple[int, int]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -65,6 +70,10 @@ class Rates:
     pulls_missed: Meter = field(factory=Meter)
     put_by_topic: dict[str, Meter] = field(factory=dict)
     got_by_group: dict[tuple[str, str], Meter] = field(factory=dict)  # (topic, group)
+    passed_by_topic: Histories[str] = field(factory=Histories)
+    passed_by_group: Histories[tuple[str, str]] = field(factory=Histories)
+    _passed: Histories[str] = field(factory=Histories)
+    _now_s: int = 0
 
     def topic(self, name: str) -> Meter:
         """Messages stored in a topic."""
@@ -92,18 +101,55 @@ class Rates:
             self.pulls_missed,
         ):
             meter.sample(now_s)
+        if now_s // NOTED_EVERY_S != self._now_s // NOTED_EVERY_S:
+            for name, meter in (("put", self.put), ("got", self.got)):
+                _note(self._passed, name, meter, now_s)
+            _note_all(self.passed_by_topic, self.put_by_topic, now_s)
+            _note_all(self.passed_by_group, self.got_by_group, now_s)
+        self._now_s = now_s
         _sample(self.put_by_topic, now_s)
         _sample(self.got_by_group, now_s)
+
+    def put_passed(self) -> Passed:
+        """Messages stored for clients of this member, in the last minute, hour and day."""
+        return self._passed.passed("put", self._now_s) or Passed()
+
+    def got_passed(self) -> Passed:
+        """Messages handed out."""
+        return self._passed.passed("got", self._now_s) or Passed()
+
+    def topic_passed(self, name: str) -> Passed | None:
+        """Messages stored in a topic; None if there were none for a day."""
+        return self.passed_by_topic.passed(name, self._now_s)
+
+    def group_passed(self, topic: str, name: str) -> Passed | None:
+        """Messages of a topic handed out to a group; None if there were none for a day."""
+        return self.passed_by_group.passed((topic, name), self._now_s)
 
     def forget_topic(self, name: str) -> None:
         """The topic was deleted."""
         self.put_by_topic.pop(name, None)
         for key in [key for key in self.got_by_group if key[0] == name]:
             del self.got_by_group[key]
+        self.passed_by_topic.forget(name)
+        for key in [key for key in self.passed_by_group if key[0] == name]:
+            self.passed_by_group.forget(key)
 
 
 def _sample(meters: dict[KeyT, Meter], now_s: int) -> None:
     for key, meter in tuple(meters.items()):
         meter.sample(now_s)
-        if meter.idle:
+        if meter.idle:  # for a slot of the histories, so all of it is noted
             del meters[key]
+
+
+def _note_all(histories: Histories[KeyT], meters: dict[KeyT, Meter], now_s: int) -> None:
+    for key, meter in meters.items():
+        _note(histories, key, meter, now_s)
+    histories.sweep(now_s)
+
+
+def _note(histories: Histories[KeyT], key: KeyT, meter: Meter, now_s: int) -> None:
+    if meter.total != meter.noted:
+        histories.add(key, meter.total - meter.noted, now_s)
+        meter.noted = meter.total

@@ -270,6 +270,7 @@ class Desk:
             read_barrier=ledger.read_barrier_nowait,
         )
         operations = Operations(
+            cluster_name=CLUSTER,
             broker_name=BROKER,
             machine=machine,
             queues=self.queues,

@@ -54,9 +54,7 @@ STEPS = (
         r"^DefaultCluster +broker-a +0 +{leader} +V5_\S+ .* true$",
         r"^DefaultCluster +broker-a +\d+ +{follower} +V5_\S+ .* true$",
     ),
-    step(
-        "clusterList -m", r"^DefaultCluster +broker-a( +\d+){{4}} *$"
-    ),
+    step("clusterList -m", r"^DefaultCluster +broker-a( +\d+){{4}} *$"),
     step("brokerStatus -b {leader}", r"^brokerVersionDesc +: V5_", r"^raftRole +: leader$"),
     step("brokerStatus -c DefaultCluster", r"^{follower} +raftRole +: follower$"),
     step("getBrokerConfig -b {leader}", r"^brokerName += +broker-a$"),
@@ -116,7 +114,7 @@ STEPS = (
     ),
     step("consumerProgress", r"^shop +1 +V5_\S+ .* 0$"),
     step("brokerConsumeStats -b {leader}", r"^orders +shop +broker-a +0 +3 +3 +0 "),
-    step("statsAll -t orders", r"^orders +shop +0 "),
+    step("statsAll -t orders", r"^orders +shop +0 +\d\S+ +\d\S+ +12 +12 *$", settles=True),
     step("cloneGroupOffset -s shop -d audit -t orders -o true", r"^clone group offset success"),
     step("brokerConsumeStats -b {leader}", r"^orders +audit +broker-a +3 +3 +3 +0 "),
     # Resets: the consumer is online, and gets all of it again.

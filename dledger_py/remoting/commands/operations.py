@@ -68,6 +68,19 @@ class QueryTopicGroups(Request[None]):
 
 
 @frozen(kw_only=True)
+class ViewStatistic(Request[None]):
+    """How many messages passed; body: `statistics.StatisticReply`. Code 315.
+
+    Names: TOPIC_PUT_NUMS of a topic, GROUP_GET_NUMS of `topic@group`, BROKER_PUT_NUMS and
+    BROKER_GET_NUMS of a cluster.
+    """
+
+    code = RequestCode.VIEW_BROKER_STATS_DATA
+    stats_name: str
+    stats_key: str
+
+
+@frozen(kw_only=True)
 class GetSystemTopics(Request[None]):
     """The broker's own topics; body: `routes.TopicList`. Code 305."""
 

@@ -100,3 +100,22 @@ class GroupList:
     """The answer of QueryTopicGroups."""
 
     group_list: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Sum:
+    """What passed in a span: its sum, how much a second. Calls are not counted, so `avgpt`, the
+    mean of a call, is always 0."""
+
+    sum: int
+    tps: float
+    avgpt: float = 0.0
+
+
+@frozen(kw_only=True)
+class StatisticReply:
+    """The answer of ViewStatistic: the last minute, hour and day."""
+
+    stats_minute: Sum
+    stats_hour: Sum
+    stats_day: Sum
