@@ -7,18 +7,24 @@ remembered between calls, so a call that would block in the loop can be made aga
 worker thread.
 
 Elsewhere: choosing units (`tag_filter`), finding them (`consume_queues`), parsing records
-(`dledger_py.remoting.wire.message`).
+(`dledger_py.remoting.wire.message`), what makes properties match (`broker.filters`).
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from attrs import define, frozen
 
 from broker.formats import UNIT, UNIT_PLACE
 from dledger_py.ledger.reopening import Reopen
-from dledger_py.remoting.wire.message import is_intact, patch_offsets, store_timestamp_ms
+from dledger_py.remoting.wire import properties
+from dledger_py.remoting.wire.message import (
+    is_intact,
+    patch_offsets,
+    properties_of,
+    store_timestamp_ms,
+)
 
 MESSAGES_MAX: Final = 256  # per pull, if the client asks for so many; RocketMQ stops at 32
 BYTES_MAX: Final = (
@@ -27,6 +33,8 @@ BYTES_MAX: Final = (
 
 GAP_BYTES_MAX: Final = 8 * 1024  # reading so much in vain costs less than one more system call
 READ_BYTES_MAX: Final = 2 * BYTES_MAX  # one read with its gaps; bounds what is copied in vain
+SELECT_UNITS: Final = 64  # looked at before more is read: what one answer usually needs
+SELECT_BYTES_MAX: Final = 4 * BYTES_MAX  # of records looked at for one pull; 1 ms of checking them
 
 _SIZE = struct.Struct(">i")
 _TIME_HEAD_BYTES: Final = 76  # up to the end of the store timestamp behind an IPv6 born host
@@ -98,9 +106,52 @@ class MessageReader:
             next_offset=first_offset + more_at,
         )
 
+    def select(
+        self,
+        units: bytes,
+        first_offset: int,
+        matches: Callable[[Mapping[str, str]], bool],
+        *,
+        messages_max: int = MESSAGES_MAX,
+        bytes_max: int = BYTES_MAX,
+        is_enough: Callable[[], bool] = lambda: False,
+        nowait: bool = False,
+    ) -> Fetched:
+        """The records whose properties match, out of all these units, as far as the limits allow.
+
+        Looks at `SELECT_BYTES_MAX` of records, and no further once `is_enough`; at one record
+        always. A record that is damaged is never passed over: what it says does not count.
+        **Blocks**, **Raises**: as `read`.
+        """
+        parts: list[memoryview] = []
+        total = 0
+        following = 0
+        for run in _all_runs(units):
+            start = run[0][1]
+            buffer = self.log.read_bytes(start, run[-1][1] + run[-1][2] - start, nowait=nowait)
+            view = memoryview(buffer)
+            for number, position, size in run:
+                at = position - start
+                if not is_intact(view, at, size):
+                    raise _damaged(position, size, buffer, at)
+                if matches(properties.decode(properties_of(view, at, size))):
+                    total += size
+                    if parts and total > bytes_max:
+                        return _fetched(parts, first_offset + number)
+                    patch_offsets(buffer, at, first_offset + number, position)
+                    parts.append(view[at : at + size])
+                following = number + 1
+                if len(parts) >= messages_max or is_enough():
+                    return _fetched(parts, first_offset + following)
+        return _fetched(parts, first_offset + following)
+
     def stored_ms(self, position: int, *, nowait: bool = False) -> int:
         """When the record at this position was stored. **Blocks**, **Raises**: as `read`."""
         return store_timestamp_ms(self.log.read_bytes(position, _TIME_HEAD_BYTES, nowait=nowait))
+
+
+def _fetched(parts: Sequence[memoryview], next_offset: int) -> Fetched:
+    return Fetched(body=b"".join(parts), messages=len(parts), next_offset=next_offset)
 
 
 Wanted = tuple[int, int, int]
@@ -132,6 +183,22 @@ def _runs(
             run_start = position
         run_end = ends
     return runs, len(units) // unit_size
+
+
+def _all_runs(units: bytes) -> Iterator[list[Wanted]]:
+    """The same for all units, a few at a time, up to `SELECT_BYTES_MAX` of records.
+
+    Whoever chooses among them often has enough after the first few.
+    """
+    count = len(units) // UNIT.size
+    left = SELECT_BYTES_MAX
+    for first in range(0, count, SELECT_UNITS):
+        upto = min(first + SELECT_UNITS, count)
+        runs, more_at = _runs(units, range(first, upto), SELECT_UNITS, left)
+        yield from runs
+        left -= sum(size for run in runs for _, _, size in run)
+        if more_at < upto or left <= 0:
+            return
 
 
 def rotten(position: int) -> Reopen:

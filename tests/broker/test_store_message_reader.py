@@ -8,7 +8,13 @@ from attrs import define, field
 from broker.formats import UNIT
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_lookup import RECORD_BYTES_MAX, candidate_at, confirmed
-from broker.store.message_reader import GAP_BYTES_MAX, READ_BYTES_MAX, MessageReader
+from broker.store.message_reader import (
+    GAP_BYTES_MAX,
+    READ_BYTES_MAX,
+    SELECT_BYTES_MAX,
+    SELECT_UNITS,
+    MessageReader,
+)
 from broker.store.tag_filter import matching
 from dledger_py.actors import FailStop
 from dledger_py.ledger.reopening import Reopen
@@ -29,6 +35,7 @@ def record(
     born_host: str = "10.0.0.9",
     store_host: str = "10.0.0.1",
     stored_ms: int = 1_700_000_000_005,
+    properties: bytes = b"",
 ) -> bytes:
     return encode_record(
         queue_id=queue_id,
@@ -40,6 +47,7 @@ def record(
         store_host=pack_host(store_host, 10911),
         body=body,
         topic=topic,
+        properties=properties,
     )
 
 
@@ -262,3 +270,62 @@ def test_a_named_position_reads_no_more_than_a_frame() -> None:
 
     assert candidate_at(log, 0) is None
     assert [(0, 91)] == log.reads
+
+
+# --- choosing by properties ---
+
+
+def numbered(log: FakeLog, count: int, gap: int = 0) -> bytes:
+    return stored(log, *(record(properties=b"n\x01%d\x02" % n) for n in range(count)), gap=gap)
+
+
+@pytest.mark.parametrize("gap", [0, 100, GAP_BYTES_MAX + 1])
+@pytest.mark.parametrize("count", [1, SELECT_UNITS, SELECT_UNITS + 1, 3 * SELECT_UNITS + 5])
+def test_every_record_is_looked_at_once_wherever_it_lies(gap, count) -> None:
+    log = FakeLog()
+    units = numbered(log, count, gap)
+    looked = []
+    fetched = MessageReader(log).select(
+        units, 7, lambda found: looked.append(found["n"]) or int(found["n"]) % 3 == 0
+    )
+
+    assert [str(n) for n in range(count)] == looked
+    assert list(range(7, 7 + count, 3)) == [r.queue_offset for r in decode_records(fetched.body)]
+    assert 7 + count == fetched.next_offset
+
+
+def test_looking_stops_with_the_last_message_that_is_wanted() -> None:
+    log = FakeLog()
+    units = numbered(log, 800)
+    fetched = MessageReader(log).select(units, 0, lambda found: True, messages_max=3)
+
+    assert (3, 3) == (fetched.messages, fetched.next_offset)
+    assert sum(length for _, length in log.reads) < len(log.stored) // 10
+
+
+def test_looking_stops_after_so_many_bytes_and_never_before_one_record() -> None:
+    log = FakeLog()
+    large = record(bytes(SELECT_BYTES_MAX // 100))
+    units = stored(log, *[large] * 150)
+    huge = stored(log, record(bytes(2 * SELECT_BYTES_MAX)), record())
+    reader = MessageReader(log)
+
+    assert 99 == reader.select(units, 0, lambda found: False).next_offset
+    assert 1 == reader.select(huge, 0, lambda found: False).next_offset
+
+
+def test_looking_stops_when_it_is_enough() -> None:
+    log = FakeLog()
+    enough = iter([False, False, True])
+    fetched = MessageReader(log).select(
+        numbered(log, 10), 0, lambda found: False, is_enough=lambda: next(enough)
+    )
+
+    assert (b"", 0, 3) == (fetched.body, fetched.messages, fetched.next_offset)
+
+
+def test_looking_would_rather_not_wait() -> None:
+    log = FakeLog(cached=False)
+
+    with pytest.raises(BlockingIOError):
+        MessageReader(log).select(numbered(log, 1), 0, lambda found: True, nowait=True)

@@ -20,6 +20,7 @@ from dledger_py.remoting.wire.message import (
     pack_host,
     parse_offset_message_id,
     patch_offsets,
+    properties_of,
     record_size,
     split_batch_body,
     store_timestamp_ms,
@@ -150,6 +151,47 @@ def test_a_long_topic_makes_a_v2_record() -> None:
     assert int.from_bytes(found[4:8], "big") == MAGIC_V2
     assert decode_record(found).topic == topic
     assert record_size(found) == len(found)
+
+
+IPV6 = pack_host("2001:db8::1", 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"body": b""},
+        {"properties": b""},
+        {"topic": "%RETRY%" + "g" * 200},
+        {"born_host": IPV6},
+        {"store_host": IPV6},
+        {"born_host": IPV6, "store_host": IPV6, "topic": "t" * 128},
+        {"sys_flag": 8},
+    ],
+    ids=str,
+)
+def test_properties_are_found_without_reading_the_rest(changes: dict[str, object]) -> None:
+    raw = record(**changes)
+
+    assert decode_record(raw).properties == properties_of(
+        b"in front" + raw + b"behind", 8, len(raw)
+    )
+
+
+def test_properties_that_are_not_utf_8_are_read_with_gaps() -> None:
+    raw = record(properties=b"a\x01\xff\x02")
+
+    assert properties_of(raw, 0, len(raw)) == "a\x01\ufffd\x02"
+
+
+@pytest.mark.parametrize("length", [b"\x00", b"\xff"])
+def test_properties_behind_the_end_are_refused(length: bytes) -> None:
+    raw = bytearray(record(properties=b"", body=b"hello"))
+    raw[93:94] = length
+    size = len(raw) - (length == b"\x00") * (len(raw) - 94)
+
+    with pytest.raises(MalformedRecord):
+        properties_of(raw, 0, size)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ _BODY_AT: Final = (88, 100, 100, 112)  # by which hosts are IPv6, as in sysFlag
 _OFFSETS = Layout(">qq")
 _SIZE_AND_MAGIC = Layout(">II")
 _INT = Layout(">i")
+_MAGIC_AND_FLAG = Layout(">4xI28xi")
 _LONG = Layout(">q")
 _CHECKED = Layout(">i4xi24xi44xi")  # size, body CRC, system flag; body size between IPv4 hosts
 _BATCH_ITEM = Layout(">iiiii")  # size, magic, crc, flag, body length
@@ -245,6 +246,23 @@ def store_timestamp_ms(buffer: bytes | bytearray | memoryview, at: int = 0) -> i
     host_size = 20 if sys_flag & BORN_HOST_IPV6 else 8
     (stamp,) = _LONG.unpack_from(buffer, at + BORN_HOST_AT + host_size)
     return int(stamp)
+
+
+def properties_of(buffer: bytes | bytearray | memoryview, at: int, size: int) -> str:
+    """The properties of a record that is intact, and nothing else of it: a third of the cost of
+    `decode_record`. What is not UTF-8 is replaced. Raises: MalformedRecord."""
+    magic, sys_flag = _MAGIC_AND_FLAG.unpack_from(buffer, at)
+    body_at = at + _BODY_AT[sys_flag >> 4 & 3]
+    (body_size,) = _INT.unpack_from(buffer, body_at - 4)
+    topic_at, end = body_at + body_size, at + size
+    if magic == MAGIC_V2 and topic_at + 2 <= end:
+        (topic_size,) = _LENGTH_2.unpack_from(buffer, topic_at)
+        start = topic_at + 4 + topic_size
+    else:
+        start = topic_at + 3 + (buffer[topic_at] if topic_at < end else size)
+    if start > end:
+        raise MalformedRecord(f"record at {at}: its topic ends at {start}, the record at {end}")
+    return str(buffer[start:end], "utf-8", "replace")
 
 
 @define(kw_only=True)
