@@ -144,6 +144,24 @@ class SubscriptionUnreadable(Refused):
         super().__init__(f"parse the consumer's subscription failed: {expression!r} names no tag")
 
 
+class ExpressionUnreadable(Refused):
+    """The filter expression of the request is no SQL92, or of no type that is known."""
+
+    code = ResponseCode.SUBSCRIPTION_PARSE_FAILED
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"parse the consumer's subscription failed: {why}")
+
+
+class FilterMissing(Refused):
+    """The expression that the group's heartbeats brought cannot be understood; clients pause."""
+
+    code = ResponseCode.FILTER_DATA_NOT_EXIST
+
+    def __init__(self, group: str, topic: str, why: str) -> None:
+        super().__init__(f"group {group} has no filter for topic {topic}: {why}")
+
+
 class SubscriptionMissing(Refused):
     """The group's heartbeats named no subscription to this topic; clients pause and come back."""
 

@@ -14,10 +14,13 @@ from attrs import define, evolve
 from broker.machine import commands, names
 from broker.machine.groups import GroupConfig
 from broker.machine.machine import Machine
+from broker.rooms._filters import is_by_tag, wanted
 from broker.serving.client_table import Client, ClientTable, ConsumerGroup
 from broker.serving.leadership import Leadership
 from broker.serving.proposals import Proposals
 from dledger_py.remoting.commands.clients import (
+    CheckClientConfig,
+    CheckClientRequestBody,
     ConsumerIds,
     GetConsumerIds,
     Heartbeat,
@@ -30,7 +33,7 @@ from dledger_py.remoting.commands.heartbeats import (
     MessageModel,
     decode_heartbeat,
 )
-from dledger_py.remoting.commands.json_bodies import encode_body
+from dledger_py.remoting.commands.json_bodies import decode_body, encode_body
 from dledger_py.remoting.rooms import Answer, Caller, Connection, Later, Refused, handles
 
 _WATCHED: Final = "client table watches"
@@ -38,7 +41,7 @@ _WATCHED: Final = "client table watches"
 
 @define(eq=False, kw_only=True)
 class Clients:
-    """Codes 34, 35 and 38; says 40 to the clients."""
+    """Codes 34, 35, 38 and 46; says 40 to the clients."""
 
     machine: Machine
     table: ClientTable
@@ -87,6 +90,15 @@ class Clients:
         self._notify(
             self.table.unregister(request.client_id, request.consumer_group, request.producer_group)
         )
+        return Answer()
+
+    @handles(CheckClientConfig)
+    def check(self, request: CheckClientConfig, caller: Caller) -> Answer[Any]:
+        """Whether the filter of a subscription is one. As in RocketMQ, tags always are."""
+        body = caller.frame.body
+        data = decode_body(CheckClientRequestBody, body).subscription_data if body else None
+        if data is not None and not is_by_tag(data.expression_type):
+            wanted(data.expression_type, data.sub_string)
         return Answer()
 
     @handles(GetConsumerIds)

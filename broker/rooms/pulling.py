@@ -5,6 +5,10 @@ admitted and run when it comes and, if it had to wait, once more when a message 
 else changed, or its time was up. Records in the page cache are read at once; the others by a worker
 thread.
 
+Tags are chosen by the index alone. For an SQL92 expression the records are read and looked at, a
+bounded stretch for each pull; what does not match is behind `nextBeginOffset`. A held pull with an
+expression looks at what arrives, and goes on waiting if none of it matches.
+
 Laws
 - All four header fields are filled in every answer: Java unboxes them without looking.
 - Code 0 never comes with an empty body: ali-ons and Java crash on it.
@@ -12,30 +16,32 @@ Laws
   wrong: elsewhere the end may be behind what consumers have seen, and they would start over. Nor
   does any other tell of resets (`machine.resets`), which may be over.
 
-Source: protocol pages 04 (§4-6) and 07 (§6); PullMessageProcessor.java.
+Source: protocol pages 04 (§4-7) and 07 (§6); PullMessageProcessor.java.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import partial
 from typing import Any, Final
 
 from attrs import define, frozen
 
 from broker.errors import (
+    ExpressionUnreadable,
+    FilterMissing,
     GroupNotFound,
     NotPermitted,
-    NotSupported,
     QueueNotFound,
     SubscriptionMissing,
     SubscriptionOutdated,
-    SubscriptionUnreadable,
     TopicNotFound,
 )
+from broker.filters.sql import SqlFilter
 from broker.formats import UNIT
 from broker.machine import names
 from broker.machine.groups import GroupConfig
 from broker.machine.machine import Machine
 from broker.machine.resets import Reset
+from broker.rooms._filters import Wants, is_by_tag, wanted
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
 from broker.serving.long_polls import HOLD_MS_MAX, HeldPull, LongPolls
@@ -44,11 +50,7 @@ from broker.serving.rates import Rates
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import BYTES_MAX, MESSAGES_MAX, Fetched, MessageReader
 from broker.store.tag_filter import matching
-from dledger_py.remoting.commands.heartbeats import (
-    TAG_EXPRESSION,
-    MessageModel,
-    tag_subscription,
-)
+from dledger_py.remoting.commands.heartbeats import MessageModel
 from dledger_py.remoting.commands.pulling import (
     CARRIES_SUBSCRIPTION,
     COMMITS_OFFSET,
@@ -59,6 +61,7 @@ from dledger_py.remoting.rooms import Answer, Caller, Connection, Later, Refused
 from dledger_py.remoting.wire.codes import ResponseCode
 
 SCANNED_MAX: Final = 800  # index entries per pull: bounds what a filter that matches nothing costs
+FILTERING_MS_MAX: Final = 5  # per pull on the loop, whatever the expression and the properties
 
 NOT_FOUND, RETRY, MOVED = (
     ResponseCode.PULL_NOT_FOUND,
@@ -70,6 +73,8 @@ _FIELDS: Final = (
     b'{"maxOffset":"%d","minOffset":"%d","nextBeginOffset":"%d","suggestWhichBrokerId":"0"}'
 )
 
+NO_MATCH: Final = "NO_MATCHED_MESSAGE"
+
 _WATCHED: Final = "long polls watch"
 _TOLD: Final = "resets told"
 
@@ -78,15 +83,17 @@ ReadBarrier = Callable[[Callable[[object], None]], None]
 
 @frozen
 class _Pull:
-    """A pull that was admitted: what to read, which tags (None: all), whom to answer.
+    """A pull that was admitted: what to read, from where on, what of it, whom to answer.
 
-    `held_for` is the connection it may be held for; None if it may not be.
+    `held_for` is the connection it may be held for; None if it may not be. `at` is the offset that
+    was asked for, or a later one if what lies between was looked at while the pull was held.
     """
 
     request: PullMessage
-    codes: frozenset[int] | None
+    wants: Wants
     later: Later[Any]
     held_for: Connection | None
+    at: int
 
 
 @define(eq=False, kw_only=True)
@@ -109,26 +116,31 @@ class Pulling:
     @handles(PullMessage)
     def pull(self, request: PullMessage, caller: Caller) -> Answer[Any] | Later[Any]:
         """Answer with messages of one queue, or hold the request until there is one."""
-        codes = self._admit(request)
+        wants = self._admit(request)
         if self.machine.resets.count and self._reset(request) is not None and self.leads():
-            return self._pull_after_reset(request, codes, caller)
+            return self._pull_after_reset(request, wants, caller)
         if request.sys_flag & COMMITS_OFFSET and request.commit_offset >= 0 and self.leads():
             self.commits.add(
                 request.consumer_group, request.topic, request.queue_id, request.commit_offset
             )
         later = caller.later()
         held_for = caller.connection if request.sys_flag & MAY_SUSPEND else None
-        self._run(_Pull(request, codes, later, held_for))
+        self._run(_Pull(request, wants, later, held_for, request.queue_offset))
         return later
 
-    def _again(self, request: PullMessage, later: Later[Any], connection: Connection) -> None:
-        """The wait of a held pull is over: the whole request once more, and no more waiting."""
+    def _again(self, held: _Pull, at: int, connection: Connection) -> None:
+        """The wait of a held pull is over: the whole request once more, and no more waiting.
+
+        What was looked at in the meantime is passed over, unless another filter was told since.
+        """
+        request, later = held.request, held.later
         try:
-            codes = self._admit(request)
+            wants = self._admit(request)
         except Refused as error:  # the topic is gone, or smaller now
             later.refuse(error)
             return
-        pull = _Pull(request, codes, later, None)
+        at = at if wants == held.wants else request.queue_offset
+        pull = _Pull(request, wants, later, None, at)
         if self.machine.resets.count and self._reset(request) is not None and self.leads():
             self.read_barrier(lambda outcome: self._run_reset(pull, connection, outcome))
         else:
@@ -140,14 +152,12 @@ class Pulling:
         """Where an operator wants the group to go on, if its consumers do not know that yet."""
         return self.machine.resets.get(request.consumer_group, request.topic, request.queue_id)
 
-    def _pull_after_reset(
-        self, request: PullMessage, codes: frozenset[int] | None, caller: Caller
-    ) -> Later[Any]:
+    def _pull_after_reset(self, request: PullMessage, wants: Wants, caller: Caller) -> Later[Any]:
         """The offset that the pull commits is void. A leader that has been deposed may know of
         resets that are over, so it makes sure first."""
         later = caller.later()
         held_for = caller.connection if request.sys_flag & MAY_SUSPEND else None
-        pull = _Pull(request, codes, later, held_for)
+        pull = _Pull(request, wants, later, held_for, request.queue_offset)
         self.read_barrier(lambda outcome: self._run_reset(pull, caller.connection, outcome))
         return later
 
@@ -177,25 +187,24 @@ class Pulling:
     def _run(self, pull: _Pull) -> None:
         """Read once; answer, hold, or leave it to a worker thread."""
         request = pull.request
-        topic, queue_id, offset = request.topic, request.queue_id, request.queue_offset
+        topic, queue_id, offset, wants = request.topic, request.queue_id, pull.at, pull.wants
         first = self.queues.min_offset(topic, queue_id)
         end = self.queues.next_offset(topic, queue_id)
         if not first <= offset < end:
             self._run_outside(pull, first, end)
             return
         limit = max(1, min(request.max_msg_nums, MESSAGES_MAX))
-        units = self.queues.range(
-            topic, queue_id, offset, limit if pull.codes is None else SCANNED_MAX
-        )
-        chosen = matching(units, pull.codes)
-        if not chosen:
-            following = offset + len(units) // UNIT.size
-            self._miss(pull, RETRY, "NO_MATCHED_MESSAGE", following)
-            return
-
-        def read(*, nowait: bool) -> Fetched:
-            return self.reader.read(
-                units, offset, chosen, messages_max=limit, bytes_max=BYTES_MAX, nowait=nowait
+        units = self.queues.range(topic, queue_id, offset, limit if wants is None else SCANNED_MAX)
+        read: Callable[..., Fetched]
+        if isinstance(wants, SqlFilter):
+            read = partial(self._select, units, offset, wants, limit)
+        else:
+            chosen = matching(units, wants)
+            if not chosen:
+                self._miss(pull, RETRY, NO_MATCH, offset + len(units) // UNIT.size)
+                return
+            read = partial(
+                self.reader.read, units, offset, chosen, messages_max=limit, bytes_max=BYTES_MAX
             )
 
         try:
@@ -209,9 +218,25 @@ class Pulling:
             return
         self._found(pull, fetched)
 
+    def _select(
+        self, units: bytes, offset: int, wants: SqlFilter, messages_max: int, *, nowait: bool
+    ) -> Fetched:
+        """The messages an expression is true for; on the loop, for a limited time."""
+        until_ms = self.monotonic_ms() + FILTERING_MS_MAX
+        return self.reader.select(
+            units,
+            offset,
+            wants.matches,
+            messages_max=messages_max,
+            is_enough=lambda: nowait and self.monotonic_ms() >= until_ms,
+            nowait=nowait,
+        )
+
     def _found(self, pull: _Pull, fetched: Fetched) -> None:
         request, rates = pull.request, self.rates
-        assert fetched.body
+        if not fetched.body:  # read in order to choose, and nothing was chosen
+            self._miss(pull, RETRY, NO_MATCH, fetched.next_offset)
+            return
         rates.pulls_found.total += 1
         rates.got.total += fetched.messages
         rates.got_bytes.total += len(fetched.body)
@@ -229,7 +254,7 @@ class Pulling:
 
     def _run_outside(self, pull: _Pull, first: int, end: int) -> None:
         """No message has the offset that was asked for (page 04 §5)."""
-        offset = pull.request.queue_offset
+        offset = pull.at
         if offset < first:
             status = "OFFSET_TOO_SMALL" if end else "NO_MESSAGE_IN_QUEUE"
             self._miss(pull, MOVED, status, first)
@@ -244,7 +269,7 @@ class Pulling:
         end = self.queues.next_offset(request.topic, request.queue_id)
         if outcome is not None:
             self._hold_or_miss(pull)
-        elif request.queue_offset > end:
+        elif pull.at > end:
             status = "OFFSET_OVERFLOW_BADLY" if end else "NO_MESSAGE_IN_QUEUE"
             self._miss(pull, MOVED, status, end)
         else:
@@ -253,6 +278,9 @@ class Pulling:
     def _hold_or_miss(self, pull: _Pull) -> None:
         request, connection = pull.request, pull.held_for
         if connection is None or not self.polls.has_room():
+            if pull.at > request.queue_offset:
+                self._miss(pull, RETRY, NO_MATCH, pull.at)
+                return
             status = "OFFSET_OVERFLOW_ONE" if request.queue_offset else "NO_MESSAGE_IN_QUEUE"
             self._miss(pull, NOT_FOUND, status, request.queue_offset)
             return
@@ -262,16 +290,34 @@ class Pulling:
             connection.attributes[_WATCHED] = True
             connection.on_close(lambda: self.polls.drop(connection.id))
         wait_ms = max(0, min(request.suspend_timeout_millis, HOLD_MS_MAX))
-        self.polls.hold(
-            HeldPull(
-                topic=request.topic,
-                queue_id=request.queue_id,
-                deadline_ms=self.monotonic_ms() + wait_ms,
-                wants=pull.codes,
-                owner=connection.id,
-                again=lambda: self._again(request, pull.later, connection),
-            )
+        held = HeldPull(
+            topic=request.topic,
+            queue_id=request.queue_id,
+            deadline_ms=self.monotonic_ms() + wait_ms,
+            wants=None,
+            owner=connection.id,
+            again=lambda: self._again(pull, pull.at, connection),
         )
+        if isinstance(pull.wants, SqlFilter):
+            looking = _Looking(self, request, pull.wants, pull.at)
+            held.looks = looking.look
+            held.again = lambda: self._again(pull, looking.at, connection)
+        else:
+            held.wants = pull.wants
+        self.polls.hold(held)
+
+    def look(self, request: PullMessage, wants: SqlFilter, at: int) -> tuple[bool, int]:
+        """Whether a held pull is to be run again for what has come from `at` on, and where to look
+        next time. Rather once too often: whatever is in doubt is decided by running it."""
+        units = self.queues.range(request.topic, request.queue_id, at, SCANNED_MAX)
+        try:
+            fetched = self._select(units, at, wants, 1, nowait=True)
+        except (BlockingIOError, Refused):
+            return True, at
+        if fetched.messages or not units:
+            return True, at
+        end = self.queues.next_offset(request.topic, request.queue_id)
+        return fetched.next_offset < end, fetched.next_offset
 
     def _miss(self, pull: _Pull, code: ResponseCode, status: str, following: int) -> None:
         self.rates.pulls_missed.total += 1
@@ -286,8 +332,8 @@ class Pulling:
 
     # --- admission -----------------------------------------------------------------------------
 
-    def _admit(self, request: PullMessage) -> frozenset[int] | None:
-        """Check the request in RocketMQ's order; the tag hashes it wants, None for all.
+    def _admit(self, request: PullMessage) -> Wants:
+        """Check the request in RocketMQ's order; what it wants.
 
         Raises: the refusal.
         """
@@ -307,12 +353,10 @@ class Pulling:
         if not 0 <= request.queue_id < topic.read_queues:
             raise QueueNotFound(request.topic, request.queue_id, topic.read_queues)
         if request.sys_flag & CARRIES_SUBSCRIPTION:
-            return _codes(request.expression_type, request.subscription)
-        return self._registered_codes(request, group)
+            return wanted(request.expression_type, request.subscription)
+        return self._registered(request, group)
 
-    def _registered_codes(
-        self, request: PullMessage, settings: GroupConfig | None
-    ) -> frozenset[int] | None:
+    def _registered(self, request: PullMessage, settings: GroupConfig | None) -> Wants:
         """The filter the group's heartbeats brought."""
         group = self.clients.consumer_group(request.consumer_group)
         if group is None:
@@ -330,25 +374,27 @@ class Pulling:
             # Java's consumers raise the version at each rebalance and sometimes tell us of it only
             # with the next heartbeat, 20 s later. RocketMQ refuses them until then. Clients look
             # at the tags of what they get themselves, so all of it is right, if more than needed.
-            if subscription.expression_type not in ("", TAG_EXPRESSION):
+            # They leave expressions to us, so those have to be the right ones.
+            if not is_by_tag(subscription.expression_type):
                 raise SubscriptionOutdated(request.consumer_group, request.topic)
             return None
         if subscription.class_filter_mode:  # died with RocketMQ's filter servers: matches all
             return None
-        return _codes(subscription.expression_type, subscription.sub_string)
+        try:
+            return wanted(subscription.expression_type, subscription.sub_string)
+        except ExpressionUnreadable as error:
+            raise FilterMissing(request.consumer_group, request.topic, error.remark) from error
 
 
-@lru_cache(maxsize=4096)  # one subscription is read at every pull of every queue
-def _codes(expression_type: str | None, expression: str | None) -> frozenset[int] | None:
-    """The tag hashes a subscription asks for; None for all.
+@define(eq=False)
+class _Looking:
+    """How far a held pull has looked, by its expression, at what arrived."""
 
-    Hashed here from the text: Go's own hashes differ from Java's for tags outside ASCII.
-    """
-    if expression_type not in (None, "", TAG_EXPRESSION):
-        raise NotSupported(f"filtering by {expression_type}")
-    if expression in (None, "", "*"):
-        return None
-    codes = frozenset(tag_subscription("", expression).code_set)
-    if not codes:
-        raise SubscriptionUnreadable(expression or "")
-    return codes
+    pulling: Pulling
+    request: PullMessage
+    wants: SqlFilter
+    at: int
+
+    def look(self) -> bool:
+        found, self.at = self.pulling.look(self.request, self.wants, self.at)
+        return found

@@ -22,7 +22,6 @@ UNSUPPORTED: Final[Mapping[int, str]] = {
     25: "changing settings of a running broker (UPDATE_BROKER_CONFIG)",
     37: "ending a transaction (END_TRANSACTION)",
     45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",
-    46: "checking a filter expression (CHECK_CLIENT_CONFIG)",
     223: "asking consumers for their offsets (INVOKE_BROKER_TO_GET_CONSUMER_STATUS)",
     307: "asking a consumer for its running state (GET_CONSUMER_RUNNING_INFO)",
     309: "consuming one message directly (CONSUME_MESSAGE_DIRECTLY)",

@@ -30,7 +30,11 @@ class LongPollStatistics:
 
 @define(eq=False, kw_only=True)
 class HeldPull:
-    """One waiting pull. `again` runs it a second time; `wants` is its tag filter (None: all)."""
+    """One waiting pull. `again` runs it a second time; `wants` is its tag filter (None: all).
+
+    One that filters by more than tags `looks` itself whether something arrived that it wants, and
+    remembers how far it has looked; it may say so in doubt.
+    """
 
     topic: str
     queue_id: int
@@ -39,6 +43,7 @@ class HeldPull:
     owner: int
     """The connection it came by."""
     again: Callable[[], None]
+    looks: Callable[[], bool] | None = None
     done: bool = False
 
 
@@ -80,7 +85,12 @@ class LongPolls:
         if waiting is None:
             return
         codes = frozenset(tags_codes)
-        wanted = [p for p in waiting if p.wants is None or not p.wants.isdisjoint(codes)]
+        wanted = [
+            pull
+            for pull in waiting
+            if (pull.wants is None or not pull.wants.isdisjoint(codes))
+            and (pull.looks is None or pull.looks())
+        ]
         if len(wanted) < len(waiting):
             woken = set(wanted)
             self._by_queue[topic, queue_id] = [pull for pull in waiting if pull not in woken]

@@ -4,7 +4,12 @@ import pytest
 
 from broker.serving import client_table
 from broker.serving.client_table import SILENCE_MS
-from dledger_py.remoting.commands.clients import GetConsumerIds, Heartbeat, UnregisterClient
+from dledger_py.remoting.commands.clients import (
+    CheckClientConfig,
+    GetConsumerIds,
+    Heartbeat,
+    UnregisterClient,
+)
 from dledger_py.remoting.commands.groups import CreateGroup, GroupConfig
 from dledger_py.remoting.commands.heartbeats import MessageModel
 from dledger_py.remoting.commands.json_bodies import encode_body, parse
@@ -164,3 +169,31 @@ def test_beyond_the_limit_of_clients_nothing_is_kept(desk, monkeypatch) -> None:
 )
 def test_rubbish_is_refused(desk, body) -> None:
     assert 1 == desk.ask(Heartbeat(), body).code
+
+
+# --- checking a subscription ---
+
+CHECKS = {
+    "SQL92": (b'"expressionType":"SQL92","subString":"n > 1 AND a = \'x\'"', 0),
+    "no SQL92": (b'"expressionType":"SQL92","subString":"n > \'x\'"', 23),
+    "no expression": (b'"expressionType":"SQL92","subString":null', 23),
+    "tags": (b'"expressionType":"TAG","subString":"n >"', 0),
+    "no type": (b'"expressionType":null,"subString":"n >"', 0),
+    "unknown type": (b'"expressionType":"XPATH","subString":"/n"', 23),
+}
+
+
+@pytest.mark.parametrize("case", CHECKS)
+def test_a_subscription_is_checked(desk, case) -> None:
+    members, code = CHECKS[case]
+    data = b'{"classFilterMode":false,"codeSet":[],%b,"subVersion":1,"tagsSet":[],"topic":"orders"}'
+    body = b'{"clientId":"c1","group":"shop","subscriptionData":%b}' % (data % members)
+    answer = desk.ask(CheckClientConfig(), body)
+
+    assert code == answer.code
+    assert ("line 1, column 5" in (answer.remark or "")) == (case == "no SQL92")
+
+
+def test_nothing_to_check_is_all_right(desk) -> None:
+    assert 0 == desk.ask(CheckClientConfig()).code
+    assert 0 == desk.ask(CheckClientConfig(), b'{"clientId":"c1","group":"shop"}').code

@@ -161,7 +161,7 @@ REFUSED = {
     "queue behind the readable ones": (pull(queue_id=2), 29),
     "negative queue": (pull(queue_id=-1), 29),
     "no tag in the expression": (pull(expression="||"), 23),
-    "SQL": (pull(expression="a = 1", expression_type="SQL92"), 3),
+    "expression of an unknown type": (pull(expression="a = 1", expression_type="XPATH"), 23),
     "nobody beat for the group": (pull(sys_flag=0), 24),
 }
 
@@ -197,14 +197,6 @@ def test_heartbeats_bring_the_filter_and_the_version(desk) -> None:
     assert [0, 1] == [r.queue_offset for r in newer]  # a filter we have not heard of: no filter
     make_topic(desk, "unsubscribed")
     assert 24 == desk.ask(pull(sys_flag=0, topic="unsubscribed")).code
-
-
-def test_a_registered_sql_filter_is_refused_by_name(desk) -> None:
-    desk.beat(GROUP, "orders", "a = 1", expression_type="SQL92")
-    answer = desk.ask(pull(sys_flag=0))
-
-    assert 3 == answer.code
-    assert "SQL92" in answer.remark
 
 
 def test_broadcasting_can_be_forbidden(desk) -> None:

@@ -2,6 +2,7 @@
 
 from attrs import frozen
 
+from dledger_py.remoting.commands.heartbeats import SubscriptionData
 from dledger_py.remoting.wire.codes import RequestCode
 from dledger_py.remoting.wire.schema import Reply, Request, wire
 
@@ -29,6 +30,24 @@ class UnregisterClient(Request[None]):
     client_id: str = wire("clientID")
     producer_group: str | None = None
     consumer_group: str | None = None
+
+
+@frozen(kw_only=True)
+class CheckClientConfig(Request[None]):
+    """Can this subscription be served? Body: CheckClientRequestBody. Code 46.
+
+    Java asks before it starts to consume by anything but tags, and does not start if the answer
+    is no.
+    """
+
+    code = RequestCode.CHECK_CLIENT_CONFIG
+
+
+@frozen(kw_only=True)
+class CheckClientRequestBody:
+    client_id: str = ""
+    group: str = ""
+    subscription_data: SubscriptionData | None = None
 
 
 @frozen(kw_only=True)
