@@ -308,10 +308,13 @@ def test_looking_stops_after_so_many_bytes_and_never_before_one_record() -> None
     large = record(bytes(SELECT_BYTES_MAX // 100))
     units = stored(log, *[large] * 150)
     huge = stored(log, record(bytes(2 * SELECT_BYTES_MAX)), record())
+    even = bytes(SELECT_BYTES_MAX // SELECT_UNITS - len(record(b"")))
+    exact = stored(log, *[record(even)] * SELECT_UNITS, record(bytes(SELECT_BYTES_MAX)))
     reader = MessageReader(log)
 
     assert 99 == reader.select(units, 0, lambda found: False).next_offset
     assert 1 == reader.select(huge, 0, lambda found: False).next_offset
+    assert SELECT_UNITS == reader.select(exact, 0, lambda found: False).next_offset
 
 
 def test_looking_stops_when_it_is_enough() -> None:
