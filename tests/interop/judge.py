@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from attrs import define, field
 
@@ -23,6 +23,8 @@ class History:
     received: dict[str, set[Place]] = field(factory=dict)
     deliveries: int = 0
     errors: list[str] = field(factory=list)
+    chosen: Callable[[str], bool] = lambda key: True
+    """Whether the consumer asked for the message of this key."""
 
     def take(self, line: dict[str, object], now: float) -> None:
         """Remember one line of a program."""
@@ -51,8 +53,17 @@ class History:
 
     @property
     def missing(self) -> list[str]:
-        """Acknowledged, but not received where the sender was told."""
-        return [key for key, at in self.acked.items() if at not in self.received.get(key, set())]
+        """Acknowledged and asked for, but not received where the sender was told."""
+        return [
+            key
+            for key, at in self.acked.items()
+            if self.chosen(key) and at not in self.received.get(key, set())
+        ]
+
+    @property
+    def unasked(self) -> list[str]:
+        """Received, though the consumer did not ask for them."""
+        return [key for key in self.received if not self.chosen(key)]
 
     @property
     def brokers(self) -> int:
@@ -75,6 +86,8 @@ def faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str
         found.append(f"{len(history.failed)} sends failed: {_some(history.failed.values())}")
     if history.missing:
         found.append(f"{len(history.missing)} acknowledged and lost: {_some(history.missing)}")
+    if history.unasked:
+        found.append(f"{len(history.unasked)} received and not asked for: {_some(history.unasked)}")
     places = Counter((history.acked_by[key], *at) for key, at in history.acked.items())
     shared = [str(place) for place, times in places.items() if times > 1]
     if shared:

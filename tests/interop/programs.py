@@ -22,7 +22,7 @@ class BuildFailed(Exception):
 @frozen(kw_only=True)
 class Program:
     """One client. `command` is given the folder for what it writes; `creates_topics` tells whether
-    it relies on the broker to create them on use.
+    it relies on the broker to create them on use, `selects_by_sql` whether its consumer can.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Program:
     creates_topics: bool = True
     checks: tuple[str, ...] = ()
     """What its role `check` can try."""
+    selects_by_sql: bool = True
 
     @property
     def missing_tools(self) -> list[str]:
@@ -115,6 +116,7 @@ PROGRAMS = (
         build=_build_node,
         command=lambda folder: ["node", str(BUILD / "node" / "interop.js")],
         creates_topics=False,  # ali-ons refuses to send to a topic without a route
+        selects_by_sql=False,
     ),
 )
 

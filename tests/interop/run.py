@@ -1,10 +1,10 @@
 """Unmodified clients against a cluster of ours: `make interop`, or `python run.py --help`.
 
 Builds the programs, starts three brokers and a name server, and lets each client send and consume:
-steady first, then with the leader killed in the middle (failover). Then each of its features is
-tried, and tried again with the leader killed halfway (killed), and mqadmin asked for whatever it
-can do. Ends with 0 if all that was
-acknowledged was consumed and every feature held, with 1 if not, with 2 if it could not be tried.
+steady first, then choosing by an SQL92 expression, then with the leader killed in the middle
+(failover). Then each of its features is tried, and tried again with the leader killed halfway
+(killed), and mqadmin asked for whatever it can do. Ends with 0 if all that was acknowledged was
+consumed and every feature held, with 1 if not, with 2 if it could not be tried.
 Everything has a deadline.
 """
 
@@ -28,15 +28,20 @@ from scenario import Result, Scenario
 from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.local import LocalCluster
 
-STEADY, FAILOVER, FEATURES, KILLED = "steady", "failover", "features", "killed"
+STEADY, SQL, FAILOVER, FEATURES, KILLED = "steady", "sql", "failover", "features", "killed"
 TOOLS = "mqadmin"
-SCENARIOS = (STEADY, FAILOVER, FEATURES, KILLED, TOOLS)
+SCENARIOS = (STEADY, SQL, FAILOVER, FEATURES, KILLED, TOOLS)
 STEADY_LIMIT_S = 60
 FAILOVER_LIMIT_S = 150
 """A client needs up to 30 s to ask for the new leader, and sends on afterwards."""
 
 FAILOVER_INTERVAL_MS = 20
 """Slow enough that the leader dies among the sends, not after them."""
+
+SQL_INTERVAL_MS = 5
+"""Slow enough that the consumer waits for some of the messages, and skips others in its wait."""
+
+SQL_EXPRESSION = "TAGS = 'interop' AND third IN ('0', '1') AND number >= 10"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +77,8 @@ async def _run(
         for program in programs:
             if STEADY in options.scenarios:
                 results.append(await _steady(program, options, cluster.namesrv_address, folder))
+            if SQL in options.scenarios and program.selects_by_sql:
+                results.append(await _sql(program, options, cluster.namesrv_address, folder))
             if FAILOVER in options.scenarios:
                 results.append(await _failover(program, options, cluster, folder))
             for scenario in (FEATURES, KILLED):
@@ -137,6 +144,27 @@ async def _steady(
         limit_s=STEADY_LIMIT_S,
     )
     return await _played(scenario)
+
+
+async def _sql(program: Program, options: argparse.Namespace, namesrv: str, folder: Path) -> Result:
+    scenario = Scenario(
+        program=program,
+        name=SQL,
+        namesrv=namesrv,
+        folder=folder / f"{program.name}-{SQL}",
+        count=options.messages,
+        interval_ms=SQL_INTERVAL_MS,
+        limit_s=STEADY_LIMIT_S,
+        sql=SQL_EXPRESSION,
+        history=History(chosen=_is_chosen),
+    )
+    return await _played(scenario)
+
+
+def _is_chosen(key: str) -> bool:
+    """What the expression says, by the key: a producer numbers its messages there."""
+    number = int(key.rpartition("-")[2])
+    return number % 3 < 2 and number >= 10
 
 
 async def _failover(

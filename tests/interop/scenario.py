@@ -94,7 +94,8 @@ class Running:
 
 @define
 class Scenario:
-    """`disturb` is called once, when a third of the sends are acknowledged."""
+    """`disturb` is called once, when a third of the sends are acknowledged. With `sql`, `history`
+    has to know what it chooses."""
 
     program: Program
     name: str
@@ -104,6 +105,8 @@ class Scenario:
     interval_ms: int
     limit_s: int
     disturb: Callable[[], Awaitable[object]] | None = None
+    sql: str | None = None
+    """What the consumer subscribes to, instead of the tag."""
     history: History = field(factory=History)
     _news: trio.Event = field(factory=trio.Event, init=False)
 
@@ -166,6 +169,8 @@ class Scenario:
             "deadline-s": self.limit_s if role == "producer" else 10 * self.limit_s,
             "log": folder / "client.log",
         }
+        if role == "consumer" and self.sql is not None:
+            arguments["sql"] = self.sql
         command = [*self.program.command(folder), role]
         for name, value in arguments.items():
             command += [f"--{name}", str(value)]

@@ -43,6 +43,16 @@ def test_a_fault_is_found(lines: list[dict[str, object]], fault: str) -> None:
     assert found.startswith(fault)
 
 
+def test_only_what_was_asked_for_has_to_come_and_may() -> None:
+    taken = history(acked("a", 0, 1), acked("b", 0, 2), received("a", 0, 1))
+    taken.chosen = "a".__eq__
+    good = faults(taken, wanted=2, failures_allowed=False)
+    taken.take(received("b", 0, 2), 4.0)
+
+    assert [] == good
+    assert ["1 received and not asked for: b"] == faults(taken, wanted=2, failures_allowed=False)
+
+
 def test_a_message_stored_twice_is_no_loss() -> None:
     """A retry after an answer that was lost stores it again; the told place must be among them."""
     taken = history(acked("a", 0, 7), received("a", 0, 5), received("a", 0, 7))

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -24,10 +25,10 @@ import (
 const pauseAfterFailure = 500 * time.Millisecond
 
 type options struct {
-	namesrv, topic, group, log string
-	check, broker              string
-	failover                   bool
-	count, deadline, interval  int
+	namesrv, topic, group, log, sql string
+	check, broker                   string
+	failover                        bool
+	count, deadline, interval       int
 }
 
 var stdout sync.Mutex
@@ -59,6 +60,7 @@ func main() {
 	flags.StringVar(&o.topic, "topic", "", "topic")
 	flags.StringVar(&o.group, "group", "", "producer or consumer group")
 	flags.StringVar(&o.log, "log", "", "file for the client's own log")
+	flags.StringVar(&o.sql, "sql", "", "what a consumer subscribes to, instead of the tag")
 	flags.IntVar(&o.count, "count", 0, "messages to send or to wait for")
 	flags.IntVar(&o.interval, "interval-ms", 0, "pause between two messages")
 	flags.IntVar(&o.deadline, "deadline-s", 60, "give up after")
@@ -102,6 +104,8 @@ func produce(o options) int {
 	for i := 0; acked < o.count && time.Now().Before(end); i++ {
 		key := fmt.Sprintf("%s-%06d", o.group, i)
 		message := primitive.NewMessage(o.topic, []byte("body of "+key)).WithKeys([]string{key}).WithTag("interop")
+		message.WithProperty("number", strconv.Itoa(i))
+		message.WithProperty("third", strconv.Itoa(i%3))
 		result, err := p.SendSync(context.Background(), message)
 		if err == nil && result.Status != primitive.SendOK {
 			err = fmt.Errorf("status %d", result.Status)
@@ -160,7 +164,11 @@ func consume(o options) int {
 		}
 		return consumer.ConsumeSuccess, nil
 	}
-	if err := c.Subscribe(o.topic, consumer.MessageSelector{Type: consumer.TAG, Expression: "interop"}, listener); err != nil {
+	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: "interop"}
+	if o.sql != "" {
+		selector = consumer.MessageSelector{Type: consumer.SQL92, Expression: o.sql}
+	}
+	if err := c.Subscribe(o.topic, selector, listener); err != nil {
 		return fail(err)
 	}
 	if err := c.Start(); err != nil {

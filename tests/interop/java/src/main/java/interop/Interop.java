@@ -8,6 +8,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
@@ -70,7 +71,10 @@ public final class Interop {
             String key = String.format("%s-%06d", option("group"), i);
             byte[] body = ("body of " + key).getBytes(StandardCharsets.UTF_8);
             try {
-                SendResult result = producer.send(new Message(option("topic"), TAG, key, body));
+                Message message = new Message(option("topic"), TAG, key, body);
+                message.putUserProperty("number", String.valueOf(i));
+                message.putUserProperty("third", String.valueOf(i % 3));
+                SendResult result = producer.send(message);
                 if (result.getSendStatus() != SendStatus.SEND_OK) {
                     throw new IllegalStateException("status " + result.getSendStatus());
                 }
@@ -99,7 +103,8 @@ public final class Interop {
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(option("group"));
         consumer.setNamesrvAddr(option("namesrv"));
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
-        consumer.subscribe(option("topic"), TAG);
+        consumer.subscribe(option("topic"), options.containsKey("sql")
+            ? MessageSelector.bySql(option("sql")) : MessageSelector.byTag(TAG));
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
             messages.forEach(message -> receive(message, seen));
             if (seen.size() == expected) {
