@@ -208,7 +208,13 @@ async def send(
 
 
 async def pull(
-    connection: Connection, topic: str, offset: int = 0, *, queue_id: int = 0, wait_ms: int = 0
+    connection: Connection,
+    topic: str,
+    offset: int = 0,
+    *,
+    queue_id: int = 0,
+    wait_ms: int = 0,
+    sql: str | None = None,
 ) -> Reply[Any]:
     request = PullMessage(
         consumer_group=GROUP,
@@ -217,7 +223,8 @@ async def pull(
         queue_offset=offset,
         max_msg_nums=32,
         sys_flag=CARRIES_SUBSCRIPTION | (MAY_SUSPEND if wait_ms else 0),
-        subscription="*",
+        subscription=sql or "*",
+        expression_type="SQL92" if sql else "TAG",
         suspend_timeout_millis=wait_ms,
     )
     return await connection.call(request, timeout_s=PATIENCE_S, accept=(0, 19, 20, 21))

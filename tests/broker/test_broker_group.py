@@ -85,6 +85,37 @@ async def test_a_pull_held_by_a_follower_gets_what_the_leader_stores(tmp_path) -
     assert [[b"second"]] == [bodies(answer) for answer in answers]
 
 
+async def test_a_follower_chooses_by_an_expression_what_the_leader_stores(tmp_path) -> None:
+    async with brokers(tmp_path, 3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        follower = (await group.wait_followers())[0]
+        polls = follower.broker.polls
+        answers = []
+
+        async def wait_for_one(client) -> None:
+            answers.append(await pull(client, "orders", wait_ms=15_000, sql="n > 1"))
+
+        async with dial(follower) as consumer, dial(leader) as producer:
+            await producer.call(
+                CreateTopic(topic="orders", read_queue_nums=1, write_queue_nums=1, perm=6)
+            )
+            await group.wait_applied_alike()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_for_one, consumer)
+                while not polls.statistics().held:
+                    await trio.lowlevel.checkpoint()
+                await send(producer, "orders", b"other", properties="n\x011\x02")
+                await group.wait_applied_alike()
+                held = polls.statistics().held
+                await send(producer, "orders", b"wanted", properties="n\x012\x02")
+            again = await pull(consumer, "orders", sql="n < 2")
+
+    assert 1 == held
+    assert [[b"wanted"]] == [bodies(answer) for answer in answers]
+    assert [b"other"] == bodies(again)
+
+
 async def test_a_forwarded_write_is_not_forwarded_again(tmp_path) -> None:
     request = SendMessage(producer_group="p", topic="TBW102", queue_id=0)
     fields = encode(request) | {FORWARDED_BY: "n9"}
