@@ -1,6 +1,8 @@
 """SQL92 filters: a table from page 04 §7, a model that shares nothing with them, and any text."""
 
+import gc
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker.filters.conditions import DEPTH_MAX, PARTS_MAX
 from broker.filters.errors import FilterError
-from broker.filters.sql import LENGTH_MAX, compile_sql
+from broker.filters.sql import KEPT_MAX, LENGTH_MAX, compile_sql
 from tests.broker import filter_model
 from tests.broker.filter_model import Number
 
@@ -241,6 +243,28 @@ def test_a_mistake_is_the_same_mistake_again() -> None:
 
 
 # --- bounds ---
+
+
+def test_filters_are_shared_while_they_are_in_use_and_let_go_of_later() -> None:
+    long = "n = {} --" + "x" * 8_000
+    first, used = compile_sql(long.format(0)), compile_sql("n = 5")
+    for number in range(1, KEPT_MAX // 8_000 + 1):
+        compile_sql(long.format(number))
+        assert compile_sql("n = 5") is used
+
+    assert compile_sql(long.format(0)) is not first
+
+
+def test_of_a_mistake_only_the_mistake_is_remembered() -> None:
+    compiles(")")
+    tracemalloc.start()
+    for number in range(10):
+        compiles("(" * 4_000 + str(number))
+    gc.collect()
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert used < 10 * 20_000  # the parser's stack takes a megabyte for each
 
 
 def test_parentheses_cost_no_depth_and_no_stack() -> None:
