@@ -144,7 +144,14 @@ class Pulling:
         if self.machine.resets.count and self._reset(request) is not None and self.leads():
             self.read_barrier(lambda outcome: self._run_reset(pull, connection, outcome))
         else:
+            self._run_later(pull)
+
+    def _run_later(self, pull: _Pull) -> None:
+        """As `_run`, where nobody else would answer with a refusal."""
+        try:
             self._run(pull)
+        except Refused as error:
+            pull.later.refuse(error)
 
     # --- resets ----------------------------------------------------------------------------------
 
@@ -169,7 +176,7 @@ class Pulling:
         if outcome is not None:
             self._miss(pull, NOT_FOUND, "NO_NEW_MSG", request.queue_offset)
         elif reset is None:
-            self._run(pull)
+            self._run_later(pull)
         else:
             queue = (request.consumer_group, request.topic, request.queue_id)
             told: dict[tuple[str, str, int], Reset] = connection.attributes.setdefault(_TOLD, {})
@@ -180,7 +187,7 @@ class Pulling:
                 self._miss(pull, MOVED, "OFFSET_RESET", offset)
                 return
             self.commits.end_reset(*queue, offset)
-            self._run(pull)
+            self._run_later(pull)
 
     # --- reading ---------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import trio
 from features import Check
+from judge import History
 from mqadmin import MQAdminRun
 from programs import BUILD, MQADMIN, PROGRAMS, BuildFailed, Program
 from rich.console import Console
