@@ -6,7 +6,7 @@ Source: protocol page 02 (c); QueryMessageProcessor.java.
 from attrs import define
 
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.message_lookup import candidate_at, confirmed
+from broker.store.message_lookup import record_at
 from broker.store.message_reader import LogReader
 from dledger_py.remoting.commands.queries import ViewMessage
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles
@@ -24,13 +24,7 @@ class Lookups:
     @handles(ViewMessage)
     async def view(self, request: ViewMessage, caller: Caller) -> Answer[None]:
         """The message at a log position, as in an offset message id; any member has it."""
-        try:
-            found = candidate_at(self.log, request.offset, nowait=True)
-        except BlockingIOError:
-            found = await self.host.run_in_thread(
-                candidate_at, self.log, request.offset, abandon_on_cancel=True
-            )
-        record = confirmed(self.queues, request.offset, found) if found is not None else None
+        record = await record_at(self.log, self.queues, request.offset, self.host.run_in_thread)
         if record is None:
             raise Refused(f"can not find message by the offset, {request.offset}")
         return Answer(body=record)

@@ -4,7 +4,8 @@ A client may name any byte of the log, also one within a body that was made to l
 So what lies there is a candidate only; it is a message if the index of the queue it claims says so.
 """
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import LogReader, rotten
@@ -17,6 +18,24 @@ from dledger_py.remoting.wire.message import (
 )
 
 RECORD_BYTES_MAX: Final = 16 * 1024 * 1024  # the largest frame, which brought it here
+
+
+async def record_at(
+    log: LogReader,
+    queues: ConsumeQueues,
+    position: int,
+    run_in_thread: Callable[..., Awaitable[Any]],
+) -> bytes | None:
+    """The message at a log position, or None.
+
+    Event loop; a disk is waited for in a thread. **Raises** `Reopen` if its body is not what was
+    stored.
+    """
+    try:
+        found = candidate_at(log, position, nowait=True)
+    except BlockingIOError:
+        found = await run_in_thread(candidate_at, log, position, abandon_on_cancel=True)
+    return confirmed(queues, position, found) if found is not None else None
 
 
 def candidate_at(log: LogReader, position: int, *, nowait: bool = False) -> bytearray | None:
