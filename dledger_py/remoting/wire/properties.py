@@ -44,6 +44,8 @@ SHARDING_KEY: Final = "__SHARDINGKEY"
 # The record gives their length as a signed 16-bit number.
 PROPERTIES_SIZE_MAX: Final = 32767
 
+KEY_SEPARATOR: Final = " "  # between the words of KEYS
+
 _KEY_END: Final = "\x01"
 _PAIR_END: Final = "\x02"
 
