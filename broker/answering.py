@@ -23,6 +23,7 @@ from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
 from broker.runtime_table import RuntimeTable
+from broker.serving.key_search import KeySearch
 from broker.store.message_reader import MessageReader
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.ledger.ledger import Ledger
@@ -81,7 +82,19 @@ def _messages(
             rates=broker.rates,
             monotonic_ms=ground.monotonic_ms,
         ),
-        Lookups(log=log_reader, queues=broker.queues, host=ground.host),
+        Lookups(
+            log=log_reader,
+            queues=broker.queues,
+            search=KeySearch(
+                index=broker.key_index,
+                log=lambda: broker.ledger.log,
+                applied=broker.applied_place,
+                reader=log_reader,
+                queues=broker.queues,
+                run_in_thread=ground.host.run_in_thread,
+            ),
+            host=ground.host,
+        ),
         Offsets(
             machine=machine,
             queues=broker.queues,

@@ -13,6 +13,7 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ server        the listeners, once the log is replayed
     ├─ registrar     tells the name servers
     ├─ retention     lets the oldest messages go, if this member leads
+    ├─ key index     reads the log behind everybody else, to find messages by key
     ├─ preferred     gives leadership to the member that should have it, if that is another one
     └─ farewell      hands leadership over before a planned stop
 
@@ -59,6 +60,7 @@ from broker.serving.cold_reads import ColdReads
 from broker.serving.deliveries import Deliveries
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.farewell import Farewell
+from broker.serving.key_index import KeyIndex
 from broker.serving.leadership import Leadership
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
@@ -160,6 +162,7 @@ class Broker:
             period_s=config.register_period_s,
             dial=ground.surroundings.dial,
         )
+        self.key_index = self._new_key_index()
         self.clients = Clients(
             machine=self.machine,
             table=self.table,
@@ -204,6 +207,7 @@ class Broker:
                 Child("server", lambda: _Listening(self)),
                 Child("registrar", lambda: self.registrar),
                 Child("retention", self._retention),
+                Child("key index", lambda: self.key_index),
                 *self._preferring(),
                 *self._farewell(alone=alone),
             ),
@@ -222,6 +226,15 @@ class Broker:
             self.config.listen_addresses(),
             on_turn_end=self._turn_end,
             host=self.ground.host,
+        )
+
+    def _new_key_index(self) -> KeyIndex:
+        return KeyIndex(
+            directory=self.config.data_dir / "keyindex",
+            log=lambda: self.ledger.log,
+            applied=self.applied_place,
+            wait_replayed=self.ledger.wait_replayed,
+            run_in_thread=self.ground.host.run_in_thread,
         )
 
     def _preferred_leader(self) -> PreferredLeader | None:
@@ -249,6 +262,10 @@ class Broker:
     def _address_of(self, node: str) -> str | None:
         """Where clients reach another member: by our settings, or by what it says of itself."""
         return self.config.members.get(node) or self.ledger.members.contact_of(node)
+
+    def applied_place(self) -> tuple[int, int]:
+        """The last entry applied, and the log position behind it."""
+        return self.ledger.applied_index, self.ledger.committed_position
 
     # --- what ties them together -----------------------------------------------------------------
 

@@ -196,3 +196,32 @@ class OffsetNotFound(Refused):
 
     def __init__(self) -> None:
         super().__init__("Not found, maybe this group consumer boot first")
+
+
+class MessageNotFound(Refused):
+    """The whole log was searched, and nothing in it is what was asked for."""
+
+    code = ResponseCode.QUERY_NOT_FOUND
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"no message of topic '{topic}' has this key and was stored in this time")
+
+
+class SearchGivenUp(Refused):
+    """Nothing was found, but not all of the log was looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nothing was found in the part of the log that was searched: its key index is not"
+            " complete yet, or too many other messages have the key; name a shorter time or ask"
+            " again later"
+        )
+
+
+class TooManyQueries(Refused):
+    """One search runs at a time, and enough of them wait."""
+
+    code = ResponseCode.SYSTEM_BUSY
+
+    def __init__(self) -> None:
+        super().__init__("too many queries are waiting to search the log, ask again later")

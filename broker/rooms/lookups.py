@@ -1,25 +1,64 @@
 """Single messages, found by what operators and clients know of them.
 
-Source: protocol page 02 (c); QueryMessageProcessor.java.
+Any member answers from what it has applied.
+
+Source: protocol pages 02 (c) and 04 §3; QueryMessageProcessor.java.
 """
+
+from typing import Final
 
 from attrs import define
 
+from broker.errors import InvalidParameter, MessageNotFound, SearchGivenUp
+from broker.serving.key_search import KeySearch
 from broker.store.consume_queues import ConsumeQueues
+from broker.store.key_stretches import is_key
 from broker.store.message_lookup import record_at
 from broker.store.message_reader import LogReader
-from dledger_py.remoting.commands.queries import ViewMessage
+from broker.store.stored_records import Wanted
+from dledger_py.remoting.commands.queries import QueryMessage, QueryReply, ViewMessage
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles
 from dledger_py.runtime.host import Host
+
+UNIQUE_MAX: Final = 32  # RocketMQ's defaultQueryMaxNum, whatever the client asks for
 
 
 @define(eq=False, kw_only=True)
 class Lookups:
-    """Code 33."""
+    """Codes 12 and 33."""
 
     log: LogReader
     queues: ConsumeQueues
+    search: KeySearch
     host: Host
+
+    @handles(QueryMessage)
+    async def query(self, request: QueryMessage, caller: Caller) -> Answer[QueryReply]:
+        """The messages of a topic with a key, the newest first."""
+        if request.max_num < 1:
+            raise InvalidParameter(f"maxNum is {request.max_num}: at least 1 message is expected")
+        if not is_key(request.key):
+            raise InvalidParameter("the key is empty or has one of the characters 0, 1 and 2")
+        wanted = Wanted(
+            topic=request.topic,
+            key=request.key,
+            begin_ms=request.begin_timestamp,
+            end_ms=request.end_timestamp,
+            unique=request.by_unique_key,
+        )
+        found = await self.search.find(
+            wanted, UNIQUE_MAX if request.by_unique_key else request.max_num
+        )
+        if not found.records:
+            raise MessageNotFound(request.topic) if found.complete else SearchGivenUp()
+        index = self.search.index
+        return Answer(
+            QueryReply(
+                index_last_update_timestamp=index.last_ms,
+                index_last_update_phyoffset=index.next_position,
+            ),
+            body=b"".join(found.records),
+        )
 
     @handles(ViewMessage)
     async def view(self, request: ViewMessage, caller: Caller) -> Answer[None]:

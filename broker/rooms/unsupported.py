@@ -18,7 +18,6 @@ _POP: Final = "pop consumption"
 _ACL: Final = "managing users and access rules"
 
 UNSUPPORTED: Final[Mapping[int, str]] = {
-    12: "querying messages by key (QUERY_MESSAGE)",
     25: "changing settings of a running broker (UPDATE_BROKER_CONFIG)",
     37: "ending a transaction (END_TRANSACTION)",
     45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",
