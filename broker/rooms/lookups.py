@@ -9,18 +9,24 @@ from typing import Final
 
 from attrs import define
 
-from broker.errors import InvalidParameter, MessageNotFound, SearchGivenUp
+from broker.errors import InvalidParameter, MessageNotFound, NotSupported, SearchGivenUp
 from broker.serving.key_search import KeySearch
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.key_stretches import is_key
 from broker.store.message_lookup import record_at
 from broker.store.message_reader import LogReader
 from broker.store.stored_records import Wanted
-from dledger_py.remoting.commands.queries import QueryMessage, QueryReply, ViewMessage
+from dledger_py.remoting.commands.queries import (
+    BY_TAG,
+    BY_UNIQUE_KEY,
+    QueryMessage,
+    QueryReply,
+    ViewMessage,
+)
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles
 from dledger_py.runtime.host import Host
 
-UNIQUE_MAX: Final = 32  # RocketMQ's defaultQueryMaxNum, whatever the client asks for
+UNIQUE_MAX: Final = 32  # RocketMQ's defaultQueryMaxNum, of which it takes as many
 
 
 @define(eq=False, kw_only=True)
@@ -39,15 +45,18 @@ class Lookups:
             raise InvalidParameter(f"maxNum is {request.max_num}: at least 1 message is expected")
         if not is_key(request.key):
             raise InvalidParameter("the key is empty or has one of the characters 0, 1 and 2")
+        if request.index_type == BY_TAG:
+            raise NotSupported("querying messages by tag (QUERY_MESSAGE with indexType T)")
+        unique = request.by_unique_key or request.index_type == BY_UNIQUE_KEY
         wanted = Wanted(
             topic=request.topic,
             key=request.key,
             begin_ms=request.begin_timestamp,
             end_ms=request.end_timestamp,
-            unique=request.by_unique_key,
+            unique=unique,
         )
         found = await self.search.find(
-            wanted, UNIQUE_MAX if request.by_unique_key else request.max_num
+            wanted, min(request.max_num, UNIQUE_MAX) if unique else request.max_num
         )
         if not found.records:
             raise MessageNotFound(request.topic) if found.complete else SearchGivenUp()

@@ -3,8 +3,11 @@
 from functools import partial
 
 import pytest
+import trio
+import trio.testing
 from attrs import define, evolve
 
+from broker.errors import TooManyQueries
 from broker.serving import key_index, key_search
 from broker.serving.key_index import KeyIndex, share_of_time
 from broker.serving.key_search import KeySearch
@@ -107,6 +110,23 @@ async def test_files_go_with_the_entries_they_are_about(tmp_path, small) -> None
     assert ([], [], 15) == (index.files, list(tmp_path.iterdir()), index.next_index)
 
 
+async def test_an_index_that_retention_overtakes_begins_anew_behind_it(tmp_path, small) -> None:
+    log = log_of(15)
+    index = await indexed(log, tmp_path, applied=7)
+    assert index.stretches
+    log.first_index = 11
+    await index._advance()
+    begun = (index.next_index, index.files[:], index.stretches[:])
+    index.applied = lambda: (log.end.index, log.end.position)
+    await index.catch_up()
+    again = index_of(log, tmp_path)
+    await again.open()
+
+    assert (11, [], []) == begun
+    assert [(11, 14)] == spans(index)
+    assert index.files == again.files
+
+
 async def test_a_damaged_file_is_indexed_again(tmp_path, small) -> None:
     index = await indexed(log_of(15), tmp_path)
     before = spans(index)
@@ -184,6 +204,27 @@ async def test_a_search_that_did_not_see_all_says_so(tmp_path, small, monkeypatc
     assert {"k1": (1, True), "k20": (0, False), "k40": (1, True), "none": (0, False)} == {
         key: (len(found.records), found.complete) for key, found in results.items()
     }
+
+
+async def test_only_so_many_searches_wait(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(key_search, "WAITING_MAX", 1)
+    log = log_of(1)
+    search = search_of(index_of(log, tmp_path), log)
+    results = []
+
+    async def ask() -> None:
+        try:
+            results.append(len((await search.find(wanted("k0"), 1)).records))
+        except TooManyQueries:
+            results.append("refused")
+
+    async with trio.open_nursery() as nursery, search._one:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert ["refused", 1] == results
 
 
 async def test_a_search_in_vain_ends(tmp_path, small, monkeypatch) -> None:

@@ -89,6 +89,9 @@ async def test_a_message_is_found_as_soon_as_it_is_acknowledged(tmp_path) -> Non
                 "item": await found(client, "orders", "b1"),
                 "id": await found(client, "orders", "ID2"),
                 "only id": await found(client, "orders", "ID2", by_unique_key=True),
+                "newer id": await found(client, "orders", "ID2", index_type="U"),
+                "newer key is no id": await found(client, "orders", "both", index_type="U"),
+                "newer key": await found(client, "orders", "first0", index_type="K"),
                 "key is no id": await found(client, "orders", "both", by_unique_key=True),
                 "part of a word": await found(client, "orders", "bot"),
                 "two words": await found(client, "orders", "first1 both"),
@@ -111,6 +114,9 @@ async def test_a_message_is_found_as_soon_as_it_is_acknowledged(tmp_path) -> Non
         "item": [b"b1"],
         "id": [b"m2"],
         "only id": [b"m2"],
+        "newer id": [b"m2"],
+        "newer key is no id": [],
+        "newer key": [b"m0"],
         "key is no id": [],
         "part of a word": [],
         "two words": [],
@@ -128,6 +134,7 @@ async def test_a_message_is_found_as_soon_as_it_is_acknowledged(tmp_path) -> Non
     [
         ({"max_num": 0}, ResponseCode.INVALID_PARAMETER),
         ({"max_num": -1}, ResponseCode.INVALID_PARAMETER),
+        ({"index_type": "T"}, ResponseCode.REQUEST_CODE_NOT_SUPPORTED),
         ({"key": ""}, ResponseCode.INVALID_PARAMETER),
         ({"key": "a\x02b"}, ResponseCode.INVALID_PARAMETER),
         ({"key": "unknown"}, ResponseCode.QUERY_NOT_FOUND),
@@ -198,6 +205,20 @@ async def test_an_answer_has_a_limit_and_the_newest_message_whatever_its_size(
             one = await found(client, "orders", "k")
 
     assert [[101, 100], [1001]] == [list(map(len, bodies)) for bodies in (two, one)]
+
+
+async def test_at_most_64_come_back_and_32_with_one_unique_id(tmp_path) -> None:
+    properties = keyed("k", "the same")
+    items = [BatchItem(0, b"%d" % number, properties.encode()) for number in range(70)]
+    async with brokers(tmp_path, 1) as group:
+        await group.start()
+        async with dial(await group.wait_leader()) as client:
+            await send(client, "orders", encode_batch_body(items), batch=True)
+            by_key = await found(client, "orders", "k", max_num=100)
+            by_id = await found(client, "orders", "the same", max_num=100, by_unique_key=True)
+            few = await found(client, "orders", "the same", max_num=3, by_unique_key=True)
+
+    assert [64, 32, 3] == [len(bodies) for bodies in (by_key, by_id, few)]
 
 
 async def test_a_follower_finds_what_it_has_applied(tmp_path) -> None:

@@ -1,9 +1,15 @@
 """Finding single messages: by position or by key."""
 
+from typing import Final
+
 from attrs import frozen
 
 from dledger_py.remoting.wire.codes import RequestCode
 from dledger_py.remoting.wire.schema import Int32, Reply, Request, wire
+
+BY_UNIQUE_KEY: Final = "U"
+BY_TAG: Final = "T"
+"""What `index_type` may be, besides "K" and nothing, which both mean by any key."""
 
 
 @frozen(kw_only=True)
@@ -25,6 +31,8 @@ class QueryMessage(Request[QueryReply]):
     begin_timestamp: int
     end_timestamp: int
     by_unique_key: bool = wire("_UNIQUE_KEY_QUERY", default=False)
+    index_type: str | None = None
+    """What newer clients (5.5.0) send."""
 
 
 @frozen(kw_only=True)
