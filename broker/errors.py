@@ -225,3 +225,10 @@ class TooManyQueries(Refused):
 
     def __init__(self) -> None:
         super().__init__("too many queries are waiting to search the log, ask again later")
+
+
+class LogUnreadable(Refused):
+    """This member's log is damaged where it was to be searched; the others may have it whole."""
+
+    def __init__(self) -> None:
+        super().__init__("this member's log cannot be read there; another member may have it whole")

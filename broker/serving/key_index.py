@@ -7,8 +7,9 @@ searches looks at the log itself from `next_index` on (`key_search`).
 
 Laws: only applied entries are indexed, whole, each once and in their order. Memory is bounded by
 one file. The files are derived: what is damaged, missing or of another log is removed and made
-again, and an index that cannot be written is put off and never stops the broker. Files go with the
-entries they are about.
+again. Nothing here stops the broker: an index that cannot be written, or a log that cannot be read,
+is tried again later. (The log's own readers judge it, and the scrubber reads all of it.) Files go
+with the entries they are about.
 
 Elsewhere: bytes (`store.key_files`), what a stretch says (`store.key_stretches`).
 """
@@ -25,7 +26,6 @@ from attrs import define, field
 from broker.store.key_files import KeyFile, key_files, remove, write_key_file
 from broker.store.key_stretches import STRETCH_BYTES, Entries, Stretch, read_stretch
 from dledger_py.actors import Inbox
-from dledger_py.ledger.reopening import stop_for
 from dledger_py.storage import Corrupt
 from dledger_py.storage.formats import entry_crc
 
@@ -55,7 +55,7 @@ FILE_HASHES: Final = 512 * 1024
 """2 MiB: held in memory until the file is full, and read by a search as one."""
 
 PUT_OFF_S: Final = 60.0
-"""After an error of its folder, before it tries again."""
+"""After an error, before it tries again."""
 
 
 class Log(Entries, Protocol):
@@ -91,7 +91,7 @@ class KeyIndex:
     """How often something indexed was given up: what a thread read before that is of no use."""
 
     async def run(self, inbox: Inbox[Never]) -> None:
-        """**Raises** FailStop if the log cannot be read."""
+        """Until its inbox is closed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._live)
             inbox.ready()
@@ -99,12 +99,12 @@ class KeyIndex:
             nursery.cancel_scope.cancel()
 
     async def catch_up(self) -> None:
-        """Index all stretches that are full. **Raises** OSError, FailStop."""
+        """Index all stretches that are full. **Raises** OSError, Corrupt."""
         while self._behind_bytes() >= STRETCH_BYTES:
             await self._advance()
 
     async def open(self) -> None:
-        """Go on from the files there are. **Raises** OSError, FailStop."""
+        """Go on from the files there are. **Raises** OSError, Corrupt."""
         files = await self._in_thread(key_files, self.directory)
         last_index = self.applied()[0]
         kept, end = await self._in_thread(_of_this_log, self.log(), files, last_index)
@@ -138,8 +138,7 @@ class KeyIndex:
             try:
                 await self.open()
                 await self._keep_up()
-            except OSError as error:
-                # The broker's promises do not rest on it.
+            except (OSError, Corrupt) as error:
                 log.warning("key_index.put_off", reason=str(error))
             await trio.sleep(PUT_OFF_S)
 
@@ -163,7 +162,7 @@ class KeyIndex:
         """Index one more stretch, and write a file if that fills one."""
         changes, first_index, last_index = self._changes, self.next_index, self.applied()[0]
         try:
-            stretch = await self._in_thread(_read_stretch, self.log(), first_index, last_index)
+            stretch = await self._in_thread(read_stretch, self.log(), first_index, last_index)
         except LookupError:
             self._let_go()  # of what retention has taken meanwhile
             return
@@ -210,13 +209,6 @@ def share_of_time(*, busy: bool, behind_bytes: int) -> float:
     return SHARE_FAR_BEHIND if behind_bytes > FAR_BEHIND_BYTES else SHARE_BUSY
 
 
-def _read_stretch(of: Log, first_index: int, last_index: int) -> Stretch | None:
-    try:
-        return read_stretch(of, first_index, last_index)
-    except (Corrupt, OSError) as error:
-        raise stop_for(error, f"the log cannot be read: {error}") from error
-
-
 def _of_this_log(of: Log, files: list[KeyFile], last_index: int) -> tuple[list[KeyFile], int]:
     """The first files, up to the last that ends with an entry of this log, and the log position
     behind that; none if the log has entries before them, or no such entry."""
@@ -237,6 +229,4 @@ def _place(of: Log, index: int) -> tuple[int | None, int]:
         (entry, *_) = of.read(index, 1)
     except LookupError:
         return None, 0
-    except (Corrupt, OSError) as error:
-        raise stop_for(error, f"the log cannot be read: {error}") from error
     return entry_crc(entry.raw), entry.payload_position + len(entry.payload)

@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
+import structlog
 import trio
 from attrs import define, field, frozen
 
-from broker.errors import TooManyQueries
+from broker.errors import LogUnreadable, TooManyQueries
 from broker.serving.key_index import KeyIndex, Log
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.key_files import DamagedFile, KeyFile, likely
@@ -26,8 +27,9 @@ from broker.store.key_stretches import Stretch, hash_of, likely_of, within
 from broker.store.message_lookup import record_at
 from broker.store.message_reader import LogReader
 from broker.store.stored_records import Wanted, matches
-from dledger_py.ledger.reopening import stop_for
 from dledger_py.storage import Corrupt
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -73,7 +75,7 @@ class KeySearch:
     _one: trio.Lock = field(factory=trio.Lock, init=False)
 
     async def find(self, wanted: Wanted, messages_max: int) -> Found:
-        """**Raises** TooManyQueries, FailStop."""
+        """**Raises** TooManyQueries, LogUnreadable; `Reopen` if a body is not what was stored."""
         if self._one.statistics().tasks_waiting >= WAITING_MAX:
             raise TooManyQueries()
         async with self._one:
@@ -157,11 +159,13 @@ class KeySearch:
             await trio.lowlevel.checkpoint()
 
     async def _of_log(self, read: Callable[..., T], *arguments: Any) -> T:
-        """What a function of the log returns. **Raises** FailStop."""
+        """What a function of the log returns. **Raises** LogUnreadable."""
         try:
             return await self._in_thread(read, self.log(), *arguments)
         except (Corrupt, OSError) as error:
-            raise stop_for(error, f"the log cannot be read: {error}") from error
+            # Not a reason to stop: a search reads what nobody may ever ask for.
+            log.warning("key_search.failed", reason=str(error))
+            raise LogUnreadable() from error
 
     async def _in_thread(self, read: Callable[..., T], *arguments: Any) -> T:
         # A disk that hangs must not keep the process from ending.

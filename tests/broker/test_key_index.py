@@ -7,12 +7,10 @@ import trio
 import trio.testing
 from attrs import define, evolve
 
-from broker.errors import TooManyQueries
+from broker.errors import LogUnreadable, TooManyQueries
 from broker.serving import key_index, key_search
 from broker.serving.key_index import KeyIndex, share_of_time
 from broker.serving.key_search import KeySearch
-from dledger_py.actors import FailStop
-from dledger_py.ledger.reopening import Reopen
 from dledger_py.storage import Corrupt
 from tests.broker.keys_kit import ListLog, log_of, put, record, wanted
 
@@ -139,19 +137,24 @@ async def test_a_damaged_file_is_indexed_again(tmp_path, small) -> None:
     assert before == spans(index)
 
 
-@pytest.mark.parametrize(
-    "error,kind", [(Corrupt("f", 0, "bad"), Reopen), (OSError("disk"), FailStop)]
-)
-async def test_a_log_that_cannot_be_read_stops_the_member_as_for_any_reader(
-    tmp_path, small, error, kind
+@pytest.mark.parametrize("error", [Corrupt("f", 0, "bad"), OSError("disk")])
+async def test_a_log_that_cannot_be_read_is_tried_again_and_stops_nothing(
+    tmp_path, small, error, autojump_clock
 ) -> None:
     log = log_of(11)
-    index = index_of(log, tmp_path)
-    await index.open()
+    index = await indexed(log, tmp_path, applied=5)
+    index.applied = lambda: (log.end.index, log.end.position)
     log.error = error
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(index._live)
+        await trio.sleep(key_index.PUT_OFF_S / 2)
+        with pytest.raises(LogUnreadable):
+            await search_of(index, log).find(wanted("k1"), 1)
+        log.error = None
+        await trio.sleep(key_index.PUT_OFF_S)
+        nursery.cancel_scope.cancel()
 
-    with pytest.raises(kind):
-        await index.catch_up()
+    assert [(1, 4), (5, 8)] == spans(index)
 
 
 def test_a_busy_broker_gives_little_time_and_more_only_far_behind() -> None:
