@@ -10,7 +10,8 @@ from typing import Protocol
 
 from attrs import frozen
 
-from broker.machine import put_messages
+from broker.machine import moves, put_messages
+from broker.machine.moves import decode_move
 from broker.machine.put_messages import MESSAGE, PutMessages, decode_put_messages
 from dledger_py.remoting.wire import properties
 from dledger_py.remoting.wire.message import (
@@ -66,6 +67,9 @@ def puts_in(payload: memoryview) -> Iterator[tuple[int, PutMessages]]:
     """Each `PutMessages` of a command: where in the payload it begins, and what it says."""
     if payload[0] == put_messages.TAG:
         yield 0, decode_put_messages(payload)
+    elif payload[0] == moves.TAG:
+        command = decode_move(payload)
+        yield command.messages_at, command.messages
 
 
 def matches(entries: Sequence[StoredEntry], wanted: Wanted) -> list[int]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic
+from broker.machine.moves import Move, encode_move
 from broker.store import key_files
 from broker.store.key_files import DamagedFile, KeyFile, likely, write_key_file
 from broker.store.key_stretches import (
@@ -221,6 +222,26 @@ def test_what_lies_behind_a_gap_is_removed(tmp_path) -> None:
 
     assert [first] == key_files.key_files(tmp_path)
     assert [first.path] == list(tmp_path.iterdir())
+
+
+def test_a_moved_message_is_found_where_it_was_put() -> None:
+    move = Move(
+        stamped_ms=NOW_MS,
+        topic="waiting",
+        queue_id=0,
+        first_offset=0,
+        next_offset=2,
+        soonest_ms=NOW_MS,
+        latest_ms=NOW_MS,
+        recalls_seen=0,
+    )
+    records = [record("a"), record("b")]
+    log = ListLog([encode_move(move, [("orders", 0, 0, each) for each in records])])
+    stretch = read_stretch(log, 1, 1)
+
+    assert stretch is not None
+    assert (NOW_MS, True) == (stretch.first_ms, bool(places(stretch.hashes, hash_of("b"))))
+    assert [log.end.position - len(records[1])] == matches(log.entries, wanted("b"))
 
 
 def test_no_operation_is_no_command() -> None:
