@@ -100,7 +100,7 @@ PROGRAMS = (
         command=_java_command,
         checks=(
             *("sends", "delay", "recall", "retry", "orderly", "broadcast", "lite-pull"),
-            "reset",
+            *("reset", "queries"),
         ),
     ),
     Program(

@@ -63,6 +63,7 @@ final class Features {
                 case "broadcast": broadcast(); break;
                 case "lite-pull": litePull(); break;
                 case "reset": reset(); break;
+                case "queries": queries(); break;
                 default: throw new IllegalArgumentException("no check " + check);
             }
         } finally {
@@ -350,6 +351,36 @@ final class Features {
                     topic, group("reset"), timestamp, true, 5_000);
             }
         }
+    }
+
+    /** By key and by unique id, at once: every message that was acknowledged, and nothing else. */
+    private void queries() throws Exception {
+        DefaultMQProducer producer = producer();
+        long begin = System.currentTimeMillis() - TimeUnit.MINUTES.toMillis(1);
+        for (int i = 0; i < 40; i++) {
+            if (i == 20) {
+                halfway();
+            }
+            Message message = message("query-" + i);
+            message.setKeys("query-" + i + " all");
+            SendResult[] sent = new SendResult[1];
+            retrying(() -> sent[0] = producer.send(message));
+            String id = sent[0].getMsgId();
+            retrying(() -> {
+                MessageExt byId =
+                    producer.getDefaultMQProducerImpl().queryMessageByUniqKey(topic, id);
+                demand(byId != null && byId.getKeys().equals(message.getKeys()), id + ": " + byId);
+                List<MessageExt> byKey = producer.queryMessage(
+                    topic, message.getKeys().split(" ")[0], 64, begin, Long.MAX_VALUE).getMessageList();
+                demand(byKey.stream().anyMatch(each -> each.getMsgId().equals(id)), byKey.toString());
+                demand(failover || byKey.size() == 1, byKey.toString());
+            });
+        }
+        List<MessageExt> all =
+            producer.queryMessage(topic, "all", 64, begin, Long.MAX_VALUE).getMessageList();
+        Set<String> keys = new HashSet<>();
+        all.forEach(each -> keys.add(each.getKeys()));
+        demand(keys.size() == 40, "by the key of all: " + keys);
     }
 
     // --- pieces ---
