@@ -276,7 +276,7 @@ async def test_what_nobody_knows_is_answered_and_what_is_missing_is_named(tmp_pa
             for opaque, (code, fields) in enumerate(
                 [
                     (9999, {}),
-                    (36, {"offset": "1", "group": "g", "delayLevel": "0"}),
+                    (513, {"topic": "orders"}),
                     (11, {"topic": "orders"}),
                     (30, {"topic": "orders", "queueId": "many"}),
                 ]
@@ -287,7 +287,7 @@ async def test_what_nobody_knows_is_answered_and_what_is_missing_is_named(tmp_pa
 
     assert [3, 3, 1, 1] == [answers[opaque].code for opaque in range(4)]
     assert " request type 9999 not supported" == answers[0].remark
-    assert "CONSUMER_SEND_MSG_BACK" in answers[1].remark
+    assert "UPDATE_AND_CREATE_STATIC_TOPIC" in answers[1].remark
     assert "PullMessage.consumerGroup" in answers[2].remark
     assert "'many'" in answers[3].remark
 
