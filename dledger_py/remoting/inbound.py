@@ -143,13 +143,12 @@ class InboundConnection:
         body: bytes = b"",
         *,
         on_reply: Callable[[Frame | None], None] | None = None,
-    ) -> None:
-        """Send the client a request. A call beyond the limit of awaited ones gets None at once."""
-        if on_reply is not None and (self.closed or len(self._awaited) >= REPLIES_AWAITED_MAX):
-            on_reply(None)
-            return
-        if self.closed:
-            return
+    ) -> int:
+        """As `Connection.request`: at most REPLIES_AWAITED_MAX answers are awaited."""
+        if self.closed or (on_reply is not None and self._owes_too_much()):
+            if on_reply is not None:
+                on_reply(None)
+            return 0
         opaque = self._next_opaque
         self._next_opaque = opaque % _OPAQUE_MAX + 1
         if on_reply is not None:
@@ -164,6 +163,10 @@ class InboundConnection:
             serialization=self.serialization,
         )
         self._put(frame, b"")
+        return opaque
+
+    def forget(self, number: int) -> None:
+        self._awaited.pop(number, None)
 
     def on_close(self, callback: Callable[[], None]) -> None:
         if self.closed:
@@ -220,6 +223,13 @@ class InboundConnection:
             size += len(out[0])
             parts.append(out.popleft())
         return b"".join(parts) if len(parts) > 1 else parts[0]
+
+    def _owes_too_much(self) -> bool:
+        """A client that reads nothing is not asked either: what waits for it is bounded."""
+        return (
+            len(self._awaited) >= REPLIES_AWAITED_MAX
+            or self.out_bytes >= self._plane.limits.out_bytes_max
+        )
 
     def _put(self, head: bytes, body: bytes) -> None:
         self.out.append(head)

@@ -94,9 +94,14 @@ class Connection(Protocol):
         body: bytes = b"",
         *,
         on_reply: Callable[[Frame | None], None] | None = None,
-    ) -> None:
+    ) -> int:
         """Send the client a request: one-way, or with `on_reply` called once with its response,
-        or with None when the connection ends first. Never blocks; does nothing once closed."""
+        or with None when the connection ends first. None comes at once, and nothing is sent, if the
+        connection is closed, the client owes too many answers, or it does not read what it is sent.
+        Never blocks. Returns the number of the request, for `forget`."""
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for the answer to this request any more: `on_reply` is not called for it."""
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, at the moment the connection ends (at once if it has)."""

@@ -720,6 +720,40 @@ async def test_questions_that_await_an_answer_are_bounded() -> None:
         assert len(await client.hear(REPLIES_AWAITED_MAX)) == REPLIES_AWAITED_MAX
 
 
+async def test_a_forgotten_question_makes_room_and_its_answer_is_ignored() -> None:
+    async with serving() as served:
+        client = await served.connect()
+        await client.say(encode_request(215, 1, {"topic": "A"}))
+        await client.hear()
+        (connection,) = served.room.connections
+        replies: list[Frame | None] = []
+        for _ in range(REPLIES_AWAITED_MAX):
+            number = connection.request(ViewMessage(offset=5), on_reply=replies.append)
+        connection.forget(number)
+        connection.request(ViewMessage(offset=6), on_reply=replies.append)
+        asked = await client.hear(REPLIES_AWAITED_MAX + 1)
+        for question in asked[-2:]:
+            await client.say(encode_frame(Frame(code=0, flag=1, opaque=question.opaque)))
+        await client.works()
+
+        assert [asked[-1].opaque] == [reply and reply.opaque for reply in replies]
+
+
+async def test_a_client_that_reads_nothing_is_not_asked() -> None:
+    async with serving(limits=ServerLimits(out_bytes_max=1000)) as served:
+        client = await served.connect()
+        await client.say(encode_request(215, 1, {"topic": "A"}))
+        await client.hear()
+        (connection,) = served.room.connections
+        replies: list[Frame | None] = []
+        for _ in range(2):  # nothing leaves before this task waits
+            connection.request(ViewMessage(offset=5), bytes(1000), on_reply=replies.append)
+
+        assert [None] == replies
+        (question,) = await client.hear()
+        assert 1000 == len(question.body)
+
+
 async def test_a_bug_in_taking_an_answer_is_logged() -> None:
     async with serving() as served:
         client = await served.connect()
