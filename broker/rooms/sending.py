@@ -35,10 +35,11 @@ from broker.machine.topics import (
     retry_topic,
     topic_from_template,
 )
+from broker.rooms._admission import client_host
 from broker.rooms.delaying import Delay, RecallHandle, delay_of
 from broker.rooms.usual_batches import usual_batch
 from broker.serving.disk_watch import DiskWatch
-from broker.serving.leadership import BORN_HOST, Leadership
+from broker.serving.leadership import Leadership
 from broker.serving.put_batch import Proposer, PutBatch
 from broker.serving.rates import Rates
 from dledger_py.remoting.commands.sending import (
@@ -121,7 +122,7 @@ class Sending:
                 f"the message body is {len(body)} bytes,"
                 f" at most {self.max_message_bytes} are allowed"
             )
-        born_host = _born_host(caller)
+        born_host = client_host(caller)
         messages: Sequence[Message]
         handle = None
         if request.batch:
@@ -461,18 +462,6 @@ def _without(text: str, keys: Collection[str]) -> str:
     """The properties but these, the others as they are."""
     pieces = (piece for piece in text.split("\x02") if piece)
     return "".join(f"{piece}\x02" for piece in pieces if piece.partition("\x01")[0] not in keys)
-
-
-def _born_host(caller: Caller) -> bytes:
-    """Where the message came from, as records hold it; a forwarded one names its client."""
-    forwarded = caller.frame.fields.get(BORN_HOST)
-    if forwarded is not None:
-        host, _, port = forwarded.rpartition(":")
-        try:
-            return records.pack_host(host, int(port))
-        except (ValueError, OverflowError) as error:
-            raise InvalidParameter(f"{BORN_HOST} {forwarded!r} is not host:port") from error
-    return caller.connection.packed_remote
 
 
 def declined(reason: Reason, topic: TopicConfig, queue_id: int) -> Refused:
