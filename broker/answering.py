@@ -5,7 +5,7 @@ room does.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from broker.log_readers import LogReader, OldestMessage
+from broker.log_readers import OldestMessage
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.consensus import Consensus
 from broker.rooms.groups import Groups
@@ -16,6 +16,8 @@ from broker.rooms.operations import Operations
 from broker.rooms.progress import Progress
 from broker.rooms.pulling import Pulling
 from broker.rooms.recalling import Recalling
+from broker.rooms.relays import Relays
+from broker.rooms.replies import Replies
 from broker.rooms.resets import Resets
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
@@ -23,6 +25,7 @@ from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
 from broker.runtime_table import RuntimeTable
+from broker.serving.client_calls import ClientCalls
 from broker.serving.key_search import KeySearch
 from broker.store.message_reader import MessageReader
 from dledger_py.client.unique_ids import UniqueIds
@@ -36,15 +39,32 @@ if TYPE_CHECKING:
 
 def rooms_of(broker: "Broker", address: str, port: int) -> Routes:
     """What answers this member's requests; `address` and `port` are where clients reach it."""
-    log_reader, reader = broker.log_reader, broker.reader
+    reader = broker.reader
     stored_times = StoredTimes(broker.queues, reader, broker.ground.host)
+    lookups = _lookups(broker)
     return with_refusals(
         routes(
             (
-                *_messages(broker, address, port, log_reader, reader, stored_times),
+                lookups,
+                *_messages(broker, address, port, reader, stored_times),
+                *_between_clients(broker, address, port, lookups),
                 *_state(broker, address, port, reader, stored_times),
             )
         )
+    )
+
+
+def _lookups(broker: "Broker") -> Lookups:
+    search = KeySearch(
+        index=broker.key_index,
+        log=lambda: broker.ledger.log,
+        applied=broker.applied_place,
+        reader=broker.log_reader,
+        queues=broker.queues,
+        run_in_thread=broker.ground.host.run_in_thread,
+    )
+    return Lookups(
+        log=broker.log_reader, queues=broker.queues, search=search, host=broker.ground.host
     )
 
 
@@ -52,7 +72,6 @@ def _messages(
     broker: "Broker",
     address: str,
     port: int,
-    log_reader: LogReader,
     reader: MessageReader,
     stored_times: StoredTimes,
 ) -> tuple[object, ...]:
@@ -64,7 +83,7 @@ def _messages(
         sending,
         SendingBack(
             sending=sending,
-            log=log_reader,
+            log=broker.log_reader,
             queues=broker.queues,
             cold_reads=broker.cold_reads,
         ),
@@ -81,19 +100,6 @@ def _messages(
             read_barrier=broker.ledger.read_barrier_nowait,
             rates=broker.rates,
             monotonic_ms=ground.monotonic_ms,
-        ),
-        Lookups(
-            log=log_reader,
-            queues=broker.queues,
-            search=KeySearch(
-                index=broker.key_index,
-                log=lambda: broker.ledger.log,
-                applied=broker.applied_place,
-                reader=log_reader,
-                queues=broker.queues,
-                run_in_thread=ground.host.run_in_thread,
-            ),
-            host=ground.host,
         ),
         Offsets(
             machine=machine,
@@ -115,6 +121,33 @@ def _messages(
             leadership=leadership,
             proposals=broker.proposals,
             now_ms=ground.now_ms,
+        ),
+    )
+
+
+def _between_clients(
+    broker: "Broker", address: str, port: int, lookups: Lookups
+) -> tuple[object, ...]:
+    """Who hands on what one client has for another."""
+    config = broker.config
+    calls = ClientCalls(
+        others=lambda: [node for node in broker.ledger.members.names if node != config.node],
+        ask_member=broker.leadership.ask,
+    )
+    return (
+        Replies(
+            machine=broker.machine,
+            table=broker.table,
+            calls=calls,
+            store_host=pack_host(address, port),
+            max_message_bytes=config.max_message_bytes,
+            now_ms=broker.ground.now_ms,
+        ),
+        Relays(
+            broker_name=config.broker_name,
+            table=broker.table,
+            calls=calls,
+            lookups=lookups,
         ),
     )
 

@@ -189,6 +189,48 @@ class NotOnline(Refused):
         super().__init__(f"no consumer of group [{group}] is online")
 
 
+CLIENT_UNKNOWN = "__clientUnknown"
+"""Field of a refusal by which a member learns that another does not know a client either."""
+
+
+class ClientUnknown(Refused):
+    """No member has a connection to the client that is to be called; the code is RocketMQ's."""
+
+    code = ResponseCode.SYSTEM_ERROR
+    fields: ClassVar[Mapping[str, str]] = {CLIENT_UNKNOWN: "true"}
+
+
+class ClientSilent(Refused):
+    """The client was called and did not answer in time: it may have done what it was told."""
+
+    code = ResponseCode.CONSUME_MSG_TIMEOUT
+
+    def __init__(self, client_id: str) -> None:
+        super().__init__(f"client <{client_id}> did not answer in time")
+
+
+class ClientGone(Refused):
+    """The client could not be called, or left before it answered: it may have done what it was
+    told."""
+
+    code = ResponseCode.SYSTEM_ERROR
+
+    def __init__(self, client_id: str) -> None:
+        super().__init__(
+            f"client <{client_id}> gave no answer: its connection ended, it owes too many answers,"
+            " or it does not read"
+        )
+
+
+class TooManyCalls(Refused):
+    """More calls to clients are under way than the broker will hold."""
+
+    code = ResponseCode.SERVICE_NOT_AVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("too many clients are being called; nothing was done, try again")
+
+
 class OffsetNotFound(Refused):
     """The group has no offset for the queue."""
 

@@ -10,7 +10,7 @@ other's at each heartbeat, which is the users' mistake and nobody's crash.
 Source: protocol page 07 (§1, 2); ConsumerManager.java, ProducerManager.java.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from attrs import define, field
@@ -69,6 +69,8 @@ class ClientTable:
 
     _consumers: dict[str, ConsumerGroup] = field(factory=dict)
     _producers: dict[str, dict[str, Client]] = field(factory=dict)
+    _producing: dict[str, dict[str, Client]] = field(factory=dict)
+    """The same by client id and group: replies are addressed to client ids."""
     _clients: int = 0
 
     # --- heartbeats ----------------------------------------------------------------------------
@@ -89,10 +91,7 @@ class ClientTable:
             self._consumers[data.group_name] = group
             if self._describe(group, data) or not known:
                 changed.append(group)
-        for producer in heartbeat.producer_data_set:
-            clients = self._producers.get(producer.group_name, {})
-            if self._join(clients, client, now_ms)[1]:
-                self._producers[producer.group_name] = clients
+        self._take_producers(heartbeat, client, now_ms)
         return tuple(changed)
 
     def refresh(self, heartbeat: HeartbeatData, client: Client, now_ms: int) -> bool:
@@ -105,11 +104,16 @@ class ClientTable:
                 complete = False
             else:
                 member.beat_ms = now_ms
+        self._take_producers(heartbeat, client, now_ms)
+        return complete
+
+    def _take_producers(self, heartbeat: HeartbeatData, client: Client, now_ms: int) -> None:
         for producer in heartbeat.producer_data_set:
             clients = self._producers.get(producer.group_name, {})
             if self._join(clients, client, now_ms)[1]:
                 self._producers[producer.group_name] = clients
-        return complete
+                joined = clients[client.client_id]
+                self._producing.setdefault(client.client_id, {})[producer.group_name] = joined
 
     def _join(self, clients: dict[str, Client], client: Client, now_ms: int) -> tuple[bool, bool]:
         """Whether the client was there by this connection before, and whether it is now."""
@@ -144,7 +148,7 @@ class ClientTable:
     ) -> tuple[ConsumerGroup, ...]:
         """A client leaves these groups; the consumer groups it really left."""
         if producer_group:
-            self._leave(self._producers, producer_group, client_id)
+            self._leave(producer_group, client_id)
         group = self._consumers.get(consumer_group or "")
         if group is None or group.clients.pop(client_id, None) is None:
             return ()
@@ -172,15 +176,19 @@ class ClientTable:
                 left.append(group)
         for name, clients in tuple(self._producers.items()):
             for client in [client for client in clients.values() if leaves(client)]:
-                self._leave(self._producers, name, client.client_id)
+                self._leave(name, client.client_id)
         return tuple(left)
 
-    def _leave(self, groups: dict[str, dict[str, Client]], name: str, client_id: str) -> None:
-        clients = groups.get(name)
+    def _leave(self, producer_group: str, client_id: str) -> None:
+        clients = self._producers.get(producer_group)
         if clients is not None and clients.pop(client_id, None) is not None:
             self._clients -= 1
             if not clients:
-                del groups[name]
+                del self._producers[producer_group]
+            groups = self._producing[client_id]
+            del groups[producer_group]
+            if not groups:
+                del self._producing[client_id]
 
     def _forget_if_empty(self, group: ConsumerGroup) -> None:
         if not group.clients:
@@ -195,6 +203,15 @@ class ClientTable:
     def producers(self, group: str) -> tuple[Client, ...]:
         """The connected producers of a group."""
         return tuple(self._producers.get(group, {}).values())
+
+    def producer(self, client_id: str) -> Client | None:
+        """The connected producer of this id, in whatever group; if several, the one heard last."""
+        clients = self._producing.get(client_id)
+        return max(clients.values(), key=lambda client: client.beat_ms) if clients else None
+
+    def producer_groups(self) -> Mapping[str, Mapping[str, Client]]:
+        """Every producer group with its connected clients, by client id."""
+        return self._producers
 
     def consumer_groups(self) -> Iterator[ConsumerGroup]:
         """All groups with a connected consumer."""

@@ -107,6 +107,22 @@ class Leadership:
         self._nursery.start_soon(self._carry, caller, later)
         return later
 
+    async def ask(self, member: str, caller: Caller, timeout_s: float) -> Frame | None:
+        """What another member answers to this request, whether it leads or not; None if it could
+        not be asked or did not answer in time, and then it may have done what was asked.
+        """
+        if self._nursery is None:
+            return None
+        connection = None
+        try:
+            with trio.move_on_after(DIAL_S):
+                connection = await self._connection(member)
+            if connection is None:
+                return None
+            return await connection.call_frame(self._forwarded_frame(caller), timeout_s=timeout_s)
+        except (Unreachable, Indefinite, ClientClosed):
+            return None
+
     def role_changed(self) -> None:
         """The role or the leader is another: whoever waits looks again."""
         self._changed.set()
@@ -176,8 +192,6 @@ class Leadership:
     ) -> tuple[Answer[Any] | None, bool]:
         """The leader's answer, and whether it is the last one: if not, the leader certainly did
         nothing with the request, and another may."""
-        host, port = caller.connection.remote[:2]
-        fields = caller.frame.fields | {FORWARDED_BY: self.node, BORN_HOST: f"{host}:{port}"}
         connection = self._connections.get(leader)
         if connection is None or connection.closed:
             connection = None
@@ -196,9 +210,7 @@ class Leadership:
         reply = None
         try:
             with self._while_leading(leader):
-                reply = await connection.call_frame(
-                    replace(caller.frame, fields=fields, flag=0), timeout_s=left_s
-                )
+                reply = await connection.call_frame(self._forwarded_frame(caller), timeout_s=left_s)
         except (Indefinite, ClientClosed):  # closed on our side: it may have been written before
             pass
         if reply is None:
@@ -211,6 +223,12 @@ class Leadership:
             rendered=render_fields(reply.fields),
         )
         return answer, reply.code != ResponseCode.SERVICE_NOT_AVAILABLE or LASTING in reply.fields
+
+    def _forwarded_frame(self, caller: Caller) -> Frame:
+        """The request as another member gets it: it says whom it came by, and from where."""
+        host, port = caller.connection.remote[:2]
+        fields = caller.frame.fields | {FORWARDED_BY: self.node, BORN_HOST: f"{host}:{port}"}
+        return replace(caller.frame, fields=fields, flag=0)
 
     @contextmanager
     def _while_leading(self, member: str) -> Iterator[None]:

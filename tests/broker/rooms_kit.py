@@ -22,17 +22,21 @@ from broker.rooms._stored_times import StoredTimes
 from broker.rooms.clients import Clients
 from broker.rooms.groups import Groups
 from broker.rooms.locks import Locks
+from broker.rooms.lookups import Lookups
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
 from broker.rooms.progress import Progress
 from broker.rooms.pulling import Pulling
 from broker.rooms.recalling import Recalling
+from broker.rooms.relays import Relays
+from broker.rooms.replies import Replies
 from broker.rooms.resets import Resets
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
+from broker.serving.client_calls import ClientCalls
 from broker.serving.client_table import ClientTable
 from broker.serving.deliveries import Deliveries
 from broker.serving.disk_watch import DiskWatch
@@ -49,6 +53,7 @@ from dledger_py.remoting.commands.heartbeats import (
     ConsumerData,
     HeartbeatData,
     MessageModel,
+    ProducerData,
     SubscriptionData,
     encode_heartbeat,
 )
@@ -75,6 +80,7 @@ class Connection:
     answers: list[Frame] = field(factory=list)
     told: list[Request[Any]] = field(factory=list)
     told_bodies: list[bytes] = field(factory=list)
+    awaited: dict[int, Callable[[Frame | None], None]] = field(factory=dict)
     settled: int = 0
     settled_bytes: int = 0
     _on_close: list[Callable[[], None]] = field(factory=list)
@@ -98,15 +104,30 @@ class Connection:
             self.respond(0, head, b"")
         self.settled_bytes += request_bytes
 
-    def request(self, request: Request[Any], body: bytes = b"", *, on_reply: Any = None) -> None:
+    def request(self, request: Request[Any], body: bytes = b"", *, on_reply: Any = None) -> int:
         self.told.append(request)
         self.told_bodies.append(body)
+        if on_reply is not None:
+            self.awaited[len(self.told)] = on_reply
+        return len(self.told)
+
+    def forget(self, number: int) -> None:
+        self.awaited.pop(number, None)
+
+    def say(
+        self, code: int = 0, body: bytes = b"", remark: str | None = None, **fields: str
+    ) -> None:
+        """Answer what was asked last."""
+        on_reply = self.awaited.pop(len(self.told))
+        on_reply(Frame(code=code, flag=1, body=body, remark=remark, fields=fields))
 
     def on_close(self, callback: Callable[[], None]) -> None:
         self._on_close.append(callback)
 
     def close(self) -> None:
         self.closed = True
+        for on_reply in self.awaited.values():
+            on_reply(None)
         for callback in self._on_close:
             callback()
 
@@ -173,6 +194,13 @@ class Gate:
 
     leads: bool = True
     relayed: list[Frame] = field(factory=list)
+    others: dict[str, Frame | None] = field(factory=dict)
+    """The other members, and what each says when it is asked."""
+    asked: list[str] = field(factory=list)
+
+    async def ask(self, member: str, caller: Caller, timeout_s: float) -> Frame | None:
+        self.asked.append(member)
+        return self.others[member]
 
     def relay(self, caller: Caller) -> Later[Any]:
         self.relayed.append(caller.frame)
@@ -321,6 +349,17 @@ class Desk:
             leads=lambda: gate.leads,
             now_ms=self._now,
         )
+        lookups = Lookups(log=ledger, queues=self.queues, host=RealHost())
+        self.calls = ClientCalls(others=lambda: gate.others, ask_member=gate.ask)
+        replies = Replies(
+            machine=machine,
+            table=self.table,
+            calls=self.calls,
+            store_host=STORE_HOST,
+            max_message_bytes=self.max_message_bytes,
+            now_ms=self._now,
+        )
+        relays = Relays(broker_name=BROKER, table=self.table, calls=self.calls, lookups=lookups)
         rooms = (
             self.usual,
             self.sending,
@@ -335,6 +374,9 @@ class Desk:
             operations,
             resets,
             progress,
+            lookups,
+            replies,
+            relays,
         )
         self.routes = with_refusals(routes(rooms))
         ledger.apply(
@@ -392,9 +434,9 @@ class Desk:
         assert len(answers) <= 1
         return answers[0] if answers else None
 
-    async def ask_async(self, request: Request[Any]) -> Answer[Any]:
-        """A request whose handler may wait for a disk."""
-        answer: Answer[Any] = await self.put(request)
+    async def ask_async(self, request: Request[Any], body: bytes = b"", **how: Any) -> Answer[Any]:
+        """A request whose handler may wait for a disk, or for another client."""
+        answer: Answer[Any] = await self.put(request, body, **how)
         return answer
 
     # --- scenery ---------------------------------------------------------------------------------
@@ -423,6 +465,13 @@ class Desk:
         )
         body = encode_heartbeat(HeartbeatData(client_id=client_id, consumer_data_set=(data,)))
         return self.ask(Heartbeat(), body, by=by, **how)
+
+    def produce(self, group: str, *, client_id: str = "c1", by: Connection | None = None) -> None:
+        """A producer's heartbeat."""
+        data = HeartbeatData(
+            client_id=client_id, producer_data_set=(ProducerData(group_name=group),)
+        )
+        self.ask(Heartbeat(), encode_heartbeat(data), by=by)
 
     def _perform(self, effects: list[Any]) -> None:
         for effect in effects:

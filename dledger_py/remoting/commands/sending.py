@@ -56,7 +56,7 @@ class SendMessage(Request[SendReply]):
     broker_name: str | None = wire("bname", default=None)
 
 
-_LETTERS: Final = {
+LETTERS: Final = {
     "a": "producer_group",
     "b": "topic",
     "c": "default_topic",
@@ -72,8 +72,8 @@ _LETTERS: Final = {
     "m": "batch",
     "n": "broker_name",
 }
-spelled(SendMessage, RequestCode.SEND_MESSAGE_V2, **_LETTERS)
-spelled(SendMessage, RequestCode.SEND_BATCH_MESSAGE, {"batch": True}, **_LETTERS)
+spelled(SendMessage, RequestCode.SEND_MESSAGE_V2, **LETTERS)
+spelled(SendMessage, RequestCode.SEND_BATCH_MESSAGE, {"batch": True}, **LETTERS)
 
 
 @frozen(kw_only=True)
