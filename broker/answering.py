@@ -208,6 +208,7 @@ def _state(
             runtime=_runtime_table(broker, reader).text,
             settings=config.as_text,
             now_ms=now_ms,
+            monotonic_ms=broker.ground.monotonic_ms,
         ),
         Progress(
             broker_name=config.broker_name,

@@ -19,6 +19,7 @@ from broker.serving.rates import Rates
 from broker.store.consume_queues import ConsumeQueues
 from dledger_py.remoting.commands.json_bodies import encode_body
 from dledger_py.remoting.commands.operations import (
+    GetAllProducers,
     GetBrokerConfig,
     GetBrokerConfigReply,
     GetBrokerRuntime,
@@ -37,6 +38,8 @@ from dledger_py.remoting.commands.statistics import (
     KeyValueTable,
     MessageQueue,
     ProducerConnections,
+    ProducerInfo,
+    ProducerTable,
     QueueOffsets,
     QueueProgress,
     StatisticReply,
@@ -51,7 +54,7 @@ TPS_WINDOW_S: Final = 10  # what the tables of the tools call TPS
 
 @define(eq=False, kw_only=True)
 class Operations:
-    """Codes 26, 28, 202, 203, 204, 208, 300 and 315."""
+    """Codes 26, 28, 202, 203, 204, 208, 300, 315 and 328."""
 
     cluster_name: str
     broker_name: str
@@ -63,6 +66,7 @@ class Operations:
     runtime: Callable[[int], dict[str, str]]
     settings: Callable[[], dict[str, str]]
     now_ms: Callable[[], int]
+    monotonic_ms: Callable[[], int]
 
     @handles(GetBrokerRuntime)
     def runtime_info(self, request: GetBrokerRuntime, caller: Caller) -> Answer[None]:
@@ -141,6 +145,25 @@ class Operations:
         if not producers:
             raise Refused(f"no producer of group [{request.producer_group}] is online")
         return Answer(body=encode_body(ProducerConnections(connection_set=_connections(producers))))
+
+    @handles(GetAllProducers)
+    def all_producers(self, request: GetAllProducers, caller: Caller) -> Answer[None]:
+        """Every producer, by group."""
+        beats_to_wall_ms = self.now_ms() - self.monotonic_ms()
+        table = {
+            group: tuple(
+                ProducerInfo(
+                    client_id=client.client_id,
+                    remote_address=client.address,
+                    language=client.language,
+                    version=client.version,
+                    last_update_timestamp=client.beat_ms + beats_to_wall_ms,
+                )
+                for client in clients.values()
+            )
+            for group, clients in self.clients.producer_groups().items()
+        }
+        return Answer(body=encode_body(ProducerTable(data=table)))
 
     @handles(QueryTopicGroups)
     def groups_of_topic(self, request: QueryTopicGroups, caller: Caller) -> Answer[None]:

@@ -22,7 +22,6 @@ UNSUPPORTED: Final[Mapping[int, str]] = {
     37: "ending a transaction (END_TRANSACTION)",
     45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",
     323: "resuming the check of a half message (RESUME_CHECK_HALF_MESSAGE)",
-    328: "listing all producers (GET_ALL_PRODUCER_INFO)",
     353: "forbidding a group a topic (UPDATE_AND_GET_GROUP_FORBIDDEN)",
     400: "assigning queues by the broker (QUERY_ASSIGNMENT)",
     401: f"{_POP} (SET_MESSAGE_REQUEST_MODE)",

@@ -308,6 +308,7 @@ class Desk:
             runtime=lambda now_ms: {"brokerActive": "true"},
             settings=lambda: {"brokerName": BROKER},
             now_ms=self._now,
+            monotonic_ms=self._ticks,
         )
         resets = Resets(
             broker_name=BROKER,

@@ -12,6 +12,7 @@ from dledger_py.remoting.commands.groups import (
 from dledger_py.remoting.commands.json_bodies import encode_body, parse
 from dledger_py.remoting.commands.offsets import UpdateConsumerOffset
 from dledger_py.remoting.commands.operations import (
+    GetAllProducers,
     GetConsumerConnections,
     GetConsumeStats,
     GetProducerConnections,
@@ -21,6 +22,7 @@ from dledger_py.remoting.commands.operations import (
 )
 from dledger_py.remoting.commands.sending import SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic, GetAllTopics, GetTopic
+from dledger_py.remoting.wire.codes import OUR_VERSION
 from tests.broker.rooms_kit import Desk
 
 
@@ -226,6 +228,28 @@ def test_who_is_connected(desk) -> None:
     assert ["10.0.0.9:54321"] == [each["clientAddr"] for each in found["connectionSet"]]
     assert "TagA" == found["subscriptionTable"]["orders"]["subString"]
     assert ("CLUSTERING", "CONSUME_PASSIVELY") == (found["messageModel"], found["consumeType"])
+
+
+def test_every_producer_is_listed_with_when_it_was_heard(desk) -> None:
+    desk.produce("pg")
+    desk.ticks_ms += 5_000
+    desk.now_ms += 5_000
+    desk.produce("pg", client_id="c2")
+    desk.produce("other", client_id="c2")
+    desk.beat("shop", "orders", client_id="c3")
+    found = parse(desk.ask(GetAllProducers()).body)["data"]
+
+    def info(client_id: str, heard_ms: int) -> dict[str, object]:
+        return {
+            "clientId": client_id,
+            "language": "JAVA",
+            "lastUpdateTimestamp": heard_ms,
+            "remoteIP": "10.0.0.9:54321",
+            "version": OUR_VERSION,
+        }
+
+    late = info("c2", desk.now_ms)
+    assert {"pg": [info("c1", desk.now_ms - 5_000), late], "other": [late]} == found
 
 
 def test_who_consumes_a_topic_now_or_did(desk) -> None:

@@ -50,6 +50,13 @@ class GetProducerConnections(Request[None]):
 
 
 @frozen(kw_only=True)
+class GetAllProducers(Request[None]):
+    """Every producer that is connected; body: `statistics.ProducerTable`. Code 328."""
+
+    code = RequestCode.GET_ALL_PRODUCER_INFO
+
+
+@frozen(kw_only=True)
 class GetConsumeStats(Request[None]):
     """How far a group is behind; body: `statistics.ConsumeStats`. Code 208."""
 

@@ -14,6 +14,7 @@ from dledger_py.remoting.commands.heartbeats import (
     MessageModel,
     SubscriptionData,
 )
+from dledger_py.remoting.wire.schema import wire
 
 
 @frozen(kw_only=True, order=True)
@@ -82,6 +83,24 @@ class ProducerConnections:
     """The answer of GetProducerConnections."""
 
     connection_set: tuple[ClientConnection, ...] = ()
+
+
+@frozen(kw_only=True)
+class ProducerInfo:
+    """One connected producer; the address is host:port, the time that of its last heartbeat."""
+
+    client_id: str
+    remote_address: str = wire("remoteIP")
+    language: str
+    version: int
+    last_update_timestamp: int
+
+
+@frozen(kw_only=True)
+class ProducerTable:
+    """The answer of GetAllProducers: producers by group."""
+
+    data: Mapping[str, tuple[ProducerInfo, ...]] = Factory(dict)
 
 
 @frozen(kw_only=True)
