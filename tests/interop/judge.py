@@ -19,6 +19,8 @@ class History:
     acked_by: dict[str, str] = field(factory=dict)
     """Key to broker."""
     acked_at: list[float] = field(factory=list)
+    replied: set[str] = field(factory=set)
+    """Requests whose reply came."""
     failed: dict[str, str] = field(factory=dict)
     received: dict[str, set[Place]] = field(factory=dict)
     deliveries: int = 0
@@ -39,8 +41,12 @@ class History:
                 self.acked[key] = (queue, offset)
                 self.acked_by[key] = broker
                 self.acked_at.append(now)
+            case {"event": "replied", "key": str(key)}:
+                self.replied.add(key)
+                self.acked_at.append(now)
             case {"event": "failed", "key": str(key), "error": error}:
-                self.failed[key] = str(error)
+                earlier = self.failed.get(key)  # both sides of a conversation may report it
+                self.failed[key] = f"{earlier}; {error}" if earlier else str(error)
             case {"event": "received", "key": str(key), "queue": int(queue), "offset": int(offset)}:
                 self.received.setdefault(key, set()).add((queue, offset))
                 self.deliveries += 1
@@ -92,6 +98,22 @@ def faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str
     shared = [str(place) for place, times in places.items() if times > 1]
     if shared:
         found.append(f"one place, several messages (broker, queue, offset): {_some(shared)}")
+    return found
+
+
+def conversation_faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str]:
+    """What is wrong where one asks and another replies; nothing if it is as promised.
+
+    A request that failed may have been consumed, and its reply come too late.
+    """
+    found = list(history.errors)
+    if len(history.replied) < wanted:
+        found.append(f"only {len(history.replied)} of {wanted} requests were replied to")
+    if history.failed and not failures_allowed:
+        found.append(f"{len(history.failed)} requests failed: {_some(history.failed.values())}")
+    unheard = [key for key in history.replied if key not in history.received]
+    if unheard:
+        found.append(f"{len(unheard)} replies to requests nobody got: {_some(unheard)}")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from attrs import field, frozen
@@ -22,7 +23,8 @@ class BuildFailed(Exception):
 @frozen(kw_only=True)
 class Program:
     """One client. `command` is given the folder for what it writes; `creates_topics` tells whether
-    it relies on the broker to create them on use, `selects_by_sql` whether its consumer can.
+    it relies on the broker to create them on use, `selects_by_sql` whether its consumer can; `sends`
+    and `replies` tell what it is here for.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Program:
     checks: tuple[str, ...] = ()
     """What its role `check` can try."""
     selects_by_sql: bool = True
+    sends: bool = True
+    replies: bool = True
 
     @property
     def missing_tools(self) -> list[str]:
@@ -50,6 +54,18 @@ def _build_java() -> None:
 
 def _build_mqadmin() -> None:
     _call(["mvn", "-q", "-B", f"-Dbuild.dir={BUILD / 'mqadmin'}", "package"], HERE / "mqadmin")
+
+
+def _build_java_with(version: str) -> None:
+    """The same program, to be run with another version of the client."""
+    _build_java()
+    jars = f"-DoutputDirectory={_jars(version)}"
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", jars]
+    _call(["mvn", "-q", "-B", f"-Drocketmq.version={version}", *goal], HERE / "java")
+
+
+def _jars(version: str) -> Path:
+    return BUILD / f"java-{version}"
 
 
 def _build_node() -> None:
@@ -79,8 +95,8 @@ def _call(command: Sequence[str], folder: Path) -> None:
         raise BuildFailed(f"{' '.join(command)}: exit code {done.returncode}\n{tail}")
 
 
-def _java_command(folder: Path) -> Sequence[str]:
-    classpath = f"{BUILD / 'java' / 'interop.jar'}:{BUILD / 'java' / 'lib'}/*"
+def _java_command(folder: Path, jars: Path = BUILD / "java" / "lib") -> Sequence[str]:
+    classpath = f"{BUILD / 'java' / 'interop.jar'}:{jars}/*"
     own = [f"-Drocketmq.log.root={folder}", f"-Duser.home={folder}"]  # it writes into both
     return ["java", "-Xmx128m", *own, "-cp", classpath, "interop.Interop"]
 
@@ -102,6 +118,21 @@ PROGRAMS = (
             *("sends", "delay", "recall", "retry", "orderly", "broadcast", "lite-pull"),
             *("reset", "queries"),
         ),
+        replies=False,  # its request() gives up as soon as the send is acknowledged; 5.5.0 does not
+    ),
+    Program(
+        name="java55",
+        tools=("java", "mvn"),
+        build=partial(_build_java_with, "5.5.0"),
+        command=partial(_java_command, jars=_jars("5.5.0")),
+        sends=False,
+    ),
+    Program(
+        name="java49",
+        tools=("java", "mvn"),
+        build=partial(_build_java_with, "4.9.8"),
+        command=partial(_java_command, jars=_jars("4.9.8")),
+        sends=False,
     ),
     Program(
         name="go",
@@ -117,6 +148,7 @@ PROGRAMS = (
         command=lambda folder: ["node", str(BUILD / "node" / "interop.js")],
         creates_topics=False,  # ali-ons refuses to send to a topic without a route
         selects_by_sql=False,
+        replies=False,
     ),
 )
 

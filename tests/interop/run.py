@@ -2,10 +2,10 @@
 
 Builds the programs, starts three brokers and a name server, and lets each client send and consume:
 steady first, then choosing by an SQL92 expression, then with the leader killed in the middle
-(failover). Then each of its features is tried, and tried again with the leader killed halfway
-(killed), and mqadmin asked for whatever it can do. Ends with 0 if all that was acknowledged was
-consumed and every feature held, with 1 if not, with 2 if it could not be tried.
-Everything has a deadline.
+(failover); and requests and replies, both ways. Then each of its features is tried, and tried again
+with the leader killed halfway (killed), and mqadmin asked for whatever it can do. Ends with 0 if
+all that was acknowledged was consumed, every request was replied to and every feature held, with 1
+if not, with 2 if it could not be tried. Everything has a deadline.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.local import LocalCluster
 
 STEADY, SQL, FAILOVER, FEATURES, KILLED = "steady", "sql", "failover", "features", "killed"
+REQUEST, REQUEST_FAILOVER = "request", "request-failover"
 TOOLS = "mqadmin"
-SCENARIOS = (STEADY, SQL, FAILOVER, FEATURES, KILLED, TOOLS)
+SCENARIOS = (STEADY, SQL, FAILOVER, REQUEST, REQUEST_FAILOVER, FEATURES, KILLED, TOOLS)
 STEADY_LIMIT_S = 60
 FAILOVER_LIMIT_S = 150
 """A client needs up to 30 s to ask for the new leader, and sends on afterwards."""
@@ -70,18 +71,27 @@ async def _run(
     options: argparse.Namespace, programs: Sequence[Program], folder: Path
 ) -> list[Result]:
     if options.namesrv is not None:
-        return [await _steady(program, options, options.namesrv, folder) for program in programs]
+        return [
+            await _steady(program, options, options.namesrv, folder)
+            for program in programs
+            if program.sends
+        ]
     results: list[Result] = []
     async with LocalCluster(folder / "cluster", groups=options.groups).running() as cluster:
         await cluster.wait_leaders()
         await cluster.wait_preferred()
         for program in programs:
-            if STEADY in options.scenarios:
+            if STEADY in options.scenarios and program.sends:
                 results.append(await _steady(program, options, cluster.namesrv_address, folder))
-            if SQL in options.scenarios and program.selects_by_sql:
+            if SQL in options.scenarios and program.sends and program.selects_by_sql:
                 results.append(await _sql(program, options, cluster.namesrv_address, folder))
-            if FAILOVER in options.scenarios:
-                results.append(await _failover(program, options, cluster, folder))
+            if FAILOVER in options.scenarios and program.sends:
+                results.append(await _failover(program, options, cluster, folder, FAILOVER))
+            if REQUEST in options.scenarios and program.replies:
+                namesrv = cluster.namesrv_address
+                results.append(await _steady(program, options, namesrv, folder, REQUEST))
+            if REQUEST_FAILOVER in options.scenarios and program.replies:
+                results.append(await _failover(program, options, cluster, folder, REQUEST_FAILOVER))
             for scenario in (FEATURES, KILLED):
                 checks = program.checks if scenario in options.scenarios else ()
                 results += [
@@ -133,13 +143,14 @@ async def _check(
 
 
 async def _steady(
-    program: Program, options: argparse.Namespace, namesrv: str, folder: Path
+    program: Program, options: argparse.Namespace, namesrv: str, folder: Path, name: str = STEADY
 ) -> Result:
     scenario = Scenario(
         program=program,
-        name=STEADY,
+        name=name,
         namesrv=namesrv,
-        folder=folder / f"{program.name}-{STEADY}",
+        folder=folder / f"{program.name}-{name}",
+        converses=name == REQUEST,
         count=options.messages,
         interval_ms=0,
         limit_s=STEADY_LIMIT_S,
@@ -169,7 +180,7 @@ def _is_chosen(key: str) -> bool:
 
 
 async def _failover(
-    program: Program, options: argparse.Namespace, cluster: LocalCluster, folder: Path
+    program: Program, options: argparse.Namespace, cluster: LocalCluster, folder: Path, name: str
 ) -> Result:
     killed: list[str] = []
 
@@ -179,9 +190,10 @@ async def _failover(
 
     scenario = Scenario(
         program=program,
-        name=FAILOVER,
+        name=name,
         namesrv=cluster.namesrv_address,
-        folder=folder / f"{program.name}-{FAILOVER}",
+        folder=folder / f"{program.name}-{name}",
+        converses=name == REQUEST_FAILOVER,
         count=options.messages,
         interval_ms=FAILOVER_INTERVAL_MS,
         limit_s=FAILOVER_LIMIT_S,
@@ -242,7 +254,7 @@ def _told(results: Sequence[Result]) -> Table:
             result.client,
             result.scenario,
             str(history.brokers),
-            str(len(history.acked)),
+            str(len(history.acked) + len(history.replied)),
             str(len(history.failed)),
             str(len(history.received)),
             str(history.deliveries - len(history.received)),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import trio
 from attrs import define, field, frozen
-from judge import History, faults
+from judge import History, conversation_faults, faults
+from operator_calls import ask_consumers, send_one
 from programs import Program
 
 from dledger_py.admin import Admin
@@ -107,6 +108,8 @@ class Scenario:
     disturb: Callable[[], Awaitable[object]] | None = None
     sql: str | None = None
     """What the consumer subscribes to, instead of the tag."""
+    converses: bool = False
+    """One asks and another replies, instead of one sending and another consuming."""
     history: History = field(factory=History)
     _news: trio.Event = field(factory=trio.Event, init=False)
 
@@ -114,11 +117,15 @@ class Scenario:
         began = time.monotonic()
         found: list[str] = []
         try:
-            await self._play()
+            if self.converses:
+                found += await self._converse()
+            else:
+                await self._play()
         except (ScenarioFailed, ClusterError, ClientError) as error:
             found.append(str(error))
         allowed = self.disturb is not None
-        found += faults(self.history, wanted=self.count, failures_allowed=allowed)
+        judge = conversation_faults if self.converses else faults
+        found += judge(self.history, wanted=self.count, failures_allowed=allowed)
         return Result(
             client=self.program.name,
             scenario=self.name,
@@ -146,8 +153,40 @@ class Scenario:
                 await consumer.process.stdin.aclose()
                 await consumer.wait_end(END_TIMEOUT_S)
 
+    async def _converse(self) -> list[str]:
+        """Requests and replies; then a tool asks the replier through every member."""
+        topic = f"interop-{self.program.name}-{self.name}"
+        found: list[str] = []
+        await Admin(self.namesrv).update_topic(topic, cluster="DefaultCluster")
+        await self._wait_route(topic)
+        async with self._started("replier", topic) as replier:
+            await replier.wait_ready()
+            await self._wait_consuming(topic, replier)
+            async with self._started("requester", topic) as requester:
+                await requester.wait_ready()
+                if self.disturb is not None:
+                    await self._wait(
+                        lambda: len(self.history.replied) >= self.count // 3, requester
+                    )
+                    await self.disturb()
+                await requester.wait_end(self.limit_s + END_TIMEOUT_S)
+            if self.disturb is None:
+                found += await ask_consumers(self.namesrv, topic, f"{topic}-replier")
+            assert replier.process.stdin is not None
+            await replier.process.stdin.aclose()
+            await replier.wait_end(END_TIMEOUT_S)
+        return found
+
+    async def _wait_consuming(self, topic: str, replier: Running) -> None:
+        """Wait until the replier has its queues: Go's may take ten seconds for that."""
+        await send_one(self.namesrv, topic)
+        with trio.move_on_after(READY_TIMEOUT_S):
+            await self._wait(lambda: bool(self.history.received), replier)
+        if not self.history.received:
+            raise replier.failed(f"it consumed nothing within {READY_TIMEOUT_S:g} s")
+
     async def _wait_route(self, topic: str) -> None:
-        """Wait until the first send has created `topic`: Go's consumer does not start before."""
+        """Wait until the name server knows `topic`: Go's consumer does not start before."""
         with trio.move_on_after(ROUTE_TIMEOUT_S):
             while topic not in await Admin(self.namesrv).topic_list():  # noqa: ASYNC110
                 await trio.sleep(0.1)
@@ -166,7 +205,7 @@ class Scenario:
             "group": group,
             "count": self.count,
             "interval-ms": self.interval_ms,
-            "deadline-s": self.limit_s if role == "producer" else 10 * self.limit_s,
+            "deadline-s": self.limit_s if role in ("producer", "requester") else 10 * self.limit_s,
             "log": folder / "client.log",
         }
         if role == "consumer" and self.sql is not None:

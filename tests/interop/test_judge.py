@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.judge import History, faults
+from tests.interop.judge import History, conversation_faults, faults
 
 
 def history(*lines: dict[str, object]) -> History:
@@ -51,6 +51,30 @@ def test_only_what_was_asked_for_has_to_come_and_may() -> None:
 
     assert [] == good
     assert ["1 received and not asked for: b"] == faults(taken, wanted=2, failures_allowed=False)
+
+
+REPLIED: dict[str, object] = {"event": "replied", "key": "a"}
+
+
+@pytest.mark.parametrize(
+    "lines, fault",
+    [
+        ([received("a")], "only 0 of 1 requests were replied to"),
+        ([received("a"), REPLIED, FAILED], "1 requests failed: no leader"),
+        ([REPLIED], "1 replies to requests nobody got: a"),
+        ([received("a"), REPLIED, {"event": "error", "error": "other body"}], "other body"),
+    ],
+)
+def test_a_fault_in_a_conversation_is_found(lines: list[dict[str, object]], fault: str) -> None:
+    (found,) = conversation_faults(history(*lines), wanted=1, failures_allowed=False)
+
+    assert found.startswith(fault)
+
+
+def test_requests_may_fail_while_the_leader_dies_and_then_be_replied_to() -> None:
+    taken = history(received("a"), FAILED, REPLIED, received("more"))
+
+    assert [] == conversation_faults(taken, wanted=1, failures_allowed=True)
 
 
 def test_a_message_stored_twice_is_no_loss() -> None:

@@ -1,4 +1,4 @@
-// Apache's Go client, unmodified, as a producer or a consumer that says in JSON lines what it saw.
+// Apache's Go client, unmodified, as one of four that say in JSON lines what it saw.
 //
 // What every program here prints, and how it is told to stop, is in ../README.md.
 package main
@@ -23,6 +23,13 @@ import (
 
 // As an application would pause, once the client's own retries are used up.
 const pauseAfterFailure = 500 * time.Millisecond
+
+// What a requester grants the replier, who may still be waiting for its queues.
+const replyWithin = 10 * time.Second
+
+// This client beats a second after its start, and only those brokers whose routes it knows by then;
+// until it has, no broker can push to it. Its first requests, with this key, may fail.
+const hello = "hello"
 
 type options struct {
 	namesrv, topic, group, log, sql string
@@ -51,7 +58,7 @@ func fail(err error) int {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: interop producer|consumer|check --namesrv …")
+		fmt.Fprintln(os.Stderr, "usage: interop producer|consumer|requester|replier|check --namesrv …")
 		os.Exit(2)
 	}
 	var o options
@@ -81,6 +88,10 @@ func main() {
 		os.Exit(consume(o))
 	case "check":
 		os.Exit(check(o))
+	case "requester":
+		os.Exit(request(o))
+	case "replier":
+		os.Exit(reply(o))
 	default:
 		fmt.Fprintf(os.Stderr, "unknown role %s\n", os.Args[1])
 		os.Exit(2)
@@ -88,14 +99,8 @@ func main() {
 }
 
 func produce(o options) int {
-	p, err := rocketmq.NewProducer(
-		producer.WithNameServer(primitive.NamesrvAddr{o.namesrv}),
-		producer.WithGroupName(o.group),
-	)
+	p, err := newProducer(o, o.group)
 	if err != nil {
-		return fail(err)
-	}
-	if err := p.Start(); err != nil {
 		return fail(err)
 	}
 	say("ready", map[string]any{})
@@ -193,4 +198,108 @@ func consume(o options) int {
 	defer mutex.Unlock()
 	say("done", map[string]any{"seen": len(seen)})
 	return code
+}
+
+func request(o options) int {
+	p, err := newProducer(o, o.group)
+	if err != nil {
+		return fail(err)
+	}
+	say("ready", map[string]any{})
+	end := time.Now().Add(time.Duration(o.deadline) * time.Second)
+	for time.Now().Before(end) {
+		message := primitive.NewMessage(o.topic, []byte(hello)).WithKeys([]string{hello}).WithTag("interop")
+		if _, err := p.Request(context.Background(), time.Second, message); err == nil {
+			break
+		}
+	}
+	replied := 0
+	for i := 0; replied < o.count && time.Now().Before(end); i++ {
+		key := fmt.Sprintf("%s-%06d", o.group, i)
+		message := primitive.NewMessage(o.topic, []byte("body of "+key)).WithKeys([]string{key}).WithTag("interop")
+		answer, err := p.Request(context.Background(), replyWithin, message)
+		if err != nil {
+			say("failed", map[string]any{"key": key, "error": err.Error()})
+			time.Sleep(pauseAfterFailure)
+			continue
+		}
+		if string(answer.Body) != "reply to "+key {
+			say("error", map[string]any{"error": fmt.Sprintf("the reply to %s is %q", key, answer.Body)})
+		}
+		replied++
+		say("replied", map[string]any{"key": key})
+		time.Sleep(time.Duration(o.interval) * time.Millisecond)
+	}
+	_ = p.Shutdown()
+	say("done", map[string]any{"replied": replied})
+	if replied < o.count {
+		return 1
+	}
+	return 0
+}
+
+func reply(o options) int {
+	p, err := newProducer(o, o.group+"-out")
+	if err != nil {
+		return fail(err)
+	}
+	c, err := rocketmq.NewPushConsumer(
+		consumer.WithNameServer(primitive.NamesrvAddr{o.namesrv}),
+		consumer.WithGroupName(o.group),
+		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
+	)
+	if err != nil {
+		return fail(err)
+	}
+	listener := func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		for _, m := range messages {
+			key := m.GetKeys()
+			say("received", map[string]any{"key": key, "queue": m.Queue.QueueId, "offset": m.QueueOffset})
+			if m.GetProperty(primitive.PropertyMessageReplyToClient) == "" {
+				continue // not a request
+			}
+			answer, err := consumer.CreateReplyMessage(m, nil)
+			if err == nil {
+				answer.Body = []byte("reply to " + key) // the client leaves it empty
+				_, err = p.SendSync(context.Background(), answer)
+			}
+			if err != nil && key != hello {
+				say("failed", map[string]any{"key": key, "error": err.Error()})
+			}
+		}
+		return consumer.ConsumeSuccess, nil
+	}
+	if err := c.Subscribe(o.topic, consumer.MessageSelector{Type: consumer.TAG, Expression: "interop"}, listener); err != nil {
+		return fail(err)
+	}
+	if err := c.Start(); err != nil {
+		return fail(err)
+	}
+	say("ready", map[string]any{})
+	stopped := make(chan struct{})
+	go func() { // the end of standard input is the driver's word that all has been seen
+		for scanner := bufio.NewScanner(os.Stdin); scanner.Scan(); {
+		}
+		close(stopped)
+	}()
+	code := 0
+	select {
+	case <-stopped:
+	case <-time.After(time.Duration(o.deadline) * time.Second):
+		code = 1
+	}
+	_ = c.Shutdown()
+	_ = p.Shutdown()
+	return code
+}
+
+func newProducer(o options, group string) (rocketmq.Producer, error) {
+	p, err := rocketmq.NewProducer(
+		producer.WithNameServer(primitive.NamesrvAddr{o.namesrv}),
+		producer.WithGroupName(group),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Start()
 }

@@ -14,12 +14,13 @@ import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 
 /**
- * Apache's Java client, unmodified, as a producer or a consumer that says in JSON lines what it saw.
+ * Apache's Java client, unmodified, as one of four that say in JSON lines what they saw.
  *
  * <p>What every program here prints, and how it is told to stop, is in ../README.md.
  */
@@ -27,6 +28,10 @@ public final class Interop {
     private static final String TAG = "interop";
     /** As an application would pause, once the client's own retries are used up. */
     private static final long PAUSE_AFTER_FAILURE_MS = 500;
+    /** What a requester grants the replier, who may still be waiting for its queues. */
+    private static final long REPLY_WITHIN_MS = 10_000;
+    /** The key of the first requests, which may fail: a cold JVM can take seconds for its calls. */
+    private static final String HELLO = "hello";
 
     private final Map<String, String> options = new TreeMap<>();
 
@@ -49,8 +54,15 @@ public final class Interop {
                     say("done", Map.of());
                     code = 0;
                     break;
+                case "requester":
+                    code = program.request();
+                    break;
+                case "replier":
+                    code = program.reply();
+                    break;
                 default:
-                    System.err.println("usage: interop.Interop producer|consumer|check --namesrv …");
+                    System.err.println(
+                        "usage: interop.Interop producer|consumer|requester|replier|check …");
             }
         } catch (Exception error) {
             say("error", Map.of("error", String.valueOf(error)));
@@ -60,9 +72,7 @@ public final class Interop {
     }
 
     private int produce() throws Exception {
-        DefaultMQProducer producer = new DefaultMQProducer(option("group"));
-        producer.setNamesrvAddr(option("namesrv"));
-        producer.start();
+        DefaultMQProducer producer = producer(option("group"));
         say("ready", Map.of());
         long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(number("deadline-s", 60));
         long acked = 0;
@@ -114,7 +124,101 @@ public final class Interop {
         });
         consumer.start();
         say("ready", Map.of());
-        Thread waiter = new Thread(() -> { // the end of standard input: all has been seen
+        atEndOfInput(finished);
+        boolean complete = finished.await(number("deadline-s", 60), TimeUnit.SECONDS);
+        consumer.shutdown();
+        say("done", Map.of("seen", seen.size()));
+        return complete ? 0 : 1;
+    }
+
+    private int request() throws Exception {
+        DefaultMQProducer producer = producer(option("group"));
+        say("ready", Map.of());
+        long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(number("deadline-s", 60));
+        greet(producer, end);
+        long replied = 0;
+        for (int i = 0; replied < number("count", 0) && System.nanoTime() < end; i++) {
+            String key = String.format("%s-%06d", option("group"), i);
+            byte[] body = ("body of " + key).getBytes(StandardCharsets.UTF_8);
+            try {
+                Message message = new Message(option("topic"), TAG, key, body);
+                Message reply = producer.request(message, REPLY_WITHIN_MS);
+                String text = new String(reply.getBody(), StandardCharsets.UTF_8);
+                if (!text.equals("reply to " + key)) {
+                    say("error", Map.of("error", "the reply to " + key + " is " + text));
+                }
+                replied++;
+                say("replied", Map.of("key", key));
+            } catch (Exception error) {
+                say("failed", Map.of("key", key, "error", String.valueOf(error)));
+                Thread.sleep(PAUSE_AFTER_FAILURE_MS);
+            }
+            Thread.sleep(number("interval-ms", 0));
+        }
+        producer.shutdown();
+        say("done", Map.of("replied", replied));
+        return replied < number("count", 0) ? 1 : 0;
+    }
+
+    private void greet(DefaultMQProducer producer, long end) throws Exception {
+        byte[] body = HELLO.getBytes(StandardCharsets.UTF_8);
+        while (System.nanoTime() < end) {
+            try {
+                producer.request(new Message(option("topic"), TAG, HELLO, body), REPLY_WITHIN_MS);
+                return;
+            } catch (Exception error) {
+                Thread.sleep(PAUSE_AFTER_FAILURE_MS);
+            }
+        }
+    }
+
+    private int reply() throws Exception {
+        CountDownLatch finished = new CountDownLatch(1);
+        DefaultMQProducer producer = producer(option("group") + "-out");
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(option("group"));
+        consumer.setNamesrvAddr(option("namesrv"));
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(option("topic"), TAG);
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(message -> replyTo(message, producer));
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.start();
+        say("ready", Map.of());
+        atEndOfInput(finished);
+        boolean complete = finished.await(number("deadline-s", 60), TimeUnit.SECONDS);
+        consumer.shutdown();
+        producer.shutdown();
+        return complete ? 0 : 1;
+    }
+
+    private static void replyTo(MessageExt message, DefaultMQProducer producer) {
+        String key = message.getKeys();
+        say("received", Map.of(
+            "key", key, "queue", message.getQueueId(), "offset", message.getQueueOffset()));
+        if (MessageUtil.getReplyToClient(message) == null) {
+            return; // not a request
+        }
+        try {
+            byte[] body = ("reply to " + key).getBytes(StandardCharsets.UTF_8);
+            producer.send(MessageUtil.createReplyMessage(message, body));
+        } catch (Exception error) {
+            if (!key.equals(HELLO)) {
+                say("failed", Map.of("key", key, "error", String.valueOf(error)));
+            }
+        }
+    }
+
+    private DefaultMQProducer producer(String group) throws Exception {
+        DefaultMQProducer producer = new DefaultMQProducer(group);
+        producer.setNamesrvAddr(option("namesrv"));
+        producer.start();
+        return producer;
+    }
+
+    /** The end of standard input is the driver's word that all has been seen. */
+    private static void atEndOfInput(CountDownLatch finished) {
+        Thread waiter = new Thread(() -> {
             try {
                 while (System.in.read() >= 0) { }
             } catch (java.io.IOException error) {
@@ -124,10 +228,6 @@ public final class Interop {
         });
         waiter.setDaemon(true);
         waiter.start();
-        boolean complete = finished.await(number("deadline-s", 60), TimeUnit.SECONDS);
-        consumer.shutdown();
-        say("done", Map.of("seen", seen.size()));
-        return complete ? 0 : 1;
     }
 
     private static void receive(MessageExt message, Set<String> seen) {
