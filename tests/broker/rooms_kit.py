@@ -350,7 +350,9 @@ class Desk:
             leads=lambda: gate.leads,
             now_ms=self._now,
         )
-        lookups = Lookups(log=ledger, queues=self.queues, host=RealHost())
+        # By key it is looked up on a real broker (test_key_queries.py).
+        no_search: Any = None
+        lookups = Lookups(log=ledger, queues=self.queues, search=no_search, host=RealHost())
         self.calls = ClientCalls(others=lambda: gate.others, ask_member=gate.ask)
         replies = Replies(
             machine=machine,

@@ -23,8 +23,8 @@ class BuildFailed(Exception):
 @frozen(kw_only=True)
 class Program:
     """One client. `command` is given the folder for what it writes; `creates_topics` tells whether
-    it relies on the broker to create them on use, `selects_by_sql` whether its consumer can; `sends`
-    and `replies` tell what it is here for.
+    it relies on the broker to create them on use, `selects_by_sql` whether its consumer can;
+    `sends` and `replies` tell what it is here for.
     """
 
     name: str
