@@ -88,6 +88,12 @@ STEPS = (
         r"^Topic: +broker-a$",
     ),
     step(
+        "queryMsgByKey -t orders -k shop-producer-000003",
+        r"^(?P<unique_id>[0-9A-F]{{32}}) +\d +\d+ *$",
+    ),
+    step("queryMsgByUniqueKey -t orders -i {unique_id}", r"^Message Key: +\[?shop-producer-000003"),
+    step("queryMsgByKey -t orders -k nobody", r"CODE: 208 "),
+    step(
         "queryMsgByOffset -t orders -b broker-a -i 1 -o 2",
         r"^Queue Offset: +2$",
         r"^Topic: +orders$",
@@ -205,7 +211,11 @@ class MQAdminRun:
         }
 
     async def _do(self, each: Step) -> None:
-        command = each.command.format(**self.known)
+        try:
+            command = each.command.format(**self.known)
+        except KeyError as error:
+            self.faults.append(f"{each.command}: nothing before it told {error}")
+            return
         if command.startswith("CONSUMED "):
             await self._consumed(int(command.split()[1]))
             return
