@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterable, Iterator
 from attrs import evolve
 
 from broker.formats import UNIT
-from broker.machine import moves
+from broker.machine import end_transaction, moves
 from broker.machine.codec import decode_command
 from broker.machine.commands import Queue
 from broker.machine.effects import DropQueues, Effect, IndexMessages
+from broker.machine.end_transaction import EndTransaction
 from broker.machine.machine import Machine
 from broker.machine.moves import MoveMessages
+from broker.machine.put_messages import PutMessages
 from broker.machine.topics import QUEUES_MAX
 from broker.store.consume_queues import ConsumeQueues
 from dledger_py.actors import FailStop
@@ -102,10 +104,15 @@ def _replayed(
 
 
 def _effects(machine: Machine, state: Machine, command: Committed) -> Iterable[Effect]:
-    moved = decode_command(command.payload) if command.payload[0] == moves.TAG else None
-    if not isinstance(moved, MoveMessages):
+    if command.payload[0] not in (moves.TAG, end_transaction.TAG):
         return machine.apply(command).effects
     if command.position in state.declined_puts:
         return ()
-    at = command.position + moved.messages_at
-    return machine.queues.put(moved.messages, machine.topics, at).effects
+    match decode_command(command.payload):
+        case MoveMessages() as move:
+            messages, messages_at = move.messages, move.messages_at
+        case EndTransaction(messages=PutMessages() as messages):
+            messages_at = end_transaction.HEAD.size
+        case _:
+            return ()
+    return machine.queues.put(messages, machine.topics, command.position + messages_at).effects

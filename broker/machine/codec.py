@@ -1,8 +1,8 @@
 """Commands ↔ the payloads of log entries.
 
-Every payload begins with a tag and a version, one byte each. `PutMessages` and `MoveMessages` go on
-with layouts of their own (`put_messages`, `moves`); every other with one canonical CBOR array, its
-fields in the order below.
+Every payload begins with a tag and a version, one byte each. `PutMessages`, `MoveMessages` and
+`EndTransaction` go on with layouts of their own (`put_messages`, `moves`, `end_transaction`); every
+other with one canonical CBOR array, its fields in the order below.
 
 Laws: a tag is never reused and a table row never changes once released: a new meaning is a new tag,
 more fields are a new version beside the old one. What cannot be understood stops the member
@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from broker.machine import moves, put_messages
+from broker.machine import end_transaction, moves, put_messages
 from broker.machine.commands import (
+    CheckedTransactions,
     Command,
     CommitOffsets,
     DeleteGroup,
@@ -31,6 +32,11 @@ from broker.machine.commands import (
     ResetOffsets,
     TrimLog,
     UnlockQueues,
+)
+from broker.machine.end_transaction import (
+    EndTransaction,
+    decode_end_transaction,
+    encode_end_transaction,
 )
 from broker.machine.errors import MalformedCommand, UnknownCommand
 from broker.machine.groups import GroupConfig
@@ -142,6 +148,8 @@ ROWS: Mapping[type[Command], _Row] = {
         1,
         record(RecallMessage, stamped_ms=INT, topic=TEXT, unique_id=TEXT, deliver_ms=INT),
     ),
+    # Tag 15 is EndTransaction.
+    CheckedTransactions: _Row(16, 1, record(CheckedTransactions, stamped_ms=INT, halves=many(INT))),
     ResetOffsets: _Row(
         17, 1, record(ResetOffsets, stamped_ms=INT, group=TEXT, topic=TEXT, queues=POSITIONS)
     ),
@@ -152,13 +160,16 @@ ROWS: Mapping[type[Command], _Row] = {
 
 _BY_TAG: Mapping[tuple[int, int], _Row] = {(row.tag, row.version): row for row in ROWS.values()}
 assert len(_BY_TAG) == len(ROWS)
-assert not {put_messages.TAG, moves.TAG} & {tag for tag, _version in _BY_TAG}
+OWN_TAGS: Final = frozenset({put_messages.TAG, moves.TAG, end_transaction.TAG})
+assert not OWN_TAGS & {tag for tag, _version in _BY_TAG}
 
 
 def encode_command(command: Command) -> bytes:
     """The payload of a command. Messages go through `encode_put_messages` instead, and moved ones
     through `encode_move`."""
     assert not isinstance(command, PutMessages | MoveMessages)
+    if isinstance(command, EndTransaction):
+        return encode_end_transaction(command)
     found = ROWS[type(command)]
     return bytes((found.tag, found.version)) + encode(found.shape.to_plain(command))
 
@@ -176,8 +187,26 @@ def decode_command(payload: bytes | memoryview) -> Command:
         return decode_put_messages(payload)
     if tag == moves.TAG:
         return decode_move(payload)
+    if tag == end_transaction.TAG:
+        return decode_end_transaction(payload)
     found = _BY_TAG.get((tag, version))
     if found is None:
         raise UnknownCommand(tag, version)
     command: Command = found.shape.from_plain(decode(bytes(payload[2:])))
     return command
+
+
+def first_record_at(payload: bytes | memoryview) -> int | None:
+    """Where in the payload of a command its first record begins; None if it carries none.
+
+    **Raises** as `decode_command`.
+    """
+    if payload[0] == put_messages.TAG:
+        return decode_put_messages(payload).records_at
+    if payload[0] == end_transaction.TAG:
+        messages = decode_end_transaction(payload).messages
+        return None if messages is None else end_transaction.HEAD.size + messages.records_at
+    if payload[0] == moves.TAG:
+        moved = decode_move(payload)
+        return moved.messages_at + moved.messages.records_at if moved.messages.table else None
+    return None

@@ -3,12 +3,14 @@
 Laws: whoever proposes stamps the time, so that applying needs no clock. A command says what is
 wanted, not what the proposer saw: applying decides against the state of that moment. `PutMessages`
 has a layout, and a module, of its own (`put_messages`), because it carries every message; so has
-`MoveMessages` (`moves`), which carries them on.
+`MoveMessages` (`moves`), which carries them on, and `EndTransaction` (`end_transaction`), which
+carries one.
 """
 
 from attrs import frozen
 
 from broker.machine.attributes import Change
+from broker.machine.end_transaction import EndTransaction
 from broker.machine.groups import GroupConfig
 from broker.machine.moves import MoveMessages
 from broker.machine.put_messages import PutMessages
@@ -174,6 +176,15 @@ class EndResets:
     queues: tuple[QueuePosition, ...]
 
 
+@frozen(kw_only=True)
+class CheckedTransactions:
+    """The producers of these half messages are asked what became of their transactions."""
+
+    stamped_ms: int
+    halves: tuple[int, ...]
+    """Log positions of their records."""
+
+
 Command = (
     PutMessages
     | MoveMessages
@@ -191,4 +202,6 @@ Command = (
     | RecallMessage
     | ResetOffsets
     | EndResets
+    | EndTransaction
+    | CheckedTransactions
 )

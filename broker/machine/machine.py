@@ -10,7 +10,7 @@ long polls, queue locks) is elsewhere, and so is every file.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import define, field, fields
@@ -21,6 +21,7 @@ from broker.machine import topics as topic_settings
 from broker.machine.attributes import InvalidAttributes, altered
 from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG, decode_command
 from broker.machine.commands import (
+    CheckedTransactions,
     Command,
     CommitOffsets,
     DeleteGroup,
@@ -44,10 +45,13 @@ from broker.machine.effects import (
     DropQueues,
     Effect,
     GroupsChanged,
+    IndexMessages,
     OffsetsReset,
     TopicsChanged,
     TrimQueues,
 )
+from broker.machine.end_transaction import HEAD as END_HEAD
+from broker.machine.end_transaction import EndTransaction
 from broker.machine.groups import GroupConfig, Groups
 from broker.machine.locks import Locks
 from broker.machine.moves import MoveMessages, Moves
@@ -58,6 +62,7 @@ from broker.machine.replies import Applied, Declined, Done, Owned, Reason
 from broker.machine.resets import RESETS_MAX, Resets
 from broker.machine.shapes import Plain, encode
 from broker.machine.topics import TopicConfig, Topics
+from broker.machine.transactions import Transactions
 
 
 class Committed(Protocol):
@@ -84,6 +89,7 @@ class Machine:
     moves: Moves = field(factory=Moves)
     declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
     resets: Resets = field(factory=Resets)
+    transactions: Transactions = field(factory=Transactions)
 
     def apply(self, committed: Committed) -> Applied:
         """Carry out one committed entry.
@@ -92,9 +98,11 @@ class Machine:
         """
         command = decode_command(committed.payload)
         if type(command) is PutMessages:
-            return self.queues.put(command, self.topics, committed.position)
+            return self._put(command, committed.position)
         if type(command) is MoveMessages:
             return self._move(command, committed.position)
+        if type(command) is EndTransaction:
+            return self._end(command, committed.position)
         return APPLY[type(command)](self, command)
 
     def become(self, other: "Machine") -> None:
@@ -112,6 +120,7 @@ class Machine:
             (self.moves, other.moves),
             (self.declined_puts, other.declined_puts),
             (self.resets, other.resets),
+            (self.transactions, other.transactions),
         ):
             for attribute in fields(type(mine)):
                 setattr(mine, attribute.name, getattr(theirs, attribute.name))
@@ -129,6 +138,7 @@ class Machine:
             self.moves.state(),
             self.declined_puts.state(),
             self.resets.state(),
+            self.transactions.state(),
         ]
 
     def state_digest(self) -> bytes:
@@ -158,6 +168,36 @@ class Machine:
             if config is not None and not 0 <= queue_id < config.queues:
                 return f"{topic!r} has shrunk"
         return None
+
+    def _put(self, command: PutMessages, position: int) -> Applied:
+        """Store messages whose payload begins at this log position."""
+        applied = self.queues.put(command, self.topics, position)
+        for effect in applied.effects:  # one for each queue that got any
+            if type(effect) is IndexMessages and effect.topic == names.HALF_TOPIC:
+                self.transactions.begin(effect.first_offset, effect.units, command.stamped_ms)
+        return applied
+
+    def _end(self, command: EndTransaction, position: int) -> Applied:
+        """End a half, with what takes its place: both, or neither of them."""
+        messages = command.messages
+        if self.transactions.get(command.half_position) is None:
+            if messages is not None:
+                self.declined_puts.add(position)
+            detail = f"no half message is pending at log position {command.half_position}"
+            return Applied(Declined(reason=Reason.NOT_PENDING, detail=detail))
+        effects: Sequence[Effect] = ()
+        if messages is not None:
+            put = self._put(messages, position + END_HEAD.size)
+            assert isinstance(put.reply, list)
+            (outcome,) = put.reply
+            if isinstance(outcome, Reason):
+                self.declined_puts.add(position)
+                topic, queue_id = messages.queues[0]
+                detail = f"queue {queue_id} of topic {topic!r}: {outcome.value}"
+                return Applied(Declined(reason=outcome, detail=detail))
+            effects = put.effects
+        self.transactions.end(command.half_position)
+        return Applied(Done(changed=True), effects)
 
 
 def _initialise(machine: Machine, command: Initialise) -> Applied:
@@ -233,6 +273,8 @@ def _delete_topic(machine: Machine, command: DeleteTopic) -> Applied:
     machine.locks.drop_topic(command.name)
     machine.moves.drop_topic(command.name)
     machine.resets.drop_topic(command.name)
+    if command.name == names.HALF_TOPIC:
+        machine.transactions.drop()  # their records cannot be found any more
     return Applied(Done(changed=True), [DropQueues(command.name), TopicsChanged((command.name,))])
 
 
@@ -332,6 +374,11 @@ def _recall_message(machine: Machine, command: RecallMessage) -> Applied:
     return Applied(Done(changed=True))
 
 
+def _checked_transactions(machine: Machine, command: CheckedTransactions) -> Applied:
+    checked = [machine.transactions.checked(at, command.stamped_ms) for at in command.halves]
+    return Applied(Done(changed=any(checked)))
+
+
 # `Any`: each function takes the command of its row, which no type of a mapping can say.
 APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     Initialise: _initialise,
@@ -348,6 +395,7 @@ APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     RecallMessage: _recall_message,
     ResetOffsets: _reset_offsets,
     EndResets: _end_resets,
+    CheckedTransactions: _checked_transactions,
 }
 
 

@@ -24,6 +24,7 @@ class Reason(Enum):
     TABLE_FULL = "table full"
     OUTDATED = "outdated"
     """It was proposed for a state that is not that of now."""
+    NOT_PENDING = "not pending"
 
 
 Stored = tuple[int, int]

@@ -38,10 +38,11 @@ from broker.machine.queues import Queue, Queues
 from broker.machine.resets import Resets
 from broker.machine.shapes import INT, TEXT, Plain, decode, encode, many, record, row
 from broker.machine.topics import TopicConfig, Topics
+from broker.machine.transactions import Half, Transactions
 
 MAGIC: Final = b"DLEDGMS\0"
 VERSION: Final = 3
-VERSIONS: Final = (1, 2, 3)  # 1 had no locks, 2 nothing that waits, no resets
+VERSIONS: Final = (1, 2, 3)  # 1 had no locks, 2 nothing that waits, is reset or is half
 
 HEADER = struct.Struct(">8sHHQQQI")
 assert HEADER.size == 40
@@ -67,6 +68,7 @@ class Kind(IntEnum):
     LOCKS = 6
     CURSORS = 7
     RECALLS = 8
+    TRANSACTIONS = 9
     RESETS = 10
     MOVES = 11
     DECLINED_PUTS = 12
@@ -110,6 +112,7 @@ _RECALLS = many(row(INT, TEXT, TEXT, INT))
 _MOVES = row(INT, INT)
 _DECLINED_PUTS = many(INT)
 _RESETS = many(row(TEXT, TEXT, INT, INT, INT))
+_TRANSACTIONS = many(row(INT, INT, INT, INT, INT, INT))
 
 
 @frozen(kw_only=True)
@@ -136,6 +139,8 @@ class Captured:
     """Log positions, ascending."""
     resets: Sequence[Plain]
     """(group, topic, queue id, offset, stamped ms), sorted."""
+    transactions: Sequence[Plain]
+    """(log position, queue offset, size, stamped ms, checks, checked ms), sorted."""
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in pieces, none much larger than `BODY_BYTES_MAX`."""
@@ -162,6 +167,7 @@ class Captured:
             (Kind.LOCKS, self.locks, _as_is),
             (Kind.CURSORS, self.cursors, _as_is),
             (Kind.RECALLS, self.recalls, _as_is),
+            (Kind.TRANSACTIONS, self.transactions, _as_is),
             (Kind.RESETS, self.resets, _as_is),
         )
         for kind, rows, to_plain in tables:
@@ -194,6 +200,7 @@ def capture(machine: Machine, at: Place) -> Captured:
         moves=[machine.moves.moved_ms, machine.moves.recalls_count],
         declined_puts=machine.declined_puts.state(),
         resets=machine.resets.state(),
+        transactions=machine.transactions.state(),
     )
 
 
@@ -282,6 +289,7 @@ class _Tables:
     moves: Moves = field(factory=Moves)
     declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
     resets: Resets = field(factory=Resets)
+    transactions: Transactions = field(factory=Transactions)
     _last: tuple[Kind, Any] = (Kind.END, None)
 
     def add(self, kind: Kind, plain: Plain) -> None:
@@ -349,6 +357,12 @@ class _Tables:
             for position in _DECLINED_PUTS.from_plain(plain):
                 self._ascend(kind, position)
                 self.declined_puts.add(position)
+        elif kind is Kind.TRANSACTIONS:
+            for position, *half in _TRANSACTIONS.from_plain(plain):
+                self._ascend(kind, position)
+                if min(position, *half) < 0:
+                    raise MalformedCommand(f"a half message at {position} cannot be: {half}")
+                self.transactions.put(position, Half(*half))
 
     def machine(self) -> Machine:
         """The machine, once everything was read. **Raises** `MalformedCommand`."""
@@ -364,6 +378,7 @@ class _Tables:
             moves=self.moves,
             declined_puts=self.declined_puts,
             resets=self.resets,
+            transactions=self.transactions,
         )
 
     def _ascend(self, kind: Kind, key: Any) -> None:

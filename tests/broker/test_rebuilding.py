@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from broker.formats import UNIT
+from broker.machine import names
 from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic, EnsureTopics, PutTopic, TrimLog
 from broker.machine.effects import DropQueues, IndexMessages
+from broker.machine.end_transaction import EndTransaction, Verdict
 from broker.machine.machine import Machine
 from broker.machine.moves import Move, encode_move
 from broker.machine.put_messages import encode_put_messages
@@ -27,6 +29,7 @@ from tests.broker.test_reopening import Dialled, Nodes
 from tests.machine.machine_commands import Entry, log_of
 
 TOPICS = ("a", "b")
+HALF_TOPIC = TopicConfig(name=names.HALF_TOPIC)
 _topic = st.sampled_from(TOPICS)
 _put = st.lists(st.tuples(_topic, st.integers(0, 3), st.integers(-9, 9), st.binary(max_size=5)))
 _settings = st.builds(
@@ -72,16 +75,46 @@ def units_of(queues: ConsumeQueues, topic: str, queue_id: int, first: int) -> by
     return queues.range(topic, queue_id, first, 10_000)
 
 
+def end_of(machine: Machine, topic: str, queue_id: int) -> EndTransaction | None:
+    """What a leader proposes for the oldest pending half, whose message goes there."""
+    oldest = machine.transactions.lowest_position()
+    if oldest is None:
+        return None
+    put = proposable(machine, [(topic, queue_id, 0, b"final")])
+    return EndTransaction(
+        stamped_ms=5,
+        half_position=oldest,
+        verdict=Verdict.COMMITTED if put else Verdict.ROLLED_BACK,
+        put=encode_put_messages(5, put) if put else b"",
+    )
+
+
+_half = st.just("half")
+_end = st.tuples(_topic, st.integers(0, 3))
+
+
 @settings(deadline=None)
-@given(steps=st.lists(_put | _settings | _ensured | _deleted, max_size=30), kept=st.integers(0, 30))
+@given(
+    steps=st.lists(_put | _settings | _ensured | _deleted | _half | _end, max_size=30),
+    kept=st.integers(0, 30),
+)
 def test_what_the_log_has_is_indexed_where_it_was(tmp_path_factory, steps, kept) -> None:
     folder: Path = tmp_path_factory.mktemp("queues")
     machine, queues = Machine(), ConsumeQueues.create(folder / "whole")
-    payloads: list[bytes] = []
+    halves = EnsureTopics(stamped_ms=1, topics=(HALF_TOPIC,))
+    payloads = [encode_command(halves)]
+    machine.apply(log_of(payloads)[0])
     firsts: dict[tuple[str, int], int] = {}  # of what is kept
     for step in steps:
         if isinstance(step, list):
             payload = encode_put_messages(5, proposable(machine, step))
+        elif step == "half":
+            payload = encode_put_messages(5, [(HALF_TOPIC.name, 0, 0, b"half")])
+        elif isinstance(step, tuple):
+            end = end_of(machine, *step)
+            if end is None:
+                continue
+            payload = encode_command(end)
         else:
             payload = encode_command(step)
         payloads.append(payload)
@@ -164,6 +197,31 @@ def test_a_log_that_has_more_than_the_snapshot_is_refused(tmp_path) -> None:
 
     with pytest.raises(FailStop, match="2 messages of queue 0 of 'a', but its snapshot 1"):
         index_again(ConsumeQueues.create(tmp_path), machine, lambda: log[1:])
+
+
+def test_a_message_counts_once_whose_half_message_went_with_the_beginning(tmp_path) -> None:
+    machine = Machine()
+    topics = EnsureTopics(stamped_ms=1, topics=(HALF_TOPIC, TopicConfig(name="a")))
+    put = encode_put_messages(2, [("a", 0, 0, b"x")])
+    payloads = [
+        encode_command(topics),
+        encode_put_messages(2, [(HALF_TOPIC.name, 0, 0, b"half")]),
+        put,
+        put,
+    ]
+    for entry in log_of(payloads):
+        machine.apply(entry)
+    end = end_of(machine, "a", 0)
+    assert end is not None
+    log = log_of([*payloads, encode_command(end), encode_command(end), put])
+    for entry in log[4:]:
+        machine.apply(entry)
+    queues = ConsumeQueues.create(tmp_path)
+    index_again(queues, machine, lambda: log[3:])
+
+    assert (1, 4) == (queues.min_offset("a", 0), queues.next_offset("a", 0))
+    position, size, _code = UNIT.unpack(units_of(queues, "a", 0, 2)[: UNIT.size])
+    assert log[4].position + len(log[4].payload) == position + size
 
 
 def test_a_restored_state_is_enough(tmp_path) -> None:

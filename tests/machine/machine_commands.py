@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from broker.machine.attributes import KNOWN
 from broker.machine.codec import encode_command
 from broker.machine.commands import (
+    CheckedTransactions,
     Command,
     CommitOffsets,
     DeleteGroup,
@@ -22,8 +23,10 @@ from broker.machine.commands import (
     TrimLog,
     UnlockQueues,
 )
+from broker.machine.end_transaction import EndTransaction, Verdict
 from broker.machine.groups import GroupConfig
 from broker.machine.moves import Move, encode_move
+from broker.machine.names import HALF_TOPIC
 from broker.machine.put_messages import Message, encode_put_messages
 from broker.machine.topics import TopicConfig
 
@@ -100,6 +103,15 @@ EXAMPLES: dict[str, Command] = {
         unique_id="0A000009162E18B4AAC2000000000000",
         deliver_ms=1_700_000_060_000,
     ),
+    "15-end-transaction": EndTransaction(
+        stamped_ms=1_700_000_000_000,
+        half_position=4711,
+        verdict=Verdict.COMMITTED,
+        put=encode_put_messages(1_700_000_000_000, [("orders", 3, 2598919, b"final record")]),
+    ),
+    "16-checked-transactions": CheckedTransactions(
+        stamped_ms=1_700_000_000_000, halves=(4711, 4811)
+    ),
     "17-reset-offsets": ResetOffsets(
         stamped_ms=1_700_000_000_000, group="shop", topic="orders", queues=((0, 7), (3, 42))
     ),
@@ -126,7 +138,7 @@ MESSAGES: list[Message] = [
 ]
 
 # Few names, so that commands meet the same topics, groups and queues again and again.
-_names = st.sampled_from(["a", "b", "c", "%RETRY%g", "not.legal"])
+_names = st.sampled_from(["a", "b", "c", "%RETRY%g", "not.legal", HALF_TOPIC])
 _groups = st.sampled_from(["g", "h", "not/legal"])
 _times = st.integers(0, 2**40)
 _small = st.integers(-1, 4)
@@ -158,6 +170,28 @@ _reset = {
     "topic": _names,
     "queues": st.lists(st.tuples(_queue_ids, st.integers(-1, 3)), max_size=3).map(tuple),
 }
+# Where the records of the first entries are, and where none is.
+_positions = st.integers(0, 3000)
+
+_ends = st.one_of(
+    st.builds(
+        EndTransaction,
+        stamped_ms=_times,
+        half_position=_positions,
+        verdict=st.just(Verdict.ROLLED_BACK),
+    ),
+    st.builds(
+        EndTransaction,
+        stamped_ms=_times,
+        half_position=_positions,
+        verdict=st.sampled_from([Verdict.COMMITTED, Verdict.EXPIRED]),
+        put=st.builds(
+            encode_put_messages,
+            _times,
+            st.tuples(st.tuples(_names, _queue_ids, st.integers(-9, 9), st.binary(max_size=9))),
+        ),
+    ),
+)
 
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(
@@ -198,6 +232,12 @@ commands: st.SearchStrategy[Command] = st.one_of(
     ),
     st.builds(ResetOffsets, **_reset),
     st.builds(EndResets, **_reset),
+    _ends,
+    st.builds(
+        CheckedTransactions,
+        stamped_ms=_times,
+        halves=st.lists(_positions, max_size=3).map(tuple),
+    ),
 )
 
 messages: st.SearchStrategy[list[Message]] = st.lists(

@@ -9,8 +9,10 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.machine.codec import ROWS, decode_command, encode_command
+from broker.machine.codec import OWN_TAGS, ROWS, decode_command, encode_command, first_record_at
 from broker.machine.commands import Command, DeleteTopic
+from broker.machine.end_transaction import HEAD as END_HEAD
+from broker.machine.end_transaction import EndTransaction, Verdict
 from broker.machine.errors import MalformedCommand, Unappliable, UnknownCommand
 from broker.machine.moves import MoveMessages, encode_move
 from broker.machine.put_messages import (
@@ -48,7 +50,7 @@ def test_moved_messages_keep_their_bytes() -> None:
 def test_every_tag_has_golden_bytes() -> None:
     tags = {int(path.name[:2]) for path in GOLDEN.glob("*.hex")}
 
-    assert {1, 13, *(row.tag for row in ROWS.values())} == tags
+    assert {*OWN_TAGS, *(row.tag for row in ROWS.values())} == tags
 
 
 def test_moved_messages_come_back() -> None:
@@ -174,9 +176,52 @@ def test_messages_of_another_version_are_unknown() -> None:
         decode_command(b"\x01\x02" + PUT[2:])
 
 
+END = END_HEAD.pack(15, 1, 1, 4711, Verdict.COMMITTED)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        END[:-1],
+        END,
+        END_HEAD.pack(15, 1, 1, 4711, Verdict.ROLLED_BACK) + PUT,
+        END_HEAD.pack(15, 1, 1, 4711, 4) + PUT,
+        END + b"\x05" + PUT[1:],
+        END + b"\x01",
+        END + PUT[: HEAD.size],
+        END + encode_put_messages(1, [("ab", 0, 7, b"one"), ("ab", 0, 7, b"two")]),
+        END + encode_put_messages(1, [("ab", 0, 7, b"one"), ("ab", 1, 7, b"two")]),
+        END + encode_put_messages(1, []),
+    ],
+    ids=["head", "nothing", "too much", "verdict", "tag", "cut", "queue", "two", "queues", "none"],
+)
+def test_an_end_that_no_encoder_writes_is_malformed(payload: bytes) -> None:
+    with pytest.raises(MalformedCommand):
+        decode_command(payload)
+
+
+@pytest.mark.parametrize("payload", [b"\x0f\x02" + END[2:] + PUT, END + b"\x01\x02" + PUT[2:]])
+def test_an_end_of_another_version_is_unknown(payload: bytes) -> None:
+    with pytest.raises(UnknownCommand, match="version 2"):
+        decode_command(payload)
+
+
+def test_the_first_record_is_found_in_whatever_carries_one() -> None:
+    end = END + PUT
+    rolled_back = EndTransaction(stamped_ms=1, half_position=1, verdict=Verdict.ROLLED_BACK)
+
+    assert b"record" == PUT[first_record_at(PUT) :] == end[first_record_at(end) :]
+    assert None is first_record_at(encode_command(rolled_back)) is first_record_at(DELETE)
+    moved = encode_move(MOVE, MESSAGES)
+    assert moved[first_record_at(moved) :].startswith(MESSAGES[0][3])
+    assert None is first_record_at(encode_move(MOVE, []))
+
+
 @given(
     st.binary(max_size=80)
-    | st.builds(lambda tag, rest: bytes((tag, 1)) + rest, st.integers(1, 9), st.binary(max_size=80))
+    | st.builds(
+        lambda tag, rest: bytes((tag, 1)) + rest, st.integers(1, 16), st.binary(max_size=80)
+    )
 )
 def test_noise_never_raises_anything_else(payload: bytes) -> None:
     with contextlib.suppress(Unappliable):

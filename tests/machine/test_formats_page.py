@@ -6,8 +6,9 @@ from pathlib import Path
 import attrs
 
 from broker.formats import UNIT, UNITS_PER_FILE
-from broker.machine import moves, put_messages, snapshot
+from broker.machine import end_transaction, moves, put_messages, snapshot
 from broker.machine.codec import ROWS
+from broker.machine.end_transaction import EndTransaction
 from broker.machine.groups import GroupConfig
 from broker.machine.moves import Move, MoveMessages
 from broker.machine.put_messages import PutMessages
@@ -39,7 +40,11 @@ def test_every_command_is_on_the_page() -> None:
     }
     own = {
         (str(module.TAG), str(module.VERSION), command.__name__, "a layout of its own")
-        for module, command in ((put_messages, PutMessages), (moves, MoveMessages))
+        for module, command in (
+            (put_messages, PutMessages),
+            (moves, MoveMessages),
+            (end_transaction, EndTransaction),
+        )
     }
 
     assert sorted(rows | own, key=lambda row: int(row[0])) == table(

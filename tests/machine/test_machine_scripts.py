@@ -23,6 +23,7 @@ from broker.formats import UNIT
 from broker.machine.attributes import parse_changes
 from broker.machine.codec import encode_command
 from broker.machine.commands import (
+    CheckedTransactions,
     Command,
     CommitOffsets,
     DeleteGroup,
@@ -49,6 +50,7 @@ from broker.machine.effects import (
     TopicsChanged,
     TrimQueues,
 )
+from broker.machine.end_transaction import EndTransaction, Verdict
 from broker.machine.groups import GroupConfig, standard_groups
 from broker.machine.machine import Machine
 from broker.machine.moves import Move, encode_move
@@ -263,6 +265,48 @@ class Stage:
             else:
                 yield f"stored {queue} offset {reply[0]} at {reply[1]}"
         yield from map(effect_line, applied.effects)
+
+    def do_commit_half(self, position: str, queue: str) -> Iterator[str]:
+        """`commit-half 66 orders/0`: end the half at log position 66 with a message there."""
+        yield from self._end_half(Verdict.COMMITTED, position, queue)
+
+    def do_roll_back_half(self, position: str) -> Iterator[str]:
+        yield from self._end_half(Verdict.ROLLED_BACK, position)
+
+    def do_expire_half(self, position: str, queue: str) -> Iterator[str]:
+        yield from self._end_half(Verdict.EXPIRED, position, queue)
+
+    def do_check_halves(self, *positions: str) -> Iterator[str]:
+        yield from self.apply(
+            CheckedTransactions(stamped_ms=self.stamped_ms, halves=tuple(map(int, positions)))
+        )
+
+    def do_halves(self) -> Iterator[str]:
+        """The pending ones, as the replicated state has them."""
+        for (
+            position,
+            offset,
+            size,
+            stored_ms,
+            checks,
+            checked_ms,
+        ) in self.machine.transactions.state():
+            checked = f", checked {checks} times, last at {checked_ms}" if checks else ""
+            yield f"at {position}+{size}: offset {offset}, stored at {stored_ms}{checked}"
+        if not len(self.machine.transactions):
+            yield "no halves"
+        yield f"needed from {self.machine.transactions.lowest_position()}"
+
+    def _end_half(self, verdict: Verdict, position: str, queue: str = "") -> Iterator[str]:
+        put = b""
+        if queue:
+            topic, queue_id = queue.split("/")
+            put = encode_put_messages(self.stamped_ms, [(topic, int(queue_id), 0, bytes(100))])
+        yield from self.apply(
+            EndTransaction(
+                stamped_ms=self.stamped_ms, half_position=int(position), verdict=verdict, put=put
+            )
+        )
 
     def do_topics(self) -> Iterator[str]:
         version = self.machine.topics.data_version
