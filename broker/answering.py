@@ -5,7 +5,7 @@ room does.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from broker.log_readers import OldestMessage
+from broker.log_readers import IndexedReader, OldestMessage
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.consensus import Consensus
 from broker.rooms.groups import Groups
@@ -22,6 +22,7 @@ from broker.rooms.resets import Resets
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
+from broker.rooms.transactions import Transactions
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
 from broker.runtime_table import RuntimeTable
@@ -31,14 +32,14 @@ from broker.store.message_reader import MessageReader
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.remoting.rooms import Routes, routes
-from dledger_py.remoting.wire.message import pack_host
+from dledger_py.remoting.wire.message import unpack_host
 
 if TYPE_CHECKING:
     from broker.app import Broker
 
 
-def rooms_of(broker: "Broker", address: str, port: int) -> Routes:
-    """What answers this member's requests; `address` and `port` are where clients reach it."""
+def rooms_of(broker: "Broker") -> Routes:
+    """What answers this member's requests."""
     reader = broker.reader
     stored_times = StoredTimes(broker.queues, reader, broker.ground.host)
     lookups = _lookups(broker)
@@ -46,9 +47,9 @@ def rooms_of(broker: "Broker", address: str, port: int) -> Routes:
         routes(
             (
                 lookups,
-                *_messages(broker, address, port, reader, stored_times),
-                *_between_clients(broker, address, port, lookups),
-                *_state(broker, address, port, reader, stored_times),
+                *_messages(broker, reader, stored_times),
+                *_between_clients(broker, lookups),
+                *_state(broker, reader, stored_times),
             )
         )
     )
@@ -70,14 +71,12 @@ def _lookups(broker: "Broker") -> Lookups:
 
 def _messages(
     broker: "Broker",
-    address: str,
-    port: int,
     reader: MessageReader,
     stored_times: StoredTimes,
 ) -> tuple[object, ...]:
     """Who takes messages in and hands them out."""
     machine, leadership, ground = broker.machine, broker.leadership, broker.ground
-    sending = _sending(broker, address, port)
+    sending = _sending(broker)
     return (
         UsualSends(sending),
         sending,
@@ -100,6 +99,17 @@ def _messages(
             read_barrier=broker.ledger.read_barrier_nowait,
             rates=broker.rates,
             monotonic_ms=ground.monotonic_ms,
+        ),
+        Transactions(
+            store_host=broker.store_host,
+            timeout_ms=broker.config.transaction_timeout_ms,
+            machine=machine,
+            leadership=leadership,
+            halves=broker.halves,
+            log=IndexedReader(broker.log_reader),
+            cold_reads=broker.cold_reads,
+            disk=broker.disk,
+            now_ms=ground.now_ms,
         ),
         Offsets(
             machine=machine,
@@ -125,9 +135,7 @@ def _messages(
     )
 
 
-def _between_clients(
-    broker: "Broker", address: str, port: int, lookups: Lookups
-) -> tuple[object, ...]:
+def _between_clients(broker: "Broker", lookups: Lookups) -> tuple[object, ...]:
     """Who hands on what one client has for another."""
     config = broker.config
     calls = ClientCalls(
@@ -139,7 +147,7 @@ def _between_clients(
             machine=broker.machine,
             table=broker.table,
             calls=calls,
-            store_host=pack_host(address, port),
+            store_host=broker.store_host,
             max_message_bytes=config.max_message_bytes,
             now_ms=broker.ground.now_ms,
         ),
@@ -153,10 +161,11 @@ def _between_clients(
 
 
 def _state(
-    broker: "Broker", address: str, port: int, reader: MessageReader, stored_times: StoredTimes
+    broker: "Broker", reader: MessageReader, stored_times: StoredTimes
 ) -> tuple[object, ...]:
     """Who knows clients, settings and the group itself."""
     machine, leadership, config = broker.machine, broker.leadership, broker.config
+    address, port = unpack_host(broker.store_host)
     now_ms = broker.ground.now_ms
     return (
         Recalling(
@@ -223,18 +232,19 @@ def _state(
     )
 
 
-def _sending(broker: "Broker", address: str, port: int) -> Sending:
+def _sending(broker: "Broker") -> Sending:
     return Sending(
         cluster_name=broker.config.cluster_name,
         broker_name=broker.config.broker_name,
-        store_host=pack_host(address, port),
-        new_unique_id=UniqueIds(address, broker.ground.surroundings).make,
+        store_host=broker.store_host,
+        new_unique_id=UniqueIds(unpack_host(broker.store_host)[0], broker.ground.surroundings).make,
         auto_create=broker.config.auto_create_topics,
         default_queues_max=broker.config.default_topic_queues,
         max_message_bytes=broker.config.max_message_bytes,
         machine=broker.machine,
         ledger=broker.ledger,
         batch=broker.batch,
+        halves=broker.halves,
         leadership=broker.leadership,
         disk=broker.disk,
         rates=broker.rates,

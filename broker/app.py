@@ -14,6 +14,7 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ registrar     tells the name servers
     ├─ retention     lets the oldest messages go, if this member leads
     ├─ key index     reads the log behind everybody else, to find messages by key
+    ├─ check back    asks producers what became of their transactions, if this member leads
     ├─ preferred     gives leadership to the member that should have it, if that is another one
     └─ farewell      hands leadership over before a planned stop
 
@@ -55,11 +56,13 @@ from broker.machine.timer_wheel import WAITING_TOPICS, WHEEL_QUEUES
 from broker.machine.topics import standard_topics
 from broker.remembering import RememberingBroker
 from broker.rooms.clients import Clients
+from broker.serving.check_back import CheckBack, CheckTimes
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
 from broker.serving.deliveries import Deliveries
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.farewell import Farewell
+from broker.serving.half_messages import HalfMessages
 from broker.serving.key_index import KeyIndex
 from broker.serving.leadership import Leadership
 from broker.serving.long_polls import LongPolls
@@ -81,6 +84,7 @@ from dledger_py.ledger.reception import Reception
 from dledger_py.remoting.rooms import Port
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.remoting.wire.frame import Frame
+from dledger_py.remoting.wire.message import pack_host
 
 log = structlog.get_logger()
 
@@ -107,7 +111,7 @@ class Broker:
         self._ledger_ran = False
         self._led = False
         name, port = split_address(config.advertised, of=config.node)
-        address = address_of(name)
+        self.store_host = pack_host(address_of(name), port)
         self.machine = Machine()
         self.queues = ConsumeQueues(QueueFiles(config.data_dir / "consumequeue"))
         self.ledger = Ledger(
@@ -124,6 +128,7 @@ class Broker:
         self.table = ClientTable()
         self.rates = Rates()
         self.batch = PutBatch(self.ledger, ground.now_ms)
+        self.halves = self._half_messages()
         self.commits = OffsetCommits(self.ledger, ground.now_ms, ground.monotonic_ms)
         self.proposals = Proposals(self.ledger, self.batch)
         self.leadership = Leadership(
@@ -171,7 +176,7 @@ class Broker:
             now_ms=ground.now_ms,
             monotonic_ms=ground.monotonic_ms,
         )
-        self.routes = rooms_of(self, address, port)
+        self.routes = rooms_of(self)
         self.server = self._new_server()
         self.preferred = self._preferred_leader()
         self.ledger.on_role_change(self._role_changed)
@@ -208,6 +213,7 @@ class Broker:
                 Child("registrar", lambda: self.registrar),
                 Child("retention", self._retention),
                 Child("key index", lambda: self.key_index),
+                Child("check back", self._check_back),
                 *self._preferring(),
                 *self._farewell(alone=alone),
             ),
@@ -385,10 +391,47 @@ class Broker:
             behind=self.ledger.furthest_behind,
             queues=self.machine.queues.all,
             min_offset=self.machine.queues.min_offset,
-            held=self.deliveries.held,
+            held=self._held,
             first_at=self.queues.first_at,
             commit=self.ledger.commit,
             run_in_thread=self.ground.host.run_in_thread,
+            now_ms=self.ground.now_ms,
+        )
+
+    def _held(self) -> int | None:
+        """The log position of the first message that is still to be delivered, if any is."""
+        held = (self.deliveries.held(), self.machine.transactions.lowest_position())
+        return min((position for position in held if position is not None), default=None)
+
+    def _half_messages(self) -> HalfMessages:
+        return HalfMessages(
+            pending=self.machine.transactions,
+            ledger=self.ledger,
+            rates=self.rates,
+            now_ms=self.ground.now_ms,
+        )
+
+    def _check_back(self) -> CheckBack:
+        config = self.config
+        return CheckBack(
+            times=CheckTimes(
+                timeout_ms=config.transaction_timeout_ms,
+                interval_ms=config.transaction_check_interval_ms,
+                checks_max=config.transaction_check_max,
+                age_max_ms=config.transaction_hours_max * 3_600_000,
+            ),
+            broker_name=config.broker_name,
+            store_host=self.store_host,
+            machine=self.machine,
+            leads=lambda: self.leadership.leads,
+            disk_refuses=lambda: self.disk.refusing,
+            clients=self.table,
+            halves=self.halves,
+            reader=IndexedReader(self.log_reader),
+            commit=self.ledger.commit,
+            run_in_thread=self.ground.host.run_in_thread,
+            flush=self._flush,
+            rates=self.rates,
             now_ms=self.ground.now_ms,
         )
 

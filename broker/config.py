@@ -18,6 +18,7 @@ VIP_PORT_DISTANCE: Final = 2  # RocketMQ's "fast" listener: old clients and dash
 ANY_ADDRESS: Final = {"", "0.0.0.0", "::", "*"}
 MESSAGE_BYTES_LIMIT: Final = 7 * 1024 * 1024  # with its properties it must fit a log entry of 8 MiB
 REGISTER_PERIOD_S_MAX: Final = 60  # RocketMQ's
+TRANSACTION_SETTING_MAX: Final = 7 * 24 * 3_600_000  # a week in ms
 
 
 @frozen(kw_only=True)
@@ -133,6 +134,19 @@ class BrokerConfig:
     retention_bytes: int = setting(
         0, doc="length of the log from which the oldest messages go, whatever their age; 0: none"
     )
+    transaction_timeout_ms: int = setting(
+        6_000, doc="age at which a producer is asked what became of its transaction, in ms"
+    )
+    transaction_check_interval_ms: int = setting(
+        30_000, doc="pause before it is asked again, in ms; longer after the fifth time"
+    )
+    transaction_check_max: int = setting(
+        15,
+        doc="how often it is asked before its message expires to TRANS_CHECK_MAX_TIME_TOPIC",
+    )
+    transaction_hours_max: int = setting(
+        72, doc="age at which a half message expires, however often its producer was asked"
+    )
     register_period_s: int = setting(30, doc="pause between two registrations, in s")
     forward_wait_ms: int = setting(
         1500, doc="how long a write that arrives without a leader waits for one, in ms"
@@ -164,6 +178,13 @@ class BrokerConfig:
             ("default_topic_queues", self.default_topic_queues, QUEUES_MAX),
             ("max_message_bytes", self.max_message_bytes, MESSAGE_BYTES_LIMIT),
             ("register_period_s", self.register_period_s, REGISTER_PERIOD_S_MAX),
+            *(
+                (name, getattr(self, name), TRANSACTION_SETTING_MAX)
+                for name in (
+                    *("transaction_timeout_ms", "transaction_check_interval_ms"),
+                    *("transaction_check_max", "transaction_hours_max"),
+                )
+            ),
         ):
             if not 1 <= value <= largest:
                 raise ValueError(f"{name} = {value}: 1 to {largest} are possible")
@@ -272,6 +293,9 @@ class BrokerConfig:
             "dLegerGroup": self.broker_name,
             "dLegerSelfId": self.node,
             "preferredLeaderId": self.preferred_leader,
+            "transactionTimeOut": str(self.transaction_timeout_ms),
+            "transactionCheckInterval": str(self.transaction_check_interval_ms),
+            "transactionCheckMax": str(self.transaction_check_max),
         }
 
     def ledger_config(self) -> LedgerConfig:

@@ -73,6 +73,19 @@ class DiskLow(Refused):
         )
 
 
+class TooManyHalves(Refused):
+    """More transactions have not ended than the broker will keep in mind."""
+
+    code = ResponseCode.SERVICE_NOT_AVAILABLE
+    fields: ClassVar[Mapping[str, str]] = {LASTING: "true"}
+
+    def __init__(self, halves_max: int) -> None:
+        super().__init__(
+            f"{halves_max} transactions have not ended, more are not taken until some have;"
+            " nothing was stored"
+        )
+
+
 class TopicNotFound(Refused):
     """Nobody created the topic, and it may not be created on use."""
 

@@ -67,7 +67,14 @@ class RuntimeTable:
             table[f"{pool}ThreadPoolQueueSize"] = str(waiting if pool == "send" else 0)
             table[f"{pool}ThreadPoolQueueCapacity"] = "0"
             table[f"{pool}ThreadPoolQueueHeadWaitTimeMills"] = "0"
-        return table | self._levels() | self._raft() | self._disk() | self._rates()
+        return (
+            table
+            | self._levels()
+            | self._raft()
+            | self._disk()
+            | self._rates()
+            | self._transactions()
+        )
 
     def _levels(self) -> dict[str, str]:
         """How far each level of delay that was ever used is delivered, and how far it goes."""
@@ -115,6 +122,17 @@ class RuntimeTable:
             "diskFloorBytes": str(disk.floor_bytes),
             "diskRefusesSends": str(disk.refusing).lower(),
             "diskLetsLead": str(disk.electable).lower(),
+        }
+
+    def _transactions(self) -> dict[str, str]:
+        """Half messages that wait, and what this member did with others; keys of our own."""
+        rates = self.rates
+        return {
+            "transactionsPending": str(len(self.machine.transactions)),
+            "transactionsCommitted": str(rates.transactions_committed.total),
+            "transactionsRolledBack": str(rates.transactions_rolled_back.total),
+            "transactionsExpired": str(rates.transactions_expired.total),
+            "transactionChecks": str(rates.transaction_checks.total),
         }
 
     def _rates(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import Final
 from attrs import frozen
 
 from broker.errors import IllegalMessage, IllegalOperation
+from broker.machine import names
 from broker.machine.timer_wheel import FURTHEST_MS, LEVELS_MS, Waiting, at_level, until
 from dledger_py.remoting.wire import properties as props
 
@@ -72,6 +73,17 @@ def delay_of(properties: Mapping[str, str], now_ms: int) -> Delay | None:
             deliver_ms=deliver_ms,
         )
     return None
+
+
+def delay_for(topic: str, properties: Mapping[str, str], now_ms: int) -> Delay | None:
+    """The same for a message to this topic: what was given up is not for later, and what is tried
+    again heeds levels only. **Raises** `IllegalMessage`."""
+    if names.is_dead_letter_topic(topic):
+        return None
+    if names.is_retry_topic(topic):
+        # Its own time came when it was first delivered; what it says now is when to try again.
+        properties = {k: v for k, v in properties.items() if not k.startswith("TIMER_")}
+    return delay_of(properties, now_ms)
 
 
 def level_of(properties: Mapping[str, str]) -> int:

@@ -18,7 +18,6 @@ from broker.errors import (
     IllegalMessage,
     InvalidParameter,
     NotPermitted,
-    NotSupported,
     QueueNotFound,
     TopicNotFound,
 )
@@ -36,11 +35,13 @@ from broker.machine.topics import (
     topic_from_template,
 )
 from broker.rooms._admission import client_host
-from broker.rooms.delaying import Delay, RecallHandle, delay_of
+from broker.rooms.delaying import Delay, RecallHandle, delay_for, delay_of, level_of
 from broker.rooms.usual_batches import usual_batch
+from broker.serving import half_records
 from broker.serving.disk_watch import DiskWatch
+from broker.serving.half_messages import HalfMessages
 from broker.serving.leadership import Leadership
-from broker.serving.put_batch import Proposer, PutBatch
+from broker.serving.put_batch import Failed, Proposer, PutBatch, Settled
 from broker.serving.rates import Rates
 from dledger_py.remoting.commands.sending import (
     SendMessage,
@@ -60,13 +61,14 @@ REGION: Final = "DefaultRegion"  # drives client-side tracing; Java: absent TRAC
 BATCH_MESSAGES_MAX: Final = 16_384
 BATCH_RECORDS_BYTES_MAX: Final = 7 * 1024 * 1024
 
-# What a message may ask for that this broker does not do yet. Storing it without doing it would be
-# worse than refusing: the sender could not tell.
-TRANSACTIONAL: Final = "a transactional message"
+NO_HALVES: Final = "a batch cannot hold transactional messages"
 
 # What a message that came back from a consumer still carries of its earlier life here. The first
 # is a receipt of that copy, the others are put in anew.
 STALE: Final = frozenset({props.POP_CK, props.MSG_REGION, props.TRACE_ON, props.CLUSTER})
+
+DELAY_BYTES_MAX: Final = 64
+"""What the commit of a half message adds to its properties, if it is for later."""
 
 # What a message for later says of where it belongs; what it came with is of an earlier life.
 WHERE_TO: Final = frozenset({props.REAL_TOPIC, props.REAL_QUEUE_ID, props.TIMER_OUT_MS})
@@ -91,6 +93,7 @@ class Sending:
     machine: Machine
     ledger: Proposer
     batch: PutBatch
+    halves: HalfMessages
     leadership: Leadership
     disk: DiskWatch
     rates: Rates
@@ -135,7 +138,7 @@ class Sending:
         later = caller.later()
         store_host, rates = self.store_host, self.rates
 
-        def settled(replies: Sequence[MessageReply]) -> None:
+        def on_settled(replies: Sequence[MessageReply]) -> None:
             first = replies[0]
             if isinstance(first, Reason):
                 rates.put_refused.total += len(messages)
@@ -143,13 +146,17 @@ class Sending:
                 return
             rates.put.total += len(replies)
             rates.put_bytes.total += len(body)
-            rates.topic(topic.name).total += len(replies)
+            rates.topic(messages[0][0]).total += len(replies)
             later.answer(_stored(replies, store_host, queue_id, unique_id, handle))
 
-        def failed(error: Exception) -> None:
+        def on_failed(error: Exception) -> None:
             rates.put_refused.total += len(messages)
             later.refuse(error)
 
+        settled: Settled = on_settled
+        failed: Failed = on_failed
+        if messages[0][0] == names.HALF_TOPIC:
+            settled, failed = self.halves.counted(settled, failed)
         self.batch.add(messages, settled, failed)
         return later
 
@@ -163,8 +170,6 @@ class Sending:
         name = request.topic
         if not names.producers_may_send(name):
             raise NotPermitted(f"Sending message to topic[{name}] is forbidden.")
-        if request.sys_flag & records.TRANSACTION_MASK:
-            raise NotSupported(TRANSACTIONAL)
         if names.is_retry_topic(name):
             return self._admit_retry(request, caller)
         missing: Missing = ()
@@ -256,8 +261,13 @@ class Sending:
         by which it may be recalled."""
         text = request.properties
         parsed = props.decode(text)
-        _refuse_not_yet(parsed)
+        half = self._is_half(request, parsed)
         delay = self._delay(topic, parsed)
+        spare_bytes = 0
+        if half:
+            if delay is not None:  # it was well-formed, and counts from the commit
+                delay, spare_bytes = None, DELAY_BYTES_MAX
+            text = _without(text, half_records.OWN)
         if delay is not None:
             text = _without(text, WHERE_TO | delay.added.keys())
         unique_id = parsed.get(props.UNIQ_KEY)
@@ -269,15 +279,18 @@ class Sending:
         if unique_id is None:
             unique_id = self.new_unique_id()
             text += f"{props.UNIQ_KEY}\x01{unique_id}\x02"
+        if half:
+            text += half_records.added_properties(topic.name, queue_id, unique_id)
+            topic, queue_id = half_records.HALF_TOPIC, 0
         if delay is not None:
             text += props.encode(
                 {props.REAL_TOPIC: topic.name, props.REAL_QUEUE_ID: str(queue_id), **delay.added}
             )
         stored = text.encode()
-        if len(stored) > props.PROPERTIES_SIZE_MAX:
+        if len(stored) + spare_bytes > props.PROPERTIES_SIZE_MAX:
             raise IllegalMessage(
                 f"the properties are {len(stored)} bytes,"
-                f" at most {props.PROPERTIES_SIZE_MAX} are allowed"
+                f" at most {props.PROPERTIES_SIZE_MAX - spare_bytes} are allowed"
             )
         if delay is not None:
             waiting = delay.waiting
@@ -291,14 +304,24 @@ class Sending:
         )
         return unique_id, message, None
 
+    def _is_half(self, request: SendMessage, properties: dict[str, str]) -> bool:
+        """Whether it is to be stored as half. Raises: IllegalMessage, TooManyHalves."""
+        comes_back = names.is_retry_topic(request.topic) or (
+            request.reconsume_times > 0 and level_of(properties) > 0
+        )
+        half = half_records.is_half(properties, comes_back=comes_back)
+        if half:
+            self.halves.admit()
+        elif request.sys_flag & records.TRANSACTION_MASK and not comes_back:
+            raise IllegalMessage(
+                "sysFlag makes this a transactional message,"
+                f" property {props.TRANSACTION_PREPARED} does not"
+            )
+        return half
+
     def _delay(self, topic: TopicConfig, properties: dict[str, str]) -> Delay | None:
         """What is to become of a message that is not to be delivered at once."""
-        if names.is_dead_letter_topic(topic.name):
-            return None
-        if names.is_retry_topic(topic.name):
-            # Its own time came when it was first delivered; what it says now is when to try again.
-            properties = {k: v for k, v in properties.items() if not k.startswith("TIMER_")}
-        return delay_of(properties, self.now_ms())
+        return delay_for(topic.name, properties, self.now_ms())
 
     def _handle(self, topic: TopicConfig, delay: Delay, unique_id: str) -> str | None:
         if delay.deliver_ms is None:
@@ -322,6 +345,8 @@ class Sending:
         they came."""
         if names.is_retry_topic(request.topic):
             raise IllegalMessage("batch request does not support retry group")
+        if request.sys_flag & records.TRANSACTION_MASK:
+            raise IllegalMessage(NO_HALVES)
         unique_id = props.find(request.properties, props.UNIQ_KEY) or self.new_unique_id()
         usual = self._usual_batch(request, topic, body, queue_id, born_host)
         if usual is not None:
@@ -333,9 +358,10 @@ class Sending:
                 parsed = props.decode(item.properties.decode())
             except UnicodeDecodeError as error:
                 raise IllegalMessage(f"the batch cannot be read: properties, {error}") from error
-            _refuse_not_yet(parsed)
             if delay_of(parsed, self.now_ms()) is not None:
                 raise IllegalMessage("a message of a batch cannot be for later: send it alone")
+            if half_records.claims_half(parsed):
+                raise IllegalMessage(NO_HALVES)
             message = self._message(
                 request,
                 topic,
@@ -420,7 +446,7 @@ class Sending:
         properties: bytes,
     ) -> bytes:
         """The record of a message of `topic` that stands in the queue `at`, at first."""
-        sys_flag = request.sys_flag & ~records.MULTI_TAGS
+        sys_flag = request.sys_flag & ~(records.MULTI_TAGS | records.TRANSACTION_MASK)
         if topic.filter_type == "MULTI_TAG":
             sys_flag |= records.MULTI_TAGS
         return records.encode_record(
@@ -450,12 +476,6 @@ def _items(body: bytes) -> list[records.BatchItem]:
             f"the batch holds {len(items)} messages, at most {BATCH_MESSAGES_MAX} are allowed"
         )
     return items
-
-
-def _refuse_not_yet(properties: dict[str, str]) -> None:
-    """Raises: NotSupported, for what the sender could not tell was not done."""
-    if properties.get(props.TRANSACTION_PREPARED, "").lower() == "true":
-        raise NotSupported(TRANSACTIONAL)
 
 
 def _without(text: str, keys: Collection[str]) -> str:

@@ -68,6 +68,10 @@ class Rates:
     got_bytes: Meter = field(factory=Meter)
     pulls_found: Meter = field(factory=Meter)
     pulls_missed: Meter = field(factory=Meter)
+    transactions_committed: Meter = field(factory=Meter)  # by this member, while it led
+    transactions_rolled_back: Meter = field(factory=Meter)
+    transactions_expired: Meter = field(factory=Meter)
+    transaction_checks: Meter = field(factory=Meter)
     put_by_topic: dict[str, Meter] = field(factory=dict)
     got_by_group: dict[tuple[str, str], Meter] = field(factory=dict)  # (topic, group)
     passed_by_topic: Histories[str] = field(factory=Histories)
@@ -99,6 +103,10 @@ class Rates:
             self.got_bytes,
             self.pulls_found,
             self.pulls_missed,
+            self.transactions_committed,
+            self.transactions_rolled_back,
+            self.transactions_expired,
+            self.transaction_checks,
         ):
             meter.sample(now_s)
         if now_s // NOTED_EVERY_S != self._now_s // NOTED_EVERY_S:

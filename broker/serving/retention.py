@@ -11,7 +11,8 @@ Laws:
   the log back, by at most `HELD_BYTES_MAX`; beyond that it is passed over, which is logged. It gets
   a copy of the log and the state instead, once it is back.
 - Never past a message that waits for its time: it is moved on at least twice a day, so it does not
-  hold the log back for longer than that.
+  hold the log back for longer than that. Nor past a half message whose transaction has not ended:
+  it ends at the latest at an age that is a setting.
 - Times are those that the entries were stamped with, so a clock that jumps forward now takes
   nothing away that was stored with the right time.
 
@@ -25,10 +26,8 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from broker.machine.codec import decode_command, encode_command
+from broker.machine.codec import decode_command, encode_command, first_record_at
 from broker.machine.commands import QueueStart, TrimLog
-from broker.machine.moves import MoveMessages
-from broker.machine.put_messages import PutMessages
 from dledger_py.actors import Inbox
 from dledger_py.ledger.errors import LedgerError
 from dledger_py.ledger.reopening import stop_for
@@ -115,7 +114,8 @@ class Retention:
     queues: Callable[[], tuple[tuple[str, int], ...]]
     min_offset: Callable[[str, int], int]
     held: Callable[[], int | None]
-    """The log position of the first message that is still to be moved; None if there is none."""
+    """The log position of the first message that is still to be moved, or that is half; None if
+    there is none."""
     first_at: Callable[[str, int, int], int]
     commit: Callable[[bytes], Awaitable[Any]]
     run_in_thread: Callable[..., Awaitable[Any]]
@@ -224,11 +224,7 @@ def first_message(of: Entries, first_index: int) -> int | None:
     """The log position of the oldest message, looked for near the log's beginning. Blocks.
     **Raises** FailStop."""
     for entry in _read(of, first_index, FIRST_MESSAGE_WITHIN_BYTES):
-        command = decode_command(entry.payload) if entry.kind == KIND_COMMAND else None
-        if isinstance(command, PutMessages):
-            return int(entry.payload_position + command.records_at)
-        if isinstance(command, MoveMessages) and command.messages.queues:
-            at = command.messages_at + command.messages.records_at
+        if entry.kind == KIND_COMMAND and (at := first_record_at(entry.payload)) is not None:
             return int(entry.payload_position + at)
     return None
 

@@ -34,12 +34,14 @@ from broker.rooms.resets import Resets
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
+from broker.rooms.transactions import Transactions
 from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
 from broker.serving.client_calls import ClientCalls
 from broker.serving.client_table import ClientTable
 from broker.serving.deliveries import Deliveries
 from broker.serving.disk_watch import DiskWatch
+from broker.serving.half_messages import HalfMessages
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
 from broker.serving.proposals import Proposals
@@ -250,6 +252,9 @@ class Desk:
         self.disk = DiskWatch(
             floor_bytes=100, free_bytes=lambda: self.free_bytes, set_electable=self.electable.append
         )
+        self.halves = HalfMessages(
+            pending=machine.transactions, ledger=ledger, rates=self.rates, now_ms=self._now
+        )
         proposals = Proposals(ledger, self.batch)
         reader = MessageReader(ledger)
         times = StoredTimes(self.queues, reader, RealHost())
@@ -267,6 +272,7 @@ class Desk:
             max_message_bytes=self.max_message_bytes,
             ledger=ledger,
             batch=self.batch,
+            halves=self.halves,
             disk=self.disk,
             rates=self.rates,
             **shared,
@@ -363,10 +369,20 @@ class Desk:
             now_ms=self._now,
         )
         relays = Relays(broker_name=BROKER, table=self.table, calls=self.calls, lookups=lookups)
+        transactions = Transactions(
+            store_host=STORE_HOST,
+            timeout_ms=6_000,
+            halves=self.halves,
+            log=ledger,
+            cold_reads=self.threads,
+            disk=self.disk,
+            **shared,
+        )
         rooms = (
             self.usual,
             self.sending,
             sending_back,
+            transactions,
             pulling,
             offsets,
             self.clients,

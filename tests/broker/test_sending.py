@@ -119,12 +119,34 @@ REFUSED = {
         13,
         "32767",
     ),
-    "prepared transaction": (send(sys_flag=4), b"x", 3, "not supported"),
-    "half message by property": (
+    "prepared transaction": (send(sys_flag=4), b"x", 13, "TRAN_MSG"),
+    "half message of nobody": (
         send(properties=properties_text({"TRAN_MSG": "true"})),
         b"x",
-        3,
-        "transaction",
+        13,
+        "PGROUP",
+    ),
+    "half message with a time that is none": (
+        send(
+            properties=properties_text(
+                {"TRAN_MSG": "true", "PGROUP": "pg", "TIMER_DELAY_MS": "soon"}
+            )
+        ),
+        b"x",
+        13,
+        "TIMER_DELAY_MS",
+    ),
+    "batch of half messages by sysFlag": (
+        send(batch=True, sys_flag=4),
+        encode_batch_body([BatchItem(0, b"b", b"")]),
+        13,
+        "batch cannot hold transactional",
+    ),
+    "batch of half messages": (
+        send(batch=True),
+        encode_batch_body([BatchItem(0, b"b", b"TRAN_MSG\x01true\x02")]),
+        13,
+        "batch cannot hold transactional",
     ),
     "batch that is no batch": (send(batch=True), b"rubbish", 13, "batch"),
     "empty batch": (send(batch=True), b"", 13, "no message"),
