@@ -29,6 +29,10 @@ _OF_THE_COPY: Final = frozenset(
         props.TRACE_ON,
         props.CLUSTER,
         props.POP_CK,
+        # It was committed once: half again, nobody would see it.
+        props.TRANSACTION_PREPARED,
+        props.PRODUCER_GROUP,
+        props.TRANSACTION_ID,
     }
 )
 """Properties that are set anew, or are of the letter's way here."""
