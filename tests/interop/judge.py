@@ -21,6 +21,12 @@ class History:
     acked_at: list[float] = field(factory=list)
     replied: set[str] = field(factory=set)
     """Requests whose reply came."""
+    prepared: dict[str, int] = field(factory=dict)
+    """Half messages: key to number. Those with an even one are committed, the others rolled back;
+    two of four only when the producer is asked."""
+    checked: set[str] = field(factory=set)
+    committed: dict[tuple[str, object], set[Place]] = field(factory=dict)
+    """Key and log position of the half message, to where its message was received."""
     failed: dict[str, str] = field(factory=dict)
     received: dict[str, set[Place]] = field(factory=dict)
     deliveries: int = 0
@@ -44,11 +50,18 @@ class History:
             case {"event": "replied", "key": str(key)}:
                 self.replied.add(key)
                 self.acked_at.append(now)
+            case {"event": "prepared", "key": str(key), "number": int(number)}:
+                self.prepared[key] = number
+                self.acked_at.append(now)
+            case {"event": "checked", "key": str(key)}:
+                self.checked.add(key)
             case {"event": "failed", "key": str(key), "error": error}:
                 earlier = self.failed.get(key)  # both sides of a conversation may report it
                 self.failed[key] = f"{earlier}; {error}" if earlier else str(error)
             case {"event": "received", "key": str(key), "queue": int(queue), "offset": int(offset)}:
                 self.received.setdefault(key, set()).add((queue, offset))
+                if half := line.get("half"):
+                    self.committed.setdefault((key, half), set()).add((queue, offset))
                 self.deliveries += 1
             case {"event": "error", "error": error}:
                 self.errors.append(str(error))
@@ -70,6 +83,24 @@ class History:
     def unasked(self) -> list[str]:
         """Received, though the consumer did not ask for them."""
         return [key for key in self.received if not self.chosen(key)]
+
+    @property
+    def not_committed(self) -> list[str]:
+        """To be committed, and not received."""
+        return [
+            key
+            for key, number in self.prepared.items()
+            if not number % 2 and key not in self.received
+        ]
+
+    @property
+    def not_checked(self) -> list[str]:
+        """Left to a check that nobody heard of."""
+        return [
+            key
+            for key, number in self.prepared.items()
+            if number % 4 > 1 and key not in self.checked
+        ]
 
     @property
     def brokers(self) -> int:
@@ -114,6 +145,28 @@ def conversation_faults(history: History, *, wanted: int, failures_allowed: bool
     unheard = [key for key in history.replied if key not in history.received]
     if unheard:
         found.append(f"{len(unheard)} replies to requests nobody got: {_some(unheard)}")
+    return found
+
+
+def transaction_faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str]:
+    """What is wrong with the history of a transactional producer."""
+    found = list(history.errors)
+    if len(history.prepared) < wanted:
+        found.append(f"only {len(history.prepared)} of {wanted} sends were acknowledged")
+    if history.failed and not failures_allowed:
+        found.append(f"{len(history.failed)} sends failed: {_some(history.failed.values())}")
+    if history.not_committed:
+        lost = history.not_committed
+        found.append(f"{len(lost)} committed and lost: {_some(lost)}")
+    if history.not_checked:
+        found.append(f"{len(history.not_checked)} never checked: {_some(history.not_checked)}")
+    withdrawn = [key for key in history.received if history.prepared.get(key, 0) % 2]
+    if withdrawn:
+        found.append(f"{len(withdrawn)} rolled back and consumed: {_some(withdrawn)}")
+    # A send that was tried again after an unknown outcome may have left two half messages.
+    twice = [key for (key, _half), places in history.committed.items() if len(places) > 1]
+    if twice:
+        found.append(f"{len(twice)} stored twice: {_some(twice)}")
     return found
 
 

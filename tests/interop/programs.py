@@ -37,6 +37,7 @@ class Program:
     selects_by_sql: bool = True
     sends: bool = True
     replies: bool = True
+    has_transactions: bool = True
 
     @property
     def missing_tools(self) -> list[str]:
@@ -146,6 +147,7 @@ PROGRAMS = (
         tools=("node", "npm"),
         build=_build_node,
         command=lambda folder: ["node", str(BUILD / "node" / "interop.js")],
+        has_transactions=False,
         creates_topics=False,  # ali-ons refuses to send to a topic without a route
         selects_by_sql=False,
         replies=False,

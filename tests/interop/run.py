@@ -24,15 +24,21 @@ from mqadmin import MQAdminRun
 from programs import BUILD, MQADMIN, PROGRAMS, BuildFailed, Program
 from rich.console import Console
 from rich.table import Table
-from scenario import Result, Scenario
+from scenario import Result, Scenario, TransactionScenario
 
 from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.local import LocalCluster
 
 STEADY, SQL, FAILOVER, FEATURES, KILLED = "steady", "sql", "failover", "features", "killed"
 REQUEST, REQUEST_FAILOVER = "request", "request-failover"
+TRANSACTIONS, TRANSACTIONS_FAILOVER = "transactions", "transactions-failover"
 TOOLS = "mqadmin"
-SCENARIOS = (STEADY, SQL, FAILOVER, REQUEST, REQUEST_FAILOVER, FEATURES, KILLED, TOOLS)
+SCENARIOS = (
+    *(STEADY, SQL, FAILOVER, REQUEST, REQUEST_FAILOVER, TRANSACTIONS, TRANSACTIONS_FAILOVER),
+    *(FEATURES, KILLED, TOOLS),
+)
+KINDS = {TRANSACTIONS: TransactionScenario, TRANSACTIONS_FAILOVER: TransactionScenario}
+
 STEADY_LIMIT_S = 60
 FAILOVER_LIMIT_S = 150
 """A client needs up to 30 s to ask for the new leader, and sends on afterwards."""
@@ -92,6 +98,14 @@ async def _run(
                 results.append(await _steady(program, options, namesrv, folder, REQUEST))
             if REQUEST_FAILOVER in options.scenarios and program.replies:
                 results.append(await _failover(program, options, cluster, folder, REQUEST_FAILOVER))
+            if TRANSACTIONS in options.scenarios and program.has_transactions:
+                results.append(
+                    await _steady(program, options, cluster.namesrv_address, folder, TRANSACTIONS)
+                )
+            if TRANSACTIONS_FAILOVER in options.scenarios and program.has_transactions:
+                results.append(
+                    await _failover(program, options, cluster, folder, TRANSACTIONS_FAILOVER)
+                )
             for scenario in (FEATURES, KILLED):
                 checks = program.checks if scenario in options.scenarios else ()
                 results += [
@@ -145,7 +159,7 @@ async def _check(
 async def _steady(
     program: Program, options: argparse.Namespace, namesrv: str, folder: Path, name: str = STEADY
 ) -> Result:
-    scenario = Scenario(
+    scenario = KINDS.get(name, Scenario)(
         program=program,
         name=name,
         namesrv=namesrv,
@@ -188,7 +202,7 @@ async def _failover(
         killed.append(await cluster.kill_leader())
         _say(f"  killed the leader, {killed[-1]}")
 
-    scenario = Scenario(
+    scenario = KINDS.get(name, Scenario)(
         program=program,
         name=name,
         namesrv=cluster.namesrv_address,
@@ -254,7 +268,7 @@ def _told(results: Sequence[Result]) -> Table:
             result.client,
             result.scenario,
             str(history.brokers),
-            str(len(history.acked) + len(history.replied)),
+            str(len(history.acked) + len(history.replied) + len(history.prepared)),
             str(len(history.failed)),
             str(len(history.received)),
             str(history.deliveries - len(history.received)),

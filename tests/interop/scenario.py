@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 from attrs import define, field, frozen
-from judge import History, conversation_faults, faults
+from judge import History, conversation_faults, faults, transaction_faults
 from operator_calls import ask_consumers, send_one
 from programs import Program
 
@@ -25,6 +25,10 @@ END_TIMEOUT_S = 15.0
 CONSUME_TIMEOUT_S = 75.0
 """For what was acknowledged to arrive after the last send. A client asks for a new leader every
 30 s, and its consumer may need two rounds: one for the route, one to share out the queues."""
+
+TRANSACTIONS_TIMEOUT_S = 150.0
+"""For every transaction to end: a half message is checked after 6 s, and every 30 s from then on;
+a new leader knows a producer by its heartbeat, up to 30 s after that has asked for the route."""
 
 TAIL_LINES = 12
 
@@ -123,9 +127,7 @@ class Scenario:
                 await self._play()
         except (ScenarioFailed, ClusterError, ClientError) as error:
             found.append(str(error))
-        allowed = self.disturb is not None
-        judge = conversation_faults if self.converses else faults
-        found += judge(self.history, wanted=self.count, failures_allowed=allowed)
+        found += self._faults(failures_allowed=self.disturb is not None)
         return Result(
             client=self.program.name,
             scenario=self.name,
@@ -133,6 +135,10 @@ class Scenario:
             duration_s=time.monotonic() - began,
             faults=tuple(found),
         )
+
+    def _faults(self, *, failures_allowed: bool) -> list[str]:
+        judge = conversation_faults if self.converses else faults
+        return judge(self.history, wanted=self.count, failures_allowed=failures_allowed)
 
     async def _play(self) -> None:
         topic = f"interop-{self.program.name}-{self.name}"
@@ -205,7 +211,7 @@ class Scenario:
             "group": group,
             "count": self.count,
             "interval-ms": self.interval_ms,
-            "deadline-s": self.limit_s if role in ("producer", "requester") else 10 * self.limit_s,
+            "deadline-s": 10 * self.limit_s if role in ("consumer", "replier") else self.limit_s,
             "log": folder / "client.log",
         }
         if role == "consumer" and self.sql is not None:
@@ -242,6 +248,49 @@ class Scenario:
             self._news = trio.Event()
             with trio.move_on_after(1):
                 await self._news.wait()
+
+
+@define
+class TransactionScenario(Scenario):
+    """Half messages, and what becomes of them."""
+
+    def _faults(self, *, failures_allowed: bool) -> list[str]:
+        history = self.history
+        return transaction_faults(history, wanted=self.count, failures_allowed=failures_allowed)
+
+    async def _play(self) -> None:
+        topic = f"interop-{self.program.name}-{self.name}"
+        admin, history = Admin(self.namesrv), self.history
+        await admin.update_topic(topic, cluster="DefaultCluster")
+        async with (
+            self._started("consumer", topic) as consumer,
+            self._started("transactions", topic) as producer,
+        ):
+            await consumer.wait_ready()
+            await producer.wait_ready()
+            if self.disturb is not None:
+                await self._wait(lambda: len(history.prepared) >= self.count // 3, producer)
+                await self.disturb()
+            await self._wait(lambda: len(history.prepared) >= self.count, producer)
+            with trio.move_on_after(TRANSACTIONS_TIMEOUT_S) as waiting:
+                await self._wait(
+                    lambda: not (history.not_committed or history.not_checked), consumer
+                )
+                await self._wait_none_pending(admin)
+            if waiting.cancelled_caught:
+                raise producer.failed("some of its transactions have not ended")
+            for program in (producer, consumer):
+                assert program.process.stdin is not None
+                await program.process.stdin.aclose()
+                await program.wait_end(END_TIMEOUT_S)
+
+    async def _wait_none_pending(self, admin: Admin) -> None:
+        """Wait until each transaction has ended: a message of one that was rolled back would have
+        come by then."""
+        while any(  # noqa: ASYNC110
+            state.table["transactionsPending"] != "0" for state in await admin.broker_status()
+        ):
+            await trio.sleep(1)
 
 
 def _tail(log: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.judge import History, conversation_faults, faults
+from tests.interop.judge import History, conversation_faults, faults, transaction_faults
 
 
 def history(*lines: dict[str, object]) -> History:
@@ -18,8 +18,8 @@ def acked(key: str, queue: int = 0, offset: int = 0, broker: str = "a") -> dict[
     return {"event": "acked", "key": key, "broker": broker, "queue": queue, "offset": offset}
 
 
-def received(key: str, queue: int = 0, offset: int = 0) -> dict[str, object]:
-    return {"event": "received", "key": key, "queue": queue, "offset": offset}
+def received(key: str, queue: int = 0, offset: int = 0, half: int = 0) -> dict[str, object]:
+    return {"event": "received", "key": key, "queue": queue, "offset": offset, "half": half}
 
 
 FAILED: dict[str, object] = {"event": "failed", "key": "f", "error": "no leader"}
@@ -101,3 +101,45 @@ def test_the_longest_pause_lies_between_two_acknowledgements() -> None:
     taken = history(acked("a"), received("a"), received("a"), acked("b"), acked("c"))
 
     assert 3.0 == taken.longest_pause_s
+
+
+def prepared(number: int) -> dict[str, object]:
+    return {"event": "prepared", "key": f"k{number}", "number": number}
+
+
+CHECKED: dict[str, object] = {"event": "checked", "key": "k2"}
+
+
+@pytest.mark.parametrize(
+    "lines, fault",
+    [
+        ([prepared(0)], "1 committed and lost: k0"),
+        ([prepared(2), received("k2")], "1 never checked: k2"),
+        ([prepared(1), received("k1")], "1 rolled back and consumed: k1"),
+        (
+            [prepared(0), received("k0", 0, 0, half=9), received("k0", 0, 1, half=9)],
+            "1 stored twice: k0",
+        ),
+        ([prepared(1), FAILED], "1 sends failed: no leader"),
+        ([], "only 0 of 1 sends were acknowledged"),
+        ([prepared(1), {"event": "error", "error": "other body"}], "other body"),
+    ],
+)
+def test_a_fault_of_transactions_is_found(lines: list[dict[str, object]], fault: str) -> None:
+    (found,) = transaction_faults(history(*lines), wanted=1, failures_allowed=False)
+
+    assert found.startswith(fault)
+
+
+def test_transactions_that_ended_as_they_should_have_no_faults() -> None:
+    taken = history(
+        *(prepared(number) for number in range(4)),
+        *(received(f"k{number}", 0, number) for number in (0, 2)),
+        CHECKED,
+        {"event": "checked", "key": "k3"},
+        received("k0"),
+        received("k2", 0, 2, half=9),
+        received("k2", 0, 4, half=8),
+    )
+
+    assert [] == transaction_faults(taken, wanted=4, failures_allowed=False)

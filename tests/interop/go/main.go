@@ -58,7 +58,7 @@ func fail(err error) int {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: interop producer|consumer|requester|replier|check --namesrv …")
+		fmt.Fprintln(os.Stderr, "usage: interop producer|transactions|consumer|requester|replier|check --namesrv …")
 		os.Exit(2)
 	}
 	var o options
@@ -84,6 +84,8 @@ func main() {
 	switch os.Args[1] {
 	case "producer":
 		os.Exit(produce(o))
+	case "transactions":
+		os.Exit(transact(o))
 	case "consumer":
 		os.Exit(consume(o))
 	case "check":
@@ -138,6 +140,78 @@ func produce(o options) int {
 	return 0
 }
 
+// Half messages, of which every fourth is committed, rolled back, or left to a check.
+type local struct{}
+
+func number(key string) int {
+	n, err := strconv.Atoi(key[len(key)-6:])
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func (l *local) ExecuteLocalTransaction(message *primitive.Message) primitive.LocalTransactionState {
+	switch number(message.GetKeys()) % 4 {
+	case 0:
+		return primitive.CommitMessageState
+	case 1:
+		return primitive.RollbackMessageState
+	default:
+		return primitive.UnknowState
+	}
+}
+
+func (l *local) CheckLocalTransaction(message *primitive.MessageExt) primitive.LocalTransactionState {
+	say("checked", map[string]any{"key": message.GetKeys()})
+	if number(message.GetKeys())%2 == 0 {
+		return primitive.CommitMessageState
+	}
+	return primitive.RollbackMessageState
+}
+
+func transact(o options) int {
+	p, err := rocketmq.NewTransactionProducer(
+		&local{},
+		producer.WithNameServer(primitive.NamesrvAddr{o.namesrv}),
+		producer.WithGroupName(o.group),
+	)
+	if err != nil {
+		return fail(err)
+	}
+	if err := p.Start(); err != nil {
+		return fail(err)
+	}
+	say("ready", map[string]any{})
+	end := time.Now().Add(time.Duration(o.deadline) * time.Second)
+	prepared, failed := 0, 0
+	for i := 0; prepared < o.count && time.Now().Before(end); i++ {
+		key := fmt.Sprintf("%s-%06d", o.group, i)
+		message := primitive.NewMessage(o.topic, []byte("body of "+key)).WithKeys([]string{key}).WithTag("interop")
+		result, err := p.SendMessageInTransaction(context.Background(), message)
+		if err == nil && result.Status != primitive.SendOK {
+			err = fmt.Errorf("status %d", result.Status)
+		}
+		if err != nil {
+			failed++
+			say("failed", map[string]any{"key": key, "error": err.Error()})
+			time.Sleep(pauseAfterFailure)
+			continue
+		}
+		prepared++
+		say("prepared", map[string]any{"key": key, "number": i})
+		time.Sleep(time.Duration(o.interval) * time.Millisecond)
+	}
+	say("done", map[string]any{"prepared": prepared, "failed": failed})
+	for scanner := bufio.NewScanner(os.Stdin); scanner.Scan(); { // checks come until the driver has seen enough
+	}
+	_ = p.Shutdown()
+	if prepared < o.count {
+		return 1
+	}
+	return 0
+}
+
 func consume(o options) int {
 	seen := map[string]bool{}
 	complete := make(chan struct{}, 1)
@@ -158,7 +232,12 @@ func consume(o options) int {
 			if string(m.Body) != "body of "+key {
 				say("error", map[string]any{"error": fmt.Sprintf("%s has the body %q", key, m.Body)})
 			}
-			say("received", map[string]any{"key": key, "queue": m.Queue.QueueId, "offset": m.QueueOffset})
+			say("received", map[string]any{
+				"key":    key,
+				"queue":  m.Queue.QueueId,
+				"offset": m.QueueOffset,
+				"half":   m.PreparedTransactionOffset,
+			})
 			seen[key] = true
 		}
 		if len(seen) == o.count {

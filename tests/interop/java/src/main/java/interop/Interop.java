@@ -12,8 +12,11 @@ import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.client.producer.TransactionListener;
+import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
@@ -46,6 +49,9 @@ public final class Interop {
                 case "producer":
                     code = program.produce();
                     break;
+                case "transactions":
+                    code = program.transact();
+                    break;
                 case "consumer":
                     code = program.consume();
                     break;
@@ -62,7 +68,7 @@ public final class Interop {
                     break;
                 default:
                     System.err.println(
-                        "usage: interop.Interop producer|consumer|requester|replier|check …");
+                        "usage: interop.Interop producer|transactions|consumer|requester|replier|check …");
             }
         } catch (Exception error) {
             say("error", Map.of("error", String.valueOf(error)));
@@ -104,6 +110,60 @@ public final class Interop {
         producer.shutdown();
         say("done", Map.of("acked", acked, "failed", failed));
         return acked < number("count", 0) ? 1 : 0;
+    }
+
+    /** Half messages, of which every fourth is committed, rolled back, or left to a check. */
+    private int transact() throws Exception {
+        TransactionMQProducer producer = new TransactionMQProducer(option("group"));
+        producer.setNamesrvAddr(option("namesrv"));
+        producer.setTransactionListener(new TransactionListener() {
+            @Override
+            public LocalTransactionState executeLocalTransaction(Message message, Object number) {
+                switch ((Integer) number % 4) {
+                    case 0:
+                        return LocalTransactionState.COMMIT_MESSAGE;
+                    case 1:
+                        return LocalTransactionState.ROLLBACK_MESSAGE;
+                    default:
+                        return LocalTransactionState.UNKNOW;
+                }
+            }
+
+            @Override
+            public LocalTransactionState checkLocalTransaction(MessageExt message) {
+                String key = message.getKeys();
+                say("checked", Map.of("key", key));
+                return Integer.parseInt(key.substring(key.length() - 6)) % 2 == 0
+                    ? LocalTransactionState.COMMIT_MESSAGE : LocalTransactionState.ROLLBACK_MESSAGE;
+            }
+        });
+        producer.start();
+        say("ready", Map.of());
+        long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(number("deadline-s", 60));
+        long prepared = 0;
+        long failed = 0;
+        for (int i = 0; prepared < number("count", 0) && System.nanoTime() < end; i++) {
+            String key = String.format("%s-%06d", option("group"), i);
+            byte[] body = ("body of " + key).getBytes(StandardCharsets.UTF_8);
+            try {
+                Message message = new Message(option("topic"), TAG, key, body);
+                SendResult result = producer.sendMessageInTransaction(message, i);
+                if (result.getSendStatus() != SendStatus.SEND_OK) {
+                    throw new IllegalStateException("status " + result.getSendStatus());
+                }
+                say("prepared", Map.of("key", key, "number", i));
+                prepared++;
+            } catch (Exception error) {
+                failed++;
+                say("failed", Map.of("key", key, "error", String.valueOf(error)));
+                Thread.sleep(PAUSE_AFTER_FAILURE_MS);
+            }
+            Thread.sleep(number("interval-ms", 0));
+        }
+        say("done", Map.of("prepared", prepared, "failed", failed));
+        while (System.in.read() >= 0) { } // checks come until the driver has seen enough
+        producer.shutdown();
+        return prepared < number("count", 0) ? 1 : 0;
     }
 
     private int consume() throws Exception {
@@ -237,7 +297,8 @@ public final class Interop {
             say("error", Map.of("error", key + " has the body " + body));
         }
         say("received", Map.of(
-            "key", key, "queue", message.getQueueId(), "offset", message.getQueueOffset()));
+            "key", key, "queue", message.getQueueId(), "offset", message.getQueueOffset(),
+            "half", message.getPreparedTransactionOffset()));
         seen.add(key);
     }
 
