@@ -10,7 +10,8 @@ from typing import Protocol
 
 from attrs import frozen
 
-from broker.machine import moves, put_messages
+from broker.machine import end_transaction, moves, put_messages
+from broker.machine.end_transaction import decode_end_transaction
 from broker.machine.moves import decode_move
 from broker.machine.put_messages import MESSAGE, PutMessages, decode_put_messages
 from dledger_py.remoting.wire import properties
@@ -70,6 +71,10 @@ def puts_in(payload: memoryview) -> Iterator[tuple[int, PutMessages]]:
     elif payload[0] == moves.TAG:
         command = decode_move(payload)
         yield command.messages_at, command.messages
+    elif payload[0] == end_transaction.TAG:
+        messages = decode_end_transaction(payload).messages
+        if messages is not None:
+            yield end_transaction.HEAD.size, messages
 
 
 def matches(entries: Sequence[StoredEntry], wanted: Wanted) -> list[int]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic
+from broker.machine.end_transaction import EndTransaction, Verdict, encode_end_transaction
 from broker.machine.moves import Move, encode_move
 from broker.store import key_files
 from broker.store.key_files import DamagedFile, KeyFile, likely, write_key_file
@@ -242,6 +243,20 @@ def test_a_moved_message_is_found_where_it_was_put() -> None:
     assert stretch is not None
     assert (NOW_MS, True) == (stretch.first_ms, bool(places(stretch.hashes, hash_of("b"))))
     assert [log.end.position - len(records[1])] == matches(log.entries, wanted("b"))
+
+
+def test_a_committed_message_is_found_where_its_transaction_ended() -> None:
+    first = record("a")
+    committed = EndTransaction(
+        stamped_ms=NOW_MS, half_position=7, verdict=Verdict.COMMITTED, put=put(first)
+    )
+    withdrawn = EndTransaction(stamped_ms=NOW_MS, half_position=8, verdict=Verdict.ROLLED_BACK)
+    log = ListLog([encode_end_transaction(each) for each in (withdrawn, committed)])
+    stretch = read_stretch(log, 1, 2)
+
+    assert stretch is not None
+    assert places(stretch.hashes, hash_of("a"))
+    assert [log.end.position - len(first)] == matches(log.entries, wanted("a"))
 
 
 def test_no_operation_is_no_command() -> None:
