@@ -143,7 +143,7 @@ def test_topics_and_hosts_of_another_kind_are_left(pair, monkeypatch) -> None:
     body = encode_batch_body([USUAL])
     assert 0 == pair.send(body, topic="several").code
     with monkeypatch.context() as patched:
-        patched.setattr(sending, "_born_host", lambda _caller: bytes(20))
+        patched.setattr(sending, "client_host", lambda _caller: bytes(20))
         assert 0 == pair.send(body).code
     for desk in (pair.quick, pair.plain):
         desk.sending.store_host = bytes(20)
