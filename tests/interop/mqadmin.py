@@ -89,9 +89,9 @@ STEPS = (
     ),
     step(
         "queryMsgByKey -t orders -k shop-producer-000003",
-        r"^(?P<unique_id>[0-9A-F]{{32}}) +\d +\d+ *$",
+        r"^(?P<unique_id>[0-9A-F]{{32,64}}) +\d +\d+ *$",
     ),
-    step("queryMsgByUniqueKey -t orders -i {unique_id}", r"^Message Key: +\[?shop-producer-000003"),
+    step("queryMsgByUniqueKey -t orders -i {unique_id}", r"^Keys: +\[shop-producer-000003\]$"),
     step("queryMsgByKey -t orders -k nobody", r"CODE: 208 "),
     step(
         "queryMsgByOffset -t orders -b broker-a -i 1 -o 2",
@@ -112,6 +112,8 @@ STEPS = (
         r"^MessageModel: CLUSTERING$",
     ),
     step("producerConnection -g CLIENT_INNER_PRODUCER -t orders", r" JAVA "),
+    step("producer -b {leader}", r"CLIENT_INNER_PRODUCER"),
+    step("consumerStatus -g shop", r"^\S+ +\S+ +V5_"),
     step(
         "consumerProgress -g shop",
         *(rf"^orders +broker-a +{queue} +3 +3 +0 +0 " for queue in range(4)),
