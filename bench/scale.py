@@ -153,7 +153,7 @@ RUNS: Final = {"queues": queues, "connections": connections, "log": log, "soak":
 
 
 def main() -> int:
-    """Run one of them. 2 if the generator cannot be built."""
+    """Run one of them. 1 if the cluster refused it, 2 if the generator cannot be built."""
     parser = argparse.ArgumentParser(
         prog="bench.scale", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -170,7 +170,11 @@ def main() -> int:
     except PeerMissing as error:
         print(f"bench-scale: {error}", file=sys.stderr)
         return 2
-    trio.run(_run, options, generator)
+    try:
+        trio.run(_run, options, generator)
+    except subprocess.CalledProcessError as error:
+        print(f"bench-scale: {error.stderr.decode().strip()}", file=sys.stderr)
+        return 1
     return 0
 
 
