@@ -110,7 +110,8 @@ class LocalCluster:
     flush: Literal["sync", "async"] = field(default="sync", kw_only=True)
     settings: Mapping[str, str] = field(factory=dict, kw_only=True)
     """Further settings of every broker, as `--set` takes them."""
-    ready_timeout_s: float = field(default=30.0, kw_only=True)
+    ready_timeout_s: float = field(default=300.0, kw_only=True)
+    """A broker reads and checks its whole log before it serves; one that cannot, ends at once."""
     grace_s: float = field(default=10.0, kw_only=True)
     """How long a server may take to end in good order before it is killed."""
     modules: Mapping[str, str] = field(
