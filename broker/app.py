@@ -27,7 +27,8 @@ from the end of a turn (`_turn_end`).
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Never
 
 import structlog
@@ -76,15 +77,25 @@ from broker.serving.retention import Retention, Wish
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
 from broker.store.queue_files import QueueFiles
-from dledger_py.actors import Child, FailStop, Inbox, Strategy, Supervisor, TreeNode
+from dledger_py.actors import (
+    Child,
+    FailStop,
+    Inbox,
+    Strategy,
+    Supervisor,
+    TreeNode,
+    fail_stop_in,
+)
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.ledger.machine import Applied, Committed, RoleView
 from dledger_py.ledger.reception import Reception
+from dledger_py.ledger.reopening import Reopen
 from dledger_py.remoting.rooms import Port
 from dledger_py.remoting.server import AddressUnavailable, Server
 from dledger_py.remoting.wire.frame import Frame
 from dledger_py.remoting.wire.message import pack_host
+from dledger_py.storage import forget_summaries
 
 log = structlog.get_logger()
 
@@ -188,15 +199,23 @@ class Broker:
 
         Raises: FailStop, RestartsExhausted.
         """
-        try:
+        with self._ending():
             await self.supervisor.serve(task_status=task_status)
-        finally:
-            self.queues.close()
 
     async def live(self, inbox: Inbox[Never]) -> None:
         """The same, as an actor of a process that has several: until its inbox is closed."""
-        try:
+        with self._ending():
             await self.supervisor.run(inbox)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Damage that a reader found is news to the ledger: its next opening has to look."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(fail_stop_in(error), Reopen):
+                forget_summaries(self.ground.files, str(self.config.data_dir))
+            raise
         finally:
             self.queues.close()
 

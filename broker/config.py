@@ -53,7 +53,8 @@ class LedgerSettings:
     )
     scrub_max_bytes_per_s: int = setting(
         5 * 1024 * 1024,
-        doc="how fast the log is read again in the background, to find rot, in bytes/s; 0: never",
+        doc="how fast the log is read again in the background, to find rot, in bytes/s; 0: never,"
+        " but each start reads all of it",
     )
     fetch_max_bytes_per_s: int = setting(
         32 * 1024 * 1024,

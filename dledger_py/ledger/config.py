@@ -106,7 +106,7 @@ class LedgerConfig:
 
     scrub_max_bytes_per_s: int = 5 << 20
     """How fast old entries are read again to find rot: 100 GiB in six hours, and no disk feels it.
-    0: never."""
+    0: never while running, so each start reads them all."""
 
     listen: str | None = None
     """Where to listen for peers, if not at this member's address in `peers`: behind a NAT, say."""

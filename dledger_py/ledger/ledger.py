@@ -38,7 +38,7 @@ from dledger_py.ledger.parts import Assembly, Parts
 from dledger_py.ledger.peer_frames import Hello
 from dledger_py.ledger.peer_link import LinkStatistics, open_listener
 from dledger_py.ledger.reception import Reception
-from dledger_py.ledger.reopening import FellBehind
+from dledger_py.ledger.reopening import FellBehind, Reopen
 from dledger_py.ledger.settlements import Settlements, Waiter
 from dledger_py.ledger.snapshotter import remember
 from dledger_py.raft import vocabulary as raft
@@ -50,6 +50,7 @@ from dledger_py.storage import (
     LogStatistics,
     RealFiles,
     Recovered,
+    forget_summaries,
     want_installation,
 )
 
@@ -413,6 +414,9 @@ class Ledger:
         except FellBehind:
             # Raft has ended, and the folder is still ours.
             await self._host.run_in_thread(want_installation, self._files, config.data_dir)
+            raise
+        except Reopen:
+            await self._host.run_in_thread(forget_summaries, self._files, config.data_dir)
             raise
         finally:
             self._settlements.abandon()

@@ -65,6 +65,7 @@ class Opening:
             end_position=recovered.log.end_position,
             term=recovered.hard_state.term,
             commit=recovered.hard_state.commit,
+            checked_bytes=recovered.checked_bytes,
             created=recovered.created,
         )
         return recovered
@@ -78,6 +79,7 @@ class Opening:
             config.data_dir,
             identity,
             config.segment_size_bytes,
+            check_all=not config.scrub_max_bytes_per_s,
             random_bits=self.host.random.getrandbits,
         )
         try:

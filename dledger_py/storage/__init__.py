@@ -22,6 +22,7 @@ from dledger_py.storage.snapshots import (
     StoredSnapshot,
     open_snapshots,
 )
+from dledger_py.storage.summaries import forget_summaries
 from dledger_py.storage.switching import (
     drop_installation,
     installation_wanted,
@@ -59,6 +60,7 @@ __all__ = [
     "WrongIdentity",
     "begin_incoming",
     "drop_installation",
+    "forget_summaries",
     "installation_wanted",
     "open_incoming",
     "open_repair",

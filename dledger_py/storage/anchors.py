@@ -35,6 +35,20 @@ class Anchors:
             self._positions.append(position + starts[entry])
             self._next = self._positions[-1] + ANCHOR_SPACING_BYTES
 
+    def between(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        """(index, position) of those at positions from `start` up to, without, `stop`."""
+        first, behind = bisect_left(self._positions, start), bisect_left(self._positions, stop)
+        return tuple(zip(self._indexes[first:behind], self._positions[first:behind], strict=True))
+
+    def extend(self, first: tuple[int, int], anchors: Sequence[tuple[int, int]]) -> None:
+        """Take the (index, position)s of the entries from `first` on, behind all that are here."""
+        if not self._positions and tuple(anchors[:1]) != (first,):
+            anchors = (first, *anchors)  # the lowest entry must have one
+        for index, position in anchors:
+            self._indexes.append(index)
+            self._positions.append(position)
+            self._next = position + ANCHOR_SPACING_BYTES
+
     def cut(self, position: int) -> None:
         """Forget entries from `position` on."""
         keep = bisect_left(self._positions, position)

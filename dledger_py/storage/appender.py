@@ -65,6 +65,7 @@ from dledger_py.storage.start_configuration import (
     remove_start_configurations,
     write_start_configuration,
 )
+from dledger_py.storage.summaries import remove_summaries
 
 
 @define(eq=False)
@@ -82,8 +83,12 @@ class Appender:
     claimed: Attest  # the newest slot
     broken: bool = field(default=False, init=False)
 
-    def append(self, batches: Sequence[Batch]) -> None:
-        """Write batches in one piece (one per segment), and the slot for what was synced before."""
+    def append(self, batches: Sequence[Batch]) -> list[tuple[End, End]]:
+        """Write batches in one piece (one per segment), and the slot for what was synced before.
+
+        Returns the ends of the log before and behind each segment that is full now.
+        """
+        full: list[tuple[End, End]] = []
         parts: list[bytes | memoryview] = []
         end = self.end
         for batch in batches:
@@ -95,11 +100,13 @@ class Appender:
                 before = _end_before(batch, split)
                 parts.append(memoryview(batch.data)[batch.starts[done] : batch.starts[split]])
                 self._put(parts, before)
+                full.append((self._segments.last, before))
                 self._roll()
                 parts, done = [], split
             parts.append(memoryview(batch.data)[batch.starts[done] :] if done else batch.data)
         self._put(parts, end)
         self._claim()
+        return full
 
     def sync(self) -> None:
         """All that was written is durable on return."""
@@ -137,9 +144,11 @@ class Appender:
         index, payload = configuration
         write_start_configuration(self._files, segments.directory, index, payload)
         mark_start(self._files, segments.path(before.position), before)
-        paths = []
+        paths, starts = [], []
         while segments.first.position < before.position:
+            starts.append(segments.first.position)
             paths.append(segments.drop_first())
+        remove_summaries(self._files, segments.directory, starts)
         remove_start_configurations(self._files, segments.directory, below=index)
         remove_dropped(self._files, segments.directory, paths)
 
@@ -187,6 +196,7 @@ class Appender:
         segments = self._segments
         start_before = segments.start_before_last()
         mark_successor(self._files, segments.path(start_before), NO_SUCCESSOR)
+        remove_summaries(self._files, segments.directory, [start_before])
         path = segments.path(segments.last.position)
         segments.drop_last()
         self._files.remove(path)

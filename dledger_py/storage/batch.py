@@ -12,6 +12,7 @@ from attrs import frozen
 
 from dledger_py.storage.formats import (
     ENTRY_HEADER_BYTES,
+    KIND_CONFIG,
     Bad,
     End,
     EntryLike,
@@ -62,6 +63,7 @@ class Batch:
     data: bytes
     starts: tuple[int, ...]  # where each entry begins in `data`
     terms: tuple[tuple[int, int], ...]  # (first index, term) of each run of equal terms
+    configurations: tuple[tuple[int, bytes], ...]  # index and payload of the CONFIG entries
 
     @property
     def first_index(self) -> int:
@@ -103,16 +105,24 @@ def seal(end: End, entries: Sequence[EntryLike]) -> Batch:
     parts: list[bytes | memoryview] = []
     starts: list[int] = []
     terms: list[tuple[int, int]] = []
+    configurations: list[tuple[int, bytes]] = []
     for entry in entries:
         assert entry.index == end.index + 1
         starts.append(end.position - before.position)
         if not terms or entry.term != end.term:
             terms.append((entry.index, entry.term))
         payload = entry.payload
+        if entry.kind == KIND_CONFIG:
+            configurations.append((entry.index, bytes(payload)))
         checked, crc, end = encode_entry(end, entry.term, entry.kind, payload)
         parts += (checked, crc, payload)
     return Batch(
-        before=before, end=end, data=b"".join(parts), starts=tuple(starts), terms=tuple(terms)
+        before=before,
+        end=end,
+        data=b"".join(parts),
+        starts=tuple(starts),
+        terms=tuple(terms),
+        configurations=tuple(configurations),
     )
 
 
@@ -128,11 +138,21 @@ def seal_raw(end: End, raw: bytes | bytearray | memoryview) -> Batch:
     if not walked.entries:
         raise BadBatch(Bad(at=0, reason="no entry at all"))
     terms: list[tuple[int, int]] = []
-    for index, term, _kind, _start, _stop in walked.entries:
+    configurations: list[tuple[int, bytes]] = []
+    for index, term, kind, start, stop in walked.entries:
         if not terms or terms[-1][1] != term:
             terms.append((index, term))
+        if kind == KIND_CONFIG:
+            configurations.append((index, data[start + ENTRY_HEADER_BYTES : stop]))
     starts = tuple(start for _index, _term, _kind, start, _stop in walked.entries)
-    return Batch(before=end, end=walked.end, data=data, starts=starts, terms=tuple(terms))
+    return Batch(
+        before=end,
+        end=walked.end,
+        data=data,
+        starts=starts,
+        terms=tuple(terms),
+        configurations=tuple(configurations),
+    )
 
 
 def split_raw(

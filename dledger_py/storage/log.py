@@ -27,7 +27,7 @@ from dledger_py.storage import batch as batches_of
 from dledger_py.storage.anchors import ANCHOR_SPACING_BYTES, Anchors
 from dledger_py.storage.appender import Appender
 from dledger_py.storage.batch import Batch, StoredEntry, stored_entries
-from dledger_py.storage.files import Lock
+from dledger_py.storage.files import FileSystem, Lock
 from dledger_py.storage.formats import (
     ENTRY_HEADER_BYTES,
     Corrupt,
@@ -40,6 +40,7 @@ from dledger_py.storage.formats import (
     walk,
 )
 from dledger_py.storage.segment import Segments
+from dledger_py.storage.summaries import summarise, write_summary
 
 
 @frozen
@@ -80,20 +81,24 @@ class Log:
 
     def __init__(
         self,
+        files: FileSystem,
         *,
         appender: Appender,
         segments: Segments,
         anchors: Anchors,
         terms: Sequence[tuple[int, int]],
+        configurations: Sequence[tuple[int, bytes]],
         start: End,
         lock: Lock,
     ) -> None:
+        self._files = files
         self._appender = appender
         self._segments = segments
         self._directory_lock = lock
         # Loop thread only.
         self._end = appender.end
         self._terms = list(terms)  # may still begin before first_index: see `terms`
+        self._configurations = list(configurations)
         self._unwritten: deque[Batch] = deque()
         # Shared, under the lock. A cut counts at once for readers and later for the files; while
         # files lag behind (asked > done), nothing above the lowest such cut is readable.
@@ -217,6 +222,7 @@ class Log:
         for run in batch.terms:
             if not self._terms or self._terms[-1][1] != run[1]:
                 self._terms.append(run)
+        self._configurations += batch.configurations
         self._end = batch.end
         if self._cuts_asked == self._cuts_done:
             written = self._appender.end.position
@@ -244,6 +250,8 @@ class Log:
             self._anchors.cut(end.position)
         while self._terms and self._terms[-1][0] >= first_index:
             self._terms.pop()
+        while self._configurations and self._configurations[-1][0] >= first_index:
+            self._configurations.pop()
         while self._unwritten and self._unwritten[-1].start_position >= end.position:
             self._unwritten.pop()
         self._end = end
@@ -279,15 +287,15 @@ class Log:
         it. ``write([], sync=True)`` makes earlier unsynced writes durable.
 
         Blocks: one pwrite of the joined batches, one of an attest slot, one fdatasync; more when
-        a segment is full or something is cut.
+        a segment is full (which also gets its summary) or something is cut.
         Durability: with sync, all that was ever written is on disk on return; a cut always is.
         Raises OSError as it came from the disk, and LogFailed ever after: stop the process.
         """
         with self._writing():
             if cut_to is not None:
                 self._perform(cut_to)
-            if batches:
-                self._appender.append(batches)
+            for before, end in self._appender.append(batches) if batches else ():
+                self._summarise(before, end)
             if sync:
                 self._appender.sync()
 
@@ -303,6 +311,16 @@ class Log:
             assert self._cuts_done <= self._cuts_asked
             if self._cuts_done == self._cuts_asked:
                 self._ceiling = None
+
+    def _summarise(self, before: End, end: End) -> None:
+        """A segment is full. Not while a cut is due: what is known is already that much shorter."""
+        with self._lock:
+            if self._cuts_asked != self._cuts_done:
+                return
+            summary = summarise(
+                before, end, self._anchors, tuple(self._terms), tuple(self._configurations)
+            )
+        write_summary(self._files, self._segments.directory, summary)
 
     def seal_idle(self) -> None:
         """Attest all that was written (syncing it first). The writer's; after 100 ms of silence.

@@ -8,6 +8,10 @@ crash was synced but not yet attested. Rot in exactly that group, before the nex
 or the log has been idle for 100 ms, passes for a torn write unless its entries were committed
 and the hard state says so.)
 
+A segment that another one follows is not read where its summary tells what is in it (`summaries`):
+a start takes as long for ten gigabytes as for one. Rot in there is found where those bytes are read
+next, at the latest by whoever scrubs, or here with `check_all`.
+
 First everything is read and judged, then mended; Corrupt and WrongIdentity leave all as it was.
 Mending can be cut short at any point and begun again. It ends with everything durable and
 attested: what was found behind the attested end may be in the page cache only (the process was
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from secrets import randbits
 
 from attrs import define, field, frozen
@@ -59,6 +63,14 @@ from dledger_py.storage.log import Log
 from dledger_py.storage.retention import mark_start, remove_dropped
 from dledger_py.storage.segment import Segments
 from dledger_py.storage.start_configuration import read_start_configuration
+from dledger_py.storage.summaries import (
+    Summary,
+    fits,
+    read_summary,
+    remove_summaries,
+    summary_starts,
+    write_summary,
+)
 from dledger_py.storage.survey import (
     SCAN_BYTES,
     SegmentFound,
@@ -105,6 +117,7 @@ class Recovered:
     configurations: tuple[tuple[int, bytes], ...]
     cut: CutReport | None
     created: bool  # the directory was empty: a new member, or one that lost its disk
+    checked_bytes: int  # of the log: what was read and verified
 
     def close(self) -> None:
         """Close log and hard state, and release the directory. The writer's."""
@@ -120,14 +133,16 @@ def recover(
     identity: Identity,
     segment_size_bytes: int = SEGMENT_SIZE_BYTES,
     *,
+    check_all: bool = False,
     random_bits: Callable[[int], int] = randbits,
 ) -> Recovered:
-    """Open (or create) one member's directory, verify every entry in it, lock it.
+    """Open (or create) one member's directory, verify what is in it, lock it. With `check_all`
+    every entry, whatever summaries say.
 
     Everything in the returned log and hard state is durable. A new directory's
     birth is taken from `random_bits`.
 
-    Blocks: reads the whole log once, sequentially.
+    Blocks: reads the last segment and those without a summary once, sequentially.
     Raises Corrupt; DirectoryInUse when another process has it open; WrongIdentity when it belongs
     to another cluster, group or member; OSError.
     """
@@ -137,7 +152,9 @@ def recover(
     with ExitStack() as on_failure:
         on_failure.callback(lock.release)
         finish_switch(files, directory)
-        opening = _Opening(files, directory, identity, segment_size_bytes, lock, random_bits)
+        opening = _Opening(
+            files, directory, identity, segment_size_bytes, lock, random_bits, check_all
+        )
         recovered = opening.open()
         on_failure.pop_all()
     return recovered
@@ -153,8 +170,11 @@ class _Opening:
     _segment_size_bytes: int
     _lock: Lock
     _random_bits: Callable[[int], int]
+    _check_all: bool
     _newborn: int | None = field(init=False, default=None)  # start of a last file without entries
     _dropped: list[str] = field(init=False, factory=list)  # files that retention had not removed
+    _summaries: list[Summary] = field(init=False, factory=list)  # to be written
+    _checked_bytes: int = field(init=False, default=0)
 
     def open(self) -> Recovered:
         found = self._find_segments()
@@ -243,18 +263,45 @@ class _Opening:
     def _scan(self, found: list[SegmentFound], attested: Attest) -> Survey:
         survey = Survey(attested, found[0].header.before if found[0].start_marks else EMPTY)
         buffer = memoryview(bytearray(SCAN_BYTES))
-        for segment in found:
+        for segment, following in zip_longest(found, found[1:]):
             check_continues(segment, survey.end)
             file = self._files.open(segment.path)
             try:
+                if following is not None:
+                    summary = self._summary_of(segment, following, file, attested)
+                    if summary is not None:
+                        survey.take_summary(summary)
+                        continue
                 survey_segment(file, segment.start, survey, buffer)
             finally:
                 file.close()
+            self._checked_bytes += survey.end.position - segment.start
             bad = survey.bad
-            if bad is not None and (bad.foreign or segment is not found[-1]):
+            if bad is not None and (bad.foreign or following is not None):
                 advice = ADVICE_UPGRADE if bad.foreign else None
                 raise Corrupt(segment.path, bad.at, bad.reason, advice)
+            if following is not None:
+                self._summaries.append(survey.summarise(segment.header.before))
         return survey
+
+    def _summary_of(
+        self, segment: SegmentFound, following: SegmentFound, file: File, attested: Attest
+    ) -> Summary | None:
+        """What makes reading it needless; None if it has to be read."""
+        before, end = segment.header.before, following.header.before
+        if self._check_all or attested.position < end.position:
+            return None
+        if attested.position == end.position and (attested.index, attested.term) != (
+            end.index,
+            end.term,
+        ):
+            return None  # reading it tells what is wrong
+        summary = read_summary(self._files, self._directory, segment.start)
+        try:
+            fitting = summary is not None and fits(summary, before, end, file)
+        except OSError:
+            return None  # likewise
+        return summary if fitting else None
 
     # -- mending
 
@@ -267,6 +314,7 @@ class _Opening:
         # Syncs the directory in any case: a killed process may have created or removed names
         # without a sync.
         remove_dropped(self._files, self._directory, self._dropped)
+        self._mend_summaries(found)
         last = found[-1]
         file = self._files.open(last.path, write=True)
         try:
@@ -280,6 +328,13 @@ class _Opening:
             if not segment.has_successor:
                 mark_successor(self._files, segment.path, encode_successor(following.header.before))
         return cut
+
+    def _mend_summaries(self, found: list[SegmentFound]) -> None:
+        sealed = {segment.start for segment in found[:-1]}
+        stale = set(summary_starts(self._files, self._directory)) - sealed
+        remove_summaries(self._files, self._directory, sorted(stale))
+        for summary in self._summaries:
+            write_summary(self._files, self._directory, summary)
 
     def _write_again(self, segment: SegmentFound, attested: int, stop: int) -> None:
         """Identical bytes over what may never have reached the disk, then a sync."""
@@ -329,10 +384,12 @@ class _Opening:
             claimed=claim,
         )
         log = Log(
+            self._files,
             appender=appender,
             segments=segments,
             anchors=survey.anchors,
             terms=survey.terms,
+            configurations=survey.configurations,
             start=found[0].header.before,
             lock=self._lock,
         )
@@ -344,6 +401,7 @@ class _Opening:
             configurations=tuple(survey.configurations),
             cut=cut,
             created=created,
+            checked_bytes=self._checked_bytes,
         )
 
     # -- creating

@@ -32,6 +32,7 @@ from dledger_py.storage.formats import (
     segment_start,
     walk,
 )
+from dledger_py.storage.summaries import Summary, summarise
 
 # Read at a time while scanning: large enough to hide a seek, small enough for the CPU's cache.
 SCAN_BYTES = 1024 * 1024
@@ -98,6 +99,21 @@ class Survey:
     anchors: Anchors = field(factory=Anchors)
     terms: list[tuple[int, int]] = field(factory=list)
     configurations: list[tuple[int, bytes]] = field(factory=list)
+
+    def take_summary(self, summary: Summary) -> None:
+        """As `take` of all the entries that it tells of."""
+        first = (summary.before.index + 1, summary.before.position)
+        self.anchors.extend(first, summary.anchors)
+        self.terms += (run for run in summary.terms if not self._goes_on(run))
+        self.configurations += summary.configurations
+        self.end = summary.end
+
+    def _goes_on(self, run: tuple[int, int]) -> bool:
+        return bool(self.terms) and self.terms[-1][1] == run[1]
+
+    def summarise(self, before: End) -> Summary:
+        """Of what was taken since the log ended there."""
+        return summarise(before, self.end, self.anchors, self.terms, self.configurations)
 
     def take(self, walked: Walk, view: memoryview, path: str, offset: int) -> None:
         entries, before = walked.entries, self.end

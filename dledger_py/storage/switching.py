@@ -27,6 +27,7 @@ from dledger_py.storage.hard_state import HARD_STATE_NAME, HardStateFile, read_h
 from dledger_py.storage.install_format import Marker, Phase, decode_marker, encode_marker
 from dledger_py.storage.snapshot_format import snapshot_index, snapshot_name
 from dledger_py.storage.start_configuration import configuration_index, configuration_name
+from dledger_py.storage.summaries import summary_start
 
 INSTALL_NAME: Final = "install"
 INCOMING_NAME: Final = "incoming"
@@ -98,7 +99,7 @@ def _move(files: FileSystem, folder: str, to: str, names: list[str]) -> None:
 
 def _remove_others(files: FileSystem, folder: str, kept: list[str]) -> None:
     """What belongs to the log that was replaced. Durable on return."""
-    numbered = (segment_start, snapshot_index, configuration_index)
+    numbered = (segment_start, summary_start, snapshot_index, configuration_index)
     for name in files.list(folder):
         if name not in kept and any(number(name) is not None for number in numbered):
             files.remove(f"{folder}/{name}")

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+from attrs import evolve
 from structlog.testing import capture_logs
 
 from broker import node
@@ -10,9 +11,16 @@ from dledger_py.actors import FailStop
 from dledger_py.client import ClientError
 from dledger_py.ledger import scrubber
 from dledger_py.ledger.reopening import Reopen
+from dledger_py.storage import anchors
 from tests.broker.broker_kit import BrokerGroup, brokers, dial, pull, send
 
 TOPIC = "TopicTest"
+
+
+@pytest.fixture(autouse=True)
+def short_tails(monkeypatch):
+    """Little is read of a segment that is not the last one."""
+    monkeypatch.setattr(anchors, "ANCHOR_SPACING_BYTES", 500)
 
 
 class Nodes:
@@ -64,6 +72,8 @@ class Nodes:
 
     def _make(self, name: str) -> Node:
         config = self.group.config(name)
+        small = evolve(config.ledger, segment_size_bytes=3000)  # the rot is not in the last one
+        config = evolve(config, ledger=small)
         config.data_dir.mkdir(exist_ok=True)
         made = Node(config, on_ready=lambda: self._one_ready(name))
         made.brokers[0].ledger.on_role_change(lambda view: self._tell())

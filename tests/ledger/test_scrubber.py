@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from dledger_py.actors import fail_stop_in
 from dledger_py.ledger import scrubber
 from dledger_py.ledger.reopening import Reopen
+from dledger_py.storage import anchors
 from dledger_py.storage.log import Scrubbed
 from tests.ledger.test_group import commands, commit_all
 from tests.ledger.test_repair import Disks, places
@@ -20,6 +21,7 @@ SETTINGS = {"segment_size_bytes": 700, "scrub_max_bytes_per_s": 1 << 40}
 def always(monkeypatch):
     monkeypatch.setattr(scrubber, "PASS_S", 0.0)
     monkeypatch.setattr(scrubber, "SLICE_BYTES", 300)
+    monkeypatch.setattr(anchors, "ANCHOR_SPACING_BYTES", 100)  # less is read of a sealed segment
 
 
 async def rotten_leader(group, disks, folder):

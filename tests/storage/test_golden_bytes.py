@@ -6,15 +6,19 @@ new versions, never change these.
 
 from pathlib import Path
 
+import pytest
+
 from dledger_py.storage import Birth, HardState, Identity, recover
 from dledger_py.storage.files import FileSystem
 from dledger_py.storage.formats import segment_name
 from dledger_py.storage.lying import LyingFiles
+from dledger_py.storage.summaries import summary_name
 from tests.storage.log_scenes import Entry, all_entries
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "storage"
 BIRTH = 0x0102030405060708
-NAMES = [segment_name(0), segment_name(152), "birth", "hard-state"]
+SUMMARY = summary_name(0)
+NAMES = [segment_name(0), SUMMARY, segment_name(152), "birth", "hard-state"]
 WHOSE = Identity(cluster="golden", group="brök", member="n1")
 ENTRIES = (
     Entry(1, 1, 0, b""),
@@ -41,8 +45,14 @@ def golden_files() -> LyingFiles:
     return files
 
 
-def test_golden_bytes_are_read() -> None:
-    opened = recover(golden_files(), "golden", WHOSE, 120)
+@pytest.mark.parametrize("summarised,checked_bytes", [(True, 59), (False, 211)])
+def test_golden_bytes_are_read(summarised: bool, checked_bytes: int) -> None:
+    files = golden_files()
+    if not summarised:
+        files.remove(f"golden/{SUMMARY}")  # the first version wrote none
+    opened = recover(files, "golden", WHOSE, 120)
+
+    assert checked_bytes == opened.checked_bytes
 
     assert ENTRIES == all_entries(opened.log)
     assert HardState(7, None, 2) == opened.hard_state
