@@ -15,12 +15,16 @@ Laws:
 Runs under trio and asyncio. Which codes a question needs is RocketMQ's mqadmin's choice.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
-
-import anyio
 from attrs import field, frozen
 
+from dledger_py.admin.asking import (
+    decoded,
+    groups_of,
+    leader_of,
+    masters_of,
+    side_by_side,
+    speaker_of,
+)
 from dledger_py.admin.records import (
     BrokerState,
     GroupProgress,
@@ -32,9 +36,8 @@ from dledger_py.admin.records import (
     raft_states,
 )
 from dledger_py.client.connection import HeaderT, Reply, open_connection, parse_address
-from dledger_py.client.errors import ClientError, MalformedAnswer, NoRoute, ResponseError
+from dledger_py.client.errors import ClientError, NoRoute, ResponseError
 from dledger_py.client.routes import parse_name_servers
-from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body
 from dledger_py.remoting.commands.operations import (
     ChangeMembers,
     GetBrokerRuntime,
@@ -68,15 +71,7 @@ from dledger_py.remoting.wire.schema import Request
 TIMEOUT_S = 5.0
 """One answer's time; mqadmin's."""
 
-ASKED_AT_ONCE = 16
-"""Brokers asked side by side: more would be a burst, not a question."""
-
 RETRY_PREFIX = "%RETRY%"
-MASTER_ID = 0
-
-BodyT = TypeVar("BodyT")
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 
 @frozen
@@ -90,18 +85,18 @@ class Admin:
 
     async def cluster_info(self) -> ClusterInfo:
         """Which brokers are registered."""
-        reply = await self._ask_name_server(GetClusterInfo())
-        return _decoded(ClusterInfo, reply.body, self.name_servers[0])
+        reply = await self.ask_name_server(GetClusterInfo())
+        return decoded(ClusterInfo, reply.body, self.name_servers[0])
 
     async def cluster_list(self, *, cluster: str | None = None) -> tuple[MemberState, ...]:
         """Every member of every group, with its own figures; those who do not answer, too."""
-        groups = _groups(await self.cluster_info(), cluster)
+        groups = groups_of(await self.cluster_info(), cluster)
         members = [
             (group, broker_id, address)
             for group in groups
             for broker_id, address in sorted(group.broker_addrs.items())
         ]
-        return await _side_by_side(members, self._member_state)
+        return await side_by_side(members, self._member_state)
 
     async def raft_status(self, *, cluster: str | None = None) -> tuple[RaftState, ...]:
         """Where every member stands in its group's log; those who do not answer, too."""
@@ -115,7 +110,7 @@ class Admin:
         **Raises** UnknownName, or ResponseError if leadership was not handed over.
         """
         group = await self._group(broker_name)
-        await self._ask(_leader(group), TransferLeadership(transferee_id=node))
+        await self.ask(leader_of(group), TransferLeadership(transferee_id=node))
         return group.broker_name
 
     async def add_member(
@@ -134,8 +129,8 @@ class Admin:
         **Raises** UnknownName, or ResponseError if it was not let in.
         """
         group = await self._group(broker_name)
-        await self._ask(
-            _leader(group),
+        await self.ask(
+            leader_of(group),
             ChangeMembers(change="add", node=node, address=address, stays_learner=stays_learner),
         )
         return group.broker_name
@@ -146,7 +141,7 @@ class Admin:
         **Raises** UnknownName, or ResponseError if it stays.
         """
         group = await self._group(broker_name)
-        await self._ask(_leader(group), ChangeMembers(change="remove", node=node))
+        await self.ask(leader_of(group), ChangeMembers(change="remove", node=node))
         return group.broker_name
 
     async def replace_member(
@@ -158,7 +153,7 @@ class Admin:
         **Raises** UnknownName, or ResponseError if it was not removed or not let in again.
         """
         group = await self._group(broker_name)
-        leader = _leader(group)
+        leader = leader_of(group)
         if address is None:
             table = (await self.broker_status(broker_address=leader))[0].table
             address = dict(
@@ -166,15 +161,15 @@ class Admin:
             ).get(node)
         if address is None:
             raise UnknownName(f"where does {node!r} listen for its peers? The group does not know")
-        await self._ask(leader, ChangeMembers(change="remove", node=node))
-        await self._ask(leader, ChangeMembers(change="add", node=node, address=address))
+        await self.ask(leader, ChangeMembers(change="remove", node=node))
+        await self.ask(leader, ChangeMembers(change="add", node=node, address=address))
         return group.broker_name
 
     async def _group(self, broker_name: str | None) -> BrokerData:
         """The group of this name, or the only one. **Raises** UnknownName."""
         groups = [
             group
-            for group in _groups(await self.cluster_info(), None)
+            for group in groups_of(await self.cluster_info(), None)
             if broker_name in (None, group.broker_name)
         ]
         if len(groups) != 1:
@@ -194,18 +189,18 @@ class Admin:
         if broker_address is not None:
             addresses = [broker_address]
         else:
-            groups = _groups(await self.cluster_info(), cluster)
-            addresses = [address for group in groups for address in _masters(group)]
-        return await _side_by_side(addresses, self._broker_state)
+            groups = groups_of(await self.cluster_info(), cluster)
+            addresses = [address for group in groups for address in masters_of(group)]
+        return await side_by_side(addresses, self._broker_state)
 
     async def wipe_write_perm(self, broker_name: str) -> int:
         """Route no more sends to a group; how many topics that concerns."""
-        replies = await self._ask_every_name_server(WipeWritePerm(broker_name=broker_name))
+        replies = await self.ask_every_name_server(WipeWritePerm(broker_name=broker_name))
         return max(reply.header.wipe_topic_count for reply in replies)
 
     async def add_write_perm(self, broker_name: str) -> int:
         """Route sends to a group again; how many topics that concerns."""
-        replies = await self._ask_every_name_server(AddWritePerm(broker_name=broker_name))
+        replies = await self.ask_every_name_server(AddWritePerm(broker_name=broker_name))
         return max(reply.header.add_topic_count for reply in replies)
 
     # -- topics ------------------------------------------------------------------------------------
@@ -214,42 +209,42 @@ class Admin:
         """All topics, those of consumer groups and of the system included."""
         request: Request[None] = GetAllTopicNames()
         if cluster is not None:
-            _groups(await self.cluster_info(), cluster)
+            groups_of(await self.cluster_info(), cluster)
             request = GetTopicsOfCluster(cluster=cluster)
-        reply = await self._ask_name_server(request)
-        return _decoded(TopicList, reply.body, self.name_servers[0]).topic_list
+        reply = await self.ask_name_server(request)
+        return decoded(TopicList, reply.body, self.name_servers[0]).topic_list
 
     async def topic_groups(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
         """(cluster, topic, consumer groups) of every topic of every cluster."""
         found = []
         for cluster in sorted((await self.cluster_info()).cluster_addr_table):
             topics = sorted(await self.topic_list(cluster=cluster))
-            groups = await _side_by_side(topics, self._groups_of_topic)
+            groups = await side_by_side(topics, self._groups_of_topic)
             found += [(cluster, *each) for each in zip(topics, groups, strict=True)]
         return tuple(found)
 
     async def topic_route(self, topic: str) -> TopicRoute:
         """Where a topic's queues are. **Raises** NoRoute if nowhere."""
         try:
-            reply = await self._ask_name_server(
+            reply = await self.ask_name_server(
                 GetRoute(topic=topic, accept_standard_json_only=True)
             )
         except ResponseError as error:
             if error.code == ResponseCode.TOPIC_NOT_EXIST:
                 raise NoRoute(topic, "it does not exist") from error
             raise
-        return _decoded(TopicRoute, reply.body, self.name_servers[0])
+        return decoded(TopicRoute, reply.body, self.name_servers[0])
 
     async def topic_status(self, topic: str) -> tuple[QueueState, ...]:
         """Every queue's offsets, by broker and number."""
         route = await self.topic_route(topic)
-        addresses = [_speaker(group) for group in route.broker_datas]
+        addresses = [speaker_of(group) for group in route.broker_datas]
 
         async def ask(address: str) -> TopicStats:
-            reply = await self._ask(address, GetTopicStats(topic=topic))
-            return _decoded(TopicStats, reply.body, address)
+            reply = await self.ask(address, GetTopicStats(topic=topic))
+            return decoded(TopicStats, reply.body, address)
 
-        found = await _side_by_side(addresses, ask)
+        found = await side_by_side(addresses, ask)
         return tuple(
             QueueState(
                 broker_name=queue.broker_name,
@@ -284,12 +279,12 @@ class Admin:
             order=order,
             attributes=attributes,
         )
-        return await self._tell_masters(request, cluster, broker_address)
+        return await self.tell_masters(request, cluster, broker_address)
 
     async def delete_topic(self, topic: str, *, cluster: str) -> tuple[str, ...]:
         """Remove a topic from a cluster's brokers, then from every name server."""
-        addresses = await self._tell_masters(DeleteTopic(topic=topic), cluster, None)
-        await self._ask_every_name_server(DeleteTopicRoute(topic=topic, cluster_name=cluster))
+        addresses = await self.tell_masters(DeleteTopic(topic=topic), cluster, None)
+        await self.ask_every_name_server(DeleteTopicRoute(topic=topic, cluster_name=cluster))
         return addresses
 
     # -- groups ------------------------------------------------------------------------------------
@@ -313,15 +308,15 @@ class Admin:
         Every broker group is asked, not only those of the retry topic's route, so that a group
         whose consumers were never online is found, too.
         """
-        groups = _groups(await self.cluster_info(), cluster)
-        addresses = [_speaker(each) for each in groups]
+        groups = groups_of(await self.cluster_info(), cluster)
+        addresses = [speaker_of(each) for each in groups]
 
         async def ask(address: str) -> ConsumeStats:
             request = GetConsumeStats(consumer_group=group, topic=topic)
-            return _decoded(ConsumeStats, (await self._ask(address, request)).body, address)
+            return decoded(ConsumeStats, (await self.ask(address, request)).body, address)
 
-        found = await _side_by_side(addresses, ask)
-        connections = await _side_by_side(addresses, lambda a: self._consumers(a, group))
+        found = await side_by_side(addresses, ask)
+        connections = await side_by_side(addresses, lambda a: self._consumers(a, group))
         queues = [item for stats in found for item in stats.offset_table.items()]
         online = {client.client_id for each in connections for client in each.connection_set}
         if not queues and not online:
@@ -365,8 +360,8 @@ class Admin:
         )
 
     async def _broker_state(self, address: str) -> BrokerState:
-        reply = await self._ask(address, GetBrokerRuntime())
-        table = _decoded(KeyValueTable, reply.body, address).table
+        reply = await self.ask(address, GetBrokerRuntime())
+        table = decoded(KeyValueTable, reply.body, address).table
         return BrokerState(address=address, table=table)
 
     async def _groups_of_topic(self, topic: str) -> tuple[str, ...]:
@@ -376,38 +371,44 @@ class Admin:
             return ()
         names: set[str] = set()
         for group in route.broker_datas:
-            reply = await self._ask(_speaker(group), QueryTopicGroups(topic=topic))
-            names.update(_decoded(GroupList, reply.body, _speaker(group)).group_list)
+            reply = await self.ask(speaker_of(group), QueryTopicGroups(topic=topic))
+            names.update(decoded(GroupList, reply.body, speaker_of(group)).group_list)
         return tuple(sorted(names))
 
     async def _consumers(self, address: str, group: str) -> ConsumerConnections:
         try:
-            reply = await self._ask(address, GetConsumerConnections(consumer_group=group))
+            reply = await self.ask(address, GetConsumerConnections(consumer_group=group))
         except ResponseError as error:
             if error.code == ResponseCode.CONSUMER_NOT_ONLINE:
                 return ConsumerConnections()
             raise
-        return _decoded(ConsumerConnections, reply.body, address)
+        return decoded(ConsumerConnections, reply.body, address)
 
-    async def _tell_masters(
-        self, request: Request[None], cluster: str | None, broker_address: str | None
+    async def tell_masters(
+        self,
+        request: Request[None],
+        cluster: str | None,
+        broker_address: str | None,
+        body: bytes = b"",
     ) -> tuple[str, ...]:
-        """One change per group suffices: members replicate it."""
+        """Tell one broker, or each group of a cluster, of a change; who was told. One member per
+        group suffices: they replicate it."""
         if broker_address is not None:
             addresses = [broker_address]
         elif cluster is not None:
-            groups = _groups(await self.cluster_info(), cluster)
-            addresses = [_speaker(group) for group in groups]
+            groups = groups_of(await self.cluster_info(), cluster)
+            addresses = [speaker_of(group) for group in groups]
         else:
             raise ValueError("cluster or broker_address is needed")
-        await _side_by_side(addresses, lambda address: self._ask(address, request))
+        await side_by_side(addresses, lambda address: self.ask(address, request, body))
         return tuple(addresses)
 
-    async def _ask_name_server(self, request: Request[HeaderT]) -> Reply[HeaderT]:
+    async def ask_name_server(self, request: Request[HeaderT]) -> Reply[HeaderT]:
+        """The first answer of any name server, in their order."""
         failure: ClientError | None = None
         for address in self.name_servers:
             try:
-                return await self._ask(address, request)
+                return await self.ask(address, request)
             except ResponseError:
                 raise
             except ClientError as error:
@@ -415,69 +416,14 @@ class Admin:
         assert failure is not None, "there is at least one name server"
         raise failure
 
-    async def _ask_every_name_server(self, request: Request[HeaderT]) -> tuple[Reply[HeaderT], ...]:
-        return await _side_by_side(self.name_servers, lambda address: self._ask(address, request))
+    async def ask_every_name_server(self, request: Request[HeaderT]) -> tuple[Reply[HeaderT], ...]:
+        """The answers of all name servers."""
+        return await side_by_side(self.name_servers, lambda address: self.ask(address, request))
 
-    async def _ask(self, address: str, request: Request[HeaderT]) -> Reply[HeaderT]:
+    async def ask(
+        self, address: str, request: Request[HeaderT], body: bytes = b""
+    ) -> Reply[HeaderT]:
+        """One question to one server."""
         host, port = parse_address(address)
         async with open_connection(host, port, connect_timeout_s=self.timeout_s) as connection:
-            return await connection.call(request, timeout_s=self.timeout_s)
-
-
-async def _side_by_side(
-    items: Iterable[ItemT], ask: Callable[[ItemT], Awaitable[ResultT]]
-) -> tuple[ResultT, ...]:
-    """`ask(item)` for all items at once, in their order; the first failure, if there is one."""
-    listed = list(items)
-    results: dict[int, ResultT] = {}
-    failures: dict[int, ClientError] = {}
-    limit = anyio.CapacityLimiter(ASKED_AT_ONCE)
-
-    async def one(number: int, item: ItemT) -> None:
-        async with limit:
-            try:
-                results[number] = await ask(item)
-            except ClientError as error:
-                failures[number] = error
-
-    async with anyio.create_task_group() as tasks:
-        for number, item in enumerate(listed):
-            tasks.start_soon(one, number, item)
-    if failures:
-        raise failures[min(failures)]
-    return tuple(results[number] for number in range(len(listed)))
-
-
-def _groups(info: ClusterInfo, cluster: str | None) -> Sequence[BrokerData]:
-    """The groups of a cluster, or all."""
-    if cluster is None:
-        return [group for _, group in sorted(info.broker_addr_table.items())]
-    if cluster not in info.cluster_addr_table:
-        known = ", ".join(sorted(info.cluster_addr_table)) or "none"
-        raise UnknownName(f"no cluster {cluster!r} is registered: there is {known}")
-    names = info.cluster_addr_table[cluster]
-    return [info.broker_addr_table[name] for name in sorted(names)]
-
-
-def _masters(group: BrokerData) -> list[str]:
-    return [address for id_, address in group.broker_addrs.items() if id_ == MASTER_ID]
-
-
-def _leader(group: BrokerData) -> str:
-    """**Raises** UnknownName."""
-    masters = _masters(group)
-    if not masters:
-        raise UnknownName(f"broker group {group.broker_name!r} has no leader now")
-    return masters[0]
-
-
-def _speaker(group: BrokerData) -> str:
-    """Whom to ask: the leader, or the member with the smallest id."""
-    return group.broker_addrs[min(group.broker_addrs)]
-
-
-def _decoded(kind: type[BodyT], body: bytes, address: str) -> BodyT:
-    try:
-        return decode_body(kind, body)
-    except MalformedBody as error:
-        raise MalformedAnswer(address, str(error)) from error
+            return await connection.call(request, body, timeout_s=self.timeout_s)
