@@ -349,7 +349,10 @@ class Broker:
         """A new leader sees to the topics and groups that every broker has."""
         config = self.config
         topics = standard_topics(
-            config.cluster_name, config.broker_name, auto_create=config.auto_create_topics
+            config.cluster_name,
+            config.broker_name,
+            auto_create=config.auto_create_topics,
+            trace=config.trace_topic,
         )
         queues = config.default_topic_queues
         missing = tuple(

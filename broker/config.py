@@ -117,6 +117,10 @@ class BrokerConfig:
         doc="sync: acknowledged is on disk at a quorum; async: in memory at a quorum, on disk soon",
     )
     auto_create_topics: bool = setting(True, doc="create a topic when a producer first sends to it")
+    trace_topic: bool = setting(
+        True,
+        doc="have RMQ_SYS_TRACE_TOPIC, to which clients send traces (traceTopicEnable; off there)",
+    )
     default_topic_queues: int = setting(8, doc="most queues a topic created on use can get")
     server_side_reset: bool = setting(
         True,
@@ -287,6 +291,7 @@ class BrokerConfig:
             "listenPort": self.listen.rpartition(":")[2],
             "storePathRootDir": str(self.data_dir),
             "autoCreateTopicEnable": str(self.auto_create_topics).lower(),
+            "traceTopicEnable": str(self.trace_topic).lower(),
             "useServerSideResetOffset": str(self.server_side_reset).lower(),
             "maxMessageSize": str(self.max_message_bytes),
             "flushDiskType": "SYNC_FLUSH" if self.flush == "sync" else "ASYNC_FLUSH",

@@ -102,11 +102,12 @@ def dead_letter_topic(group: str) -> TopicConfig:
 
 
 def standard_topics(
-    cluster: str, broker: str, *, auto_create: bool = True
+    cluster: str, broker: str, *, auto_create: bool = True, trace: bool = True
 ) -> tuple[TopicConfig, ...]:
     """The topics every broker group has from its start, as RocketMQ's brokers do.
 
-    `auto_create` adds the template whose presence lets producers create topics by sending. A
+    `auto_create` adds the template whose presence lets producers create topics by sending, `trace`
+    the one to which clients send what became of messages: Go's do so only where it exists. A
     cluster named like its broker has one topic for both, the cluster's.
     """
     all_bits = PERM_READ | PERM_WRITE | PERM_INHERIT
@@ -125,6 +126,7 @@ def standard_topics(
         _topic(names.revive_topic_name(cluster), 8, usual),
         _topic(names.broker_member_topic_name(broker), 1, PERM_INHERIT),
         _topic(names.TIMER_TOPIC, WHEEL_QUEUES, usual),
+        *((_topic(names.TRACE_TOPIC, 1, usual),) if trace else ()),
     )
     return tuple({config.name: config for config in reversed(listed)}.values())[::-1]
 
