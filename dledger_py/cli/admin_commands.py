@@ -32,7 +32,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def _ask(name_servers: str, question: "Callable[[Admin], Awaitable[T]]") -> T:
+def ask(name_servers: str, question: "Callable[[Admin], Awaitable[T]]") -> T:
     """Run one question."""
     import trio
 
@@ -43,10 +43,10 @@ def _ask(name_servers: str, question: "Callable[[Admin], Awaitable[T]]") -> T:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
-    async def ask() -> T:
+    async def answered() -> T:
         return await question(asked)
 
-    return trio.run(ask)
+    return trio.run(answered)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,7 +60,7 @@ def admin() -> None:
 @click.option("-m", "--moreStats", "more", is_flag=True, help="Messages in and out instead.")
 def cluster_list(name_servers: str, as_json: bool, cluster: str | None, more: bool) -> None:
     """Every member of every broker group, and how it does."""
-    members = _ask(name_servers, lambda admin: admin.cluster_list(cluster=cluster))
+    members = ask(name_servers, lambda admin: admin.cluster_list(cluster=cluster))
     if as_json:
         print_json(
             [
@@ -115,7 +115,7 @@ def cluster_list(name_servers: str, as_json: bool, cluster: str | None, more: bo
 @click.option("-c", "--clusterName", "cluster", help="Only this cluster.")
 def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
     """Where every member stands in its group's log (not in mqadmin)."""
-    members = _ask(name_servers, lambda admin: admin.raft_status(cluster=cluster))
+    members = ask(name_servers, lambda admin: admin.raft_status(cluster=cluster))
     if as_json:
         print_json(
             [
@@ -164,7 +164,7 @@ def raft_status(name_servers: str, as_json: bool, cluster: str | None) -> None:
 @click.option("-b", "--brokerName", "broker_name", help="Its group, where there are several.")
 def transfer_leader(name_servers: str, as_json: bool, node: str, broker_name: str | None) -> None:
     """Hand leadership of a broker group to another member (not in mqadmin)."""
-    group = _ask(name_servers, lambda admin: admin.transfer_leader(node, broker_name=broker_name))
+    group = ask(name_servers, lambda admin: admin.transfer_leader(node, broker_name=broker_name))
     if as_json:
         print_json({"brokerName": group, "leader": node})
     else:
@@ -193,7 +193,7 @@ def add_member(
     Start it first, with an empty folder and ledger.join = true. It gets the log as a learner, and a
     vote by itself once it has caught up; raftStatus shows both.
     """
-    group = _ask(
+    group = ask(
         name_servers,
         lambda admin: admin.add_member(
             node, address, broker_name=broker_name, stays_learner=learner
@@ -208,7 +208,7 @@ def add_member(
 @_group_option
 def remove_member(name_servers: str, as_json: bool, node: str, broker_name: str | None) -> None:
     """Take a member out of its broker group for good (not in mqadmin)."""
-    group = _ask(name_servers, lambda admin: admin.remove_member(node, broker_name=broker_name))
+    group = ask(name_servers, lambda admin: admin.remove_member(node, broker_name=broker_name))
     _tell_change(as_json, group, node, "removed", f"{node} is no member of {group} any more")
 
 
@@ -225,7 +225,7 @@ def replace_member(
     It is removed and added again; its process may be running already. An emptied folder is not
     heard before that, since it has forgotten what it voted for.
     """
-    group = _ask(
+    group = ask(
         name_servers,
         lambda admin: admin.replace_member(node, address=address, broker_name=broker_name),
     )
@@ -245,7 +245,7 @@ def _tell_change(as_json: bool, group: str, node: str, change: str, text: str) -
 def topic_list(name_servers: str, as_json: bool, by_cluster: bool) -> None:
     """All topics, those of groups and of the system included."""
     if by_cluster:
-        found = _ask(name_servers, lambda admin: admin.topic_groups())
+        found = ask(name_servers, lambda admin: admin.topic_groups())
         if as_json:
             print_json(
                 [{"cluster": c, "topic": t, "groups": list(groups)} for c, t, groups in found]
@@ -254,7 +254,7 @@ def topic_list(name_servers: str, as_json: bool, by_cluster: bool) -> None:
         rows = [(c, t, group) for c, t, groups in found for group in groups or ("",)]
         print_table(columns("Cluster Name", "Topic", "Consumer Group"), rows)
         return
-    topics = _ask(name_servers, lambda admin: admin.topic_list())
+    topics = ask(name_servers, lambda admin: admin.topic_list())
     if as_json:
         print_json(list(topics))
         return
@@ -267,7 +267,7 @@ def topic_list(name_servers: str, as_json: bool, by_cluster: bool) -> None:
 @click.option("-t", "--topic", required=True, help="Topic name.")
 def topic_route(name_servers: str, as_json: bool, topic: str) -> None:
     """Which brokers hold a topic, and with how many queues."""
-    route = _ask(name_servers, lambda admin: admin.topic_route(topic))
+    route = ask(name_servers, lambda admin: admin.topic_route(topic))
     if as_json:
         from dledger_py.remoting.commands.json_bodies import plain
 
@@ -295,7 +295,7 @@ def topic_route(name_servers: str, as_json: bool, topic: str) -> None:
 @click.option("-t", "--topic", required=True, help="Topic name.")
 def topic_status(name_servers: str, as_json: bool, topic: str) -> None:
     """The offsets of every queue of a topic."""
-    queues = _ask(name_servers, lambda admin: admin.topic_status(topic))
+    queues = ask(name_servers, lambda admin: admin.topic_status(topic))
     if as_json:
         print_json(
             [
@@ -344,7 +344,7 @@ def update_topic(
     """Make a topic, or change it."""
     if (broker is None) == (cluster is None):
         raise click.UsageError("either -b or -c says where")
-    addresses = _ask(
+    addresses = ask(
         name_servers,
         lambda admin: admin.update_topic(
             topic,
@@ -370,7 +370,7 @@ def update_topic(
 @click.option("-t", "--topic", required=True, help="Topic name.")
 def delete_topic(name_servers: str, as_json: bool, cluster: str, topic: str) -> None:
     """Remove a topic from brokers and name servers."""
-    addresses = _ask(name_servers, lambda admin: admin.delete_topic(topic, cluster=cluster))
+    addresses = ask(name_servers, lambda admin: admin.delete_topic(topic, cluster=cluster))
     if as_json:
         print_json({"topic": topic, "brokers": list(addresses)})
         return
@@ -387,7 +387,7 @@ def broker_status(
     """Everything a broker tells about itself."""
     if (broker is None) == (cluster is None):
         raise click.UsageError("either -b or -c says whom to ask")
-    states = _ask(
+    states = ask(
         name_servers,
         lambda admin: admin.broker_status(broker_address=broker, cluster=cluster),
     )
@@ -409,7 +409,7 @@ def consumer_progress(
 ) -> None:
     """How far consumer groups are, and what is left to do."""
 
-    async def ask(admin: "Admin") -> "tuple[GroupProgress, ...]":
+    async def progress_of(admin: "Admin") -> "tuple[GroupProgress, ...]":
         from dledger_py.admin import UnknownName
 
         if group is not None:
@@ -422,7 +422,7 @@ def consumer_progress(
                 continue
         return tuple(found)
 
-    groups = _ask(name_servers, ask)
+    groups = ask(name_servers, progress_of)
     if as_json:
         print_json([_progress(each) for each in groups])
     elif group is None:

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 import click
 
 from dledger_py.cli.admin_commands import admin, common, when
+from dledger_py.cli.message_commands import BODY_SHOWN_CHARACTERS, body_text
 from dledger_py.cli.output import columns, print_json, print_table, say
 
 if TYPE_CHECKING:
     from dledger_py.client import Message
-
-BODY_SHOWN_CHARACTERS = 40
 
 
 @admin.command("deadLetters")
@@ -49,7 +48,7 @@ def dead_letters(name_servers: str, as_json: bool, group: str, body: bool) -> No
                 " ".join(letter.keys),
                 letter.reconsume_times,
                 letter.message_id,
-                _text(letter, None if body else BODY_SHOWN_CHARACTERS),
+                body_text(letter, None if body else BODY_SHOWN_CHARACTERS),
             )
             for letter in found
         ],
@@ -121,13 +120,5 @@ def _as_json(letter: "Message") -> dict[str, object]:
         "messageId": letter.message_id,
         "reconsumeTimes": letter.reconsume_times,
         "properties": dict(letter.properties),
-        "body": _text(letter, None),
+        "body": body_text(letter, None),
     }
-
-
-def _text(letter: "Message", characters: int | None) -> str:
-    text = letter.body.decode("utf-8", "backslashreplace")
-    printable = "".join(each if each.isprintable() else "\ufffd" for each in text)
-    if characters is not None and len(printable) > characters:
-        return printable[:characters] + "…"
-    return printable

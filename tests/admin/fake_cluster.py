@@ -18,6 +18,7 @@ from dledger_py.remoting.commands.operations import (
     QueryTopicGroups,
     TransferLeadership,
 )
+from dledger_py.remoting.commands.queries import QueryMessage, QueryReply, ViewMessage
 from dledger_py.remoting.commands.registrations import RegisterBody, encode_registration
 from dledger_py.remoting.commands.routing import RegisterBroker
 from dledger_py.remoting.commands.statistics import (
@@ -35,10 +36,12 @@ from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic, TopicC
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles, routes
 from dledger_py.remoting.server import Server
 from dledger_py.remoting.wire.codes import ResponseCode
+from dledger_py.remoting.wire.message import decode_record, encode_record, pack_host, patch_offsets
+from dledger_py.remoting.wire.properties import encode as encode_properties
 from namesrv.app import NameServer
 from namesrv.config import NamesrvConfig
 
-TOPICS = ("Orders", "TBW102", "%RETRY%billing", "%RETRY%left-over")
+TOPICS = ("Orders", "RMQ_SYS_TRACE_TOPIC", "TBW102", "%RETRY%billing", "%RETRY%left-over")
 
 
 @define(eq=False)
@@ -46,8 +49,13 @@ class FakeBroker:
     """One member that knows one topic and one group."""
 
     changes: list[object] = field(factory=list)
+    bodies: list[bytes] = field(factory=list)
+    """Of the changes."""
+    stored: dict[tuple[str, str], list[bytes]] = field(factory=dict)
+    """Records by topic and key."""
     refuse: Refused | None = None
     answers: bool = True
+    port: int = 0
 
     @handles(GetBrokerRuntime)
     async def runtime(self, request: GetBrokerRuntime, caller: Caller) -> Answer[None]:
@@ -107,6 +115,21 @@ class FakeBroker:
         names = ("billing",) if request.topic == "Orders" else ()
         return Answer(body=encode_body(GroupList(group_list=names)))
 
+    @handles(QueryMessage)
+    def query(self, request: QueryMessage, caller: Caller) -> Answer[QueryReply]:
+        found = self.stored.get((request.topic, request.key))
+        if found is None:
+            raise Refused("nothing", code=ResponseCode.QUERY_NOT_FOUND)
+        return Answer(QueryReply(), body=b"".join(found))
+
+    @handles(ViewMessage)
+    def view(self, request: ViewMessage, caller: Caller) -> Answer[None]:
+        for records in self.stored.values():
+            for record in records:
+                if decode_record(record).physical_offset == request.offset:
+                    return Answer(body=record)
+        raise Refused("can not find message by the offset")
+
     @handles(CreateTopic)
     def create(self, request: CreateTopic, caller: Caller) -> Answer[None]:
         return self._change(request)
@@ -129,6 +152,37 @@ class FakeBroker:
         self.changes.append(request)
         return Answer()
 
+    def put(
+        self,
+        topic: str,
+        key: str,
+        body: bytes,
+        *,
+        properties: dict[str, str] | None = None,
+        position: int = 1000,
+        queue_offset: int = 5,
+        stored_ms: int = 1_700_000_000_500,
+    ) -> None:
+        """Have a message that is found by this key."""
+        host = pack_host("127.0.0.1", self.port)
+        record = bytearray(
+            encode_record(
+                queue_id=0,
+                flag=0,
+                sys_flag=0,
+                born_timestamp_ms=1_700_000_000_000,
+                born_host=pack_host("10.0.0.9", 4711),
+                store_timestamp_ms=stored_ms,
+                store_host=host,
+                reconsume_times=0,
+                body=body,
+                topic=topic,
+                properties=encode_properties(properties or {}).encode(),
+            )
+        )
+        patch_offsets(record, 0, queue_offset, position)
+        self.stored.setdefault((topic, key), []).append(bytes(record))
+
 
 @define(eq=False)
 class FakeCluster:
@@ -149,6 +203,7 @@ async def fake_cluster(directory: Path) -> AsyncIterator[FakeCluster]:
     async with trio.open_nursery() as nursery:
         ((_, name_server_port),) = await nursery.start(name_server.run)
         ((_, port),) = await nursery.start(server.run)
+        broker.port = port
         async with open_connection("127.0.0.1", name_server_port) as connection:
             for broker_id, address in ((0, f"127.0.0.1:{port}"), (2, "127.0.0.1:1")):
                 request = RegisterBroker(

@@ -94,6 +94,15 @@ STEPS = (
     step("queryMsgByUniqueKey -t orders -i {unique_id}", r"^Keys: +\[shop-producer-000003\]$"),
     step("queryMsgByKey -t orders -k nobody", r"CODE: 208 "),
     step(
+        "sendMessage -t mail -p traced -k key2 -m true",
+        r"^broker-a +\d+ +SEND_OK +(?P<traced>[0-9A-F]{{32,64}})",
+    ),
+    step(
+        "queryMsgTraceById -i {traced}",
+        r"^Pub +\S+ +\S+ +\S+ \S+ +\d+ms +success",
+        settles=True,
+    ),
+    step(
         "queryMsgByOffset -t orders -b broker-a -i 1 -o 2",
         r"^Queue Offset: +2$",
         r"^Topic: +orders$",
