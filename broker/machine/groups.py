@@ -30,7 +30,7 @@ class GroupConfig:
     retry_queues: int = 1
     retry_max_times: int = 16
     retry_policy: str = '{"type":"CUSTOMIZED"}'
-    """Compact JSON, given back as it came: only pop and proxies look into it."""
+    """Compact JSON, given back as it came; rooms look into it (`broker.rooms._retry_policies`)."""
     broker_id: int = 0
     which_broker_when_consume_slowly: int = 1
     notify_consumer_ids_changed_enable: bool = True

@@ -11,6 +11,7 @@ from attrs import define
 from broker.errors import GroupNotFound, InvalidParameter
 from broker.machine import commands, names
 from broker.machine.machine import Machine
+from broker.rooms._retry_policies import policy_of
 from broker.serving.leadership import Leadership
 from broker.serving.proposals import Proposals
 from broker.wire_records import group_from_wire, group_on_wire, group_table_on_wire
@@ -25,7 +26,7 @@ from dledger_py.remoting.commands.groups import (
     GroupTableReply,
 )
 from dledger_py.remoting.commands.json_bodies import decode_body, encode_body
-from dledger_py.remoting.rooms import Answer, Caller, Later, handles
+from dledger_py.remoting.rooms import Answer, Caller, Later, Refused, handles
 
 LIST_MAX: Final = 1_000  # of groups in one request: each is an entry of the log
 
@@ -45,10 +46,8 @@ class Groups:
         """Make a group, or give it these settings."""
         if not self.leadership.leads:
             return self.leadership.relay(caller)
-        config = group_from_wire(decode_body(GroupConfig, caller.frame.body))
-        return self.proposals.answer(
-            commands.PutGroup(stamped_ms=self.now_ms(), config=config), caller
-        )
+        put = self._put(decode_body(GroupConfig, caller.frame.body))
+        return self.proposals.answer(put, caller)
 
     @handles(CreateGroups)
     def create_all(self, request: CreateGroups, caller: Caller) -> Answer[None] | Later[Any]:
@@ -59,11 +58,18 @@ class Groups:
         wanted = decode_body(GroupConfigs, caller.frame.body).group_config_list
         if len(wanted) > LIST_MAX:
             raise InvalidParameter(f"{len(wanted)} groups at once, {LIST_MAX} are possible")
-        puts = [
-            commands.PutGroup(stamped_ms=self.now_ms(), config=group_from_wire(config))
-            for config in wanted
-        ]
-        return self.proposals.answer_all(puts, caller)
+        return self.proposals.answer_all([self._put(config) for config in wanted], caller)
+
+    def _put(self, wanted: GroupConfig) -> commands.PutGroup:
+        """Raises: InvalidParameter, Refused."""
+        config = group_from_wire(wanted)
+        policy_of(config.retry_policy)
+        before = self.machine.groups.get(config.name)
+        # RocketMQ has a mechanism, as for topics, and defines no attribute.
+        if config.attributes and (before is None or config.attributes != before.attributes):
+            named = ", ".join(sorted(key.lstrip("+-") for key, _value in config.attributes))
+            raise Refused(f"group {config.name!r}: no attribute is known, so not {named:.200}")
+        return commands.PutGroup(stamped_ms=self.now_ms(), config=config)
 
     @handles(DeleteGroup)
     def delete(self, request: DeleteGroup, caller: Caller) -> Answer[None] | Later[Any]:

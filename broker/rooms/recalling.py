@@ -13,7 +13,7 @@ from typing import Any
 from attrs import define
 
 from broker.errors import IllegalOperation, TopicNotFound
-from broker.machine import commands
+from broker.machine import commands, names
 from broker.machine.machine import Machine
 from broker.machine.replies import Reply
 from broker.rooms.delaying import RecallHandle, decode_handle
@@ -57,6 +57,8 @@ class Recalling:
         return later
 
     def _admit(self, handle: RecallHandle, topic: str) -> None:
+        if names.is_retry_topic(topic):  # timed by a retry policy, and promised to its group
+            raise IllegalOperation("what a consumer group is to try again cannot be recalled")
         if handle.topic != topic:
             raise IllegalOperation(f"the recall handle is of topic {handle.topic[:127]!r}")
         if handle.broker_name != self.broker_name:

@@ -1,9 +1,10 @@
 """Messages a consumer could not handle: again later, or to the dead letters.
 
 The message is read from the log, and put once more: into the group's retry topic, delayed the
-longer the more often it came back, or into its dead-letter topic, once it came too often or the
-consumer gave it up. Answered when that is in the log; the consumer then commits behind the message
-it sent back, so it is in one of the two places whoever leads.
+longer the more often it came back (by levels, or as the group's retry policy says), or into its
+dead-letter topic, once it came too often or the consumer gave it up. Answered when that is in the
+log; the consumer then commits behind the message it sent back, so it is in one of the two places
+whoever leads.
 
 Source: protocol page 07 §9; AbstractSendMessageProcessor.java (consumerSendMsgBack).
 """
@@ -12,7 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final
 
-from attrs import define
+from attrs import define, frozen
 
 from broker.errors import GroupNotFound, IllegalMessage, NotPermitted
 from broker.machine import names
@@ -20,8 +21,9 @@ from broker.machine.commands import EnsureGroups, EnsureTopics
 from broker.machine.groups import GroupConfig
 from broker.machine.put_messages import Message
 from broker.machine.replies import MessageReply, Reason
-from broker.machine.timer_wheel import LEVELS_MS, at_level
+from broker.machine.timer_wheel import LEVELS_MS, Waiting, at_level, until
 from broker.machine.topics import TopicConfig, dead_letter_topic, retry_topic
+from broker.rooms._retry_policies import kept_policy_of
 from broker.rooms.sending import Sending, declined
 from broker.serving.cold_reads import ColdReads
 from broker.store.consume_queues import ConsumeQueues
@@ -50,6 +52,23 @@ EARLIER: Final = (
     props.TIMER_DELAY_MS,
     props.TIMER_DELIVER_MS,
 )
+
+
+@frozen(kw_only=True)
+class _Pause:
+    """How long a message waits: a level of delay, or a time of its own; neither: it does not."""
+
+    level: int = 0
+    of_its_own_ms: int = 0
+
+    def waiting(self, now_ms: int) -> Waiting | None:
+        """Where it waits."""
+        if self.of_its_own_ms:
+            return until(now_ms + self.of_its_own_ms, now_ms)
+        return at_level(self.level, now_ms) if self.level else None
+
+
+NOW: Final = _Pause()
 
 
 @define(eq=False, kw_only=True)
@@ -110,13 +129,12 @@ class SendingBack:
         record = decode_record(stored)
         if record.reconsume_times >= times_max or request.delay_level < 0:
             topic, queue_id = self._dead_letters(group), 0
-            message = self._laid_out(record, topic, queue_id, level=0)
+            message = self._laid_out(record, topic, queue_id, NOW)
         else:
             topic = self._retries(group)
             queue_id = random.randrange(min(group.retry_queues, topic.write_queues))
-            level = request.delay_level or FIRST_LEVEL + record.reconsume_times
-            level = min(level, len(LEVELS_MS))
-            message = self._laid_out(record, topic, queue_id, level)
+            later_by = self._pause(group, request.delay_level, record.reconsume_times)
+            message = self._laid_out(record, topic, queue_id, later_by)
 
         def settled(replies: Sequence[MessageReply]) -> None:
             if isinstance(replies[0], Reason):
@@ -125,6 +143,14 @@ class SendingBack:
                 later.answer(Answer())
 
         sending.batch.add((message,), settled, later.refuse)
+
+    def _pause(self, group: GroupConfig, level: int, retries: int) -> _Pause:
+        """The level of delay that the consumer asks for; if it leaves that to the broker, what its
+        group's policy says."""
+        policy = kept_policy_of(group.retry_policy) if level == 0 else None
+        if policy is not None:
+            return _Pause(of_its_own_ms=policy.pause_ms(retries))
+        return _Pause(level=min(level or FIRST_LEVEL + retries, len(LEVELS_MS)))
 
     def _retries(self, group: GroupConfig) -> TopicConfig:
         sending = self.sending
@@ -144,8 +170,10 @@ class SendingBack:
             sending.create(EnsureTopics(stamped_ms=sending.now_ms(), topics=(topic,)))
         return topic
 
-    def _laid_out(self, record: Record, topic: TopicConfig, queue_id: int, level: int) -> Message:
-        """The message as it stands in the log next; `level` 0: at once."""
+    def _laid_out(
+        self, record: Record, topic: TopicConfig, queue_id: int, later_by: _Pause
+    ) -> Message:
+        """The message as it stands in the log next."""
         sending = self.sending
         now_ms = sending.now_ms()
         parsed = props.decode(record.properties)
@@ -153,12 +181,14 @@ class SendingBack:
             parsed.pop(key, None)
         parsed.setdefault(props.RETRY_TOPIC, record.topic)
         parsed.setdefault(props.ORIGIN_MESSAGE_ID, record.offset_message_id)
-        parsed[props.DELAY] = str(level)
+        parsed[props.DELAY] = str(later_by.level)
         tag = parsed.get(props.TAGS)
         at, code = (topic.name, queue_id), tags_code(tag) if tag else 0
-        if level:
+        waiting = later_by.waiting(now_ms)
+        if waiting is not None:
             parsed[props.REAL_TOPIC], parsed[props.REAL_QUEUE_ID] = topic.name, str(queue_id)
-            waiting = at_level(level, now_ms)
+            if later_by.of_its_own_ms:
+                parsed[props.TIMER_OUT_MS] = str(now_ms + later_by.of_its_own_ms)
             at, code = (waiting.topic, waiting.queue_id), waiting.due_ms
         properties = props.encode(parsed).encode()
         if len(properties) > props.PROPERTIES_SIZE_MAX:

@@ -3,15 +3,16 @@
 import pytest
 
 from broker.machine.timer_wheel import LEVELS_MS
+from broker.rooms.delaying import RecallHandle
 from dledger_py.ledger.errors import NotLeader
-from dledger_py.remoting.commands.groups import CreateGroup
+from dledger_py.remoting.commands.groups import CreateGroup, CreateGroups
 from dledger_py.remoting.commands.send_back import SendBack
-from dledger_py.remoting.commands.sending import SendMessage
+from dledger_py.remoting.commands.sending import RecallMessage, SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic
 from dledger_py.remoting.wire.message import Record, parse_offset_message_id, tags_code
 from dledger_py.remoting.wire.properties import decode as properties_of
 from dledger_py.remoting.wire.properties import encode as properties_text
-from tests.broker.rooms_kit import Desk
+from tests.broker.rooms_kit import BROKER, Desk
 from tests.broker.test_delays import go_on, stored
 
 RETRY, DEAD = "%RETRY%shop", "%DLQ%shop"
@@ -209,3 +210,91 @@ def test_the_leader_takes_them(desk) -> None:
 
     assert send_back(desk, record) is None
     assert [36] == [frame.code for frame in desk.gate.relayed]
+
+
+POLICIES = {
+    '{"type":"CUSTOMIZED"}': (10_000, 30_000, 60_000),
+    '{"type":"EXPONENTIAL"}': (10_000, 30_000, 60_000),
+    '{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[1,2,700,5000]}}': (700, 5000, 5000),
+    '{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[42]}}': (42, 42, 42),
+    '{"type":"EXPONENTIAL","exponentialRetryPolicy":{"initial":300,"multiplier":3,"max":2000}}': (
+        *(300, 900, 2000),
+    ),
+    '{"type":"EXPONENTIAL","exponentialRetryPolicy":{"initial":300000}}': (
+        *(300_000, 600_000, 1_200_000),
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_groups_policy_says_when_it_comes_again(desk, policy: str) -> None:
+    """As with RocketMQ's policies, the third pause of a list is the first that is taken."""
+    group(desk, groupRetryPolicy=policy)
+    record, waited = consumed(desk), []
+    for _ in POLICIES[policy]:
+        assert 0 == send_back(desk, record).code
+        waited.append(waits_ms(desk))
+        record = stored(desk, RETRY, 0)[-1]
+
+    assert list(POLICIES[policy]) == waited
+    assert len(waited) == record.reconsume_times
+
+
+def test_a_policy_of_no_pause_is_heeded(desk) -> None:
+    group(desk, groupRetryPolicy='{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[0]}}')
+    send_back(desk, consumed(desk))
+
+    assert 1 == len(stored(desk, RETRY, 0))
+
+
+def test_a_consumer_that_asks_for_a_level_gets_it(desk) -> None:
+    group(desk, groupRetryPolicy='{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[42]}}')
+    send_back(desk, consumed(desk), level=1)
+
+    assert LEVELS_MS[0] == waits_ms(desk)
+
+
+@pytest.mark.parametrize(
+    "policy, remark",
+    [
+        ('{"type":"LINEAR"}', "LINEAR"),
+        ('"CUSTOMIZED"', "object"),
+        ('{"customizedRetryPolicy":[1]}', "no object"),
+        ('{"customizedRetryPolicy":{}}', "list"),
+        ('{"customizedRetryPolicy":{"next":[]}}', "list"),
+        ('{"customizedRetryPolicy":{"next":[-1]}}', "next -1"),
+        ('{"customizedRetryPolicy":{"next":["1"]}}', "next '1'"),
+        ('{"customizedRetryPolicy":{"next":[99999999999]}}', "next 99999999999"),
+        ('{"type":"EXPONENTIAL","exponentialRetryPolicy":{"multiplier":0}}', "multiplier 0"),
+        ('{"type":"EXPONENTIAL","exponentialRetryPolicy":{"initial":1.5}}', "initial 1.5"),
+        ('{"type":"EXPONENTIAL","exponentialRetryPolicy":{"max":true}}', "max True"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused(desk, policy: str, remark: str) -> None:
+    body = f'{{"groupName":"shop","groupRetryPolicy":{policy}}}'
+    answer = desk.ask(CreateGroup(), body.encode())
+    several = desk.ask(CreateGroups(), f'{{"groupConfigList":[{body}]}}'.encode())
+
+    assert answer.code == several.code in (1, 29)  # 1: of the body as such
+    assert remark in answer.remark
+    assert remark in several.remark
+
+
+def test_groups_have_no_attributes(desk) -> None:
+    answer = desk.ask(CreateGroup(), b'{"groupName":"shop","attributes":{"+colour":"red"}}')
+
+    assert (1, True) == (answer.code, "colour" in answer.remark)
+
+
+def test_a_retry_at_a_time_of_its_own_cannot_be_recalled(desk) -> None:
+    """Whoever could make a handle for it would take it from its group."""
+    group(desk, groupRetryPolicy='{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[42]}}')
+    send_back(desk, consumed(desk))
+    handle = RecallHandle(
+        topic=RETRY, broker_name=BROKER, deliver_ms=desk.now_ms + 42, unique_id="U1"
+    )
+    answer = desk.ask(RecallMessage(topic=RETRY, recall_handle=handle.encode()))
+    waits_ms(desk)
+
+    assert (604, True) == (answer.code, "try again" in answer.remark)
+    assert 1 == len(stored(desk, RETRY, 0))

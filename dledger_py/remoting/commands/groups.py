@@ -19,7 +19,7 @@ class GroupConfig:
     """One consumer group (RocketMQ: SubscriptionGroupConfig); defaults are Java's.
 
     It is both the body of CreateGroup and the answer of GetGroup. `group_retry_policy` is kept as
-    it came: only pop and proxies look into it.
+    it came.
     """
 
     group_name: str
