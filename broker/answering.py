@@ -186,6 +186,7 @@ def _state(
         Topics(
             cluster_name=config.cluster_name,
             broker_name=config.broker_name,
+            mixed=config.mixed_topics,
             machine=machine,
             leadership=leadership,
             proposals=broker.proposals,
@@ -241,6 +242,7 @@ def _sending(broker: "Broker") -> Sending:
         auto_create=broker.config.auto_create_topics,
         default_queues_max=broker.config.default_topic_queues,
         max_message_bytes=broker.config.max_message_bytes,
+        checks_types=broker.config.check_message_types,
         machine=broker.machine,
         ledger=broker.ledger,
         batch=broker.batch,

@@ -122,6 +122,14 @@ class BrokerConfig:
         doc="have RMQ_SYS_TRACE_TOPIC, to which clients send traces (traceTopicEnable; off there)",
     )
     default_topic_queues: int = setting(8, doc="most queues a topic created on use can get")
+    check_message_types: bool = setting(
+        False,
+        doc="take only the kind of message that a topic's attribute message.type names, NORMAL"
+        " without one; such sends take longer (enableTopicMessageTypeCheck of RocketMQ's proxies)",
+    )
+    mixed_topics: bool = setting(
+        False, doc="let message.type be MIXED: any kind of message (enableMixedMessageType)"
+    )
     server_side_reset: bool = setting(
         True,
         doc="keep a reset of offsets for consumers to find; else it is sent to those that are"
@@ -292,6 +300,8 @@ class BrokerConfig:
             "storePathRootDir": str(self.data_dir),
             "autoCreateTopicEnable": str(self.auto_create_topics).lower(),
             "traceTopicEnable": str(self.trace_topic).lower(),
+            "enableTopicMessageTypeCheck": str(self.check_message_types).lower(),
+            "enableMixedMessageType": str(self.mixed_topics).lower(),
             "useServerSideResetOffset": str(self.server_side_reset).lower(),
             "maxMessageSize": str(self.max_message_bytes),
             "flushDiskType": "SYNC_FLUSH" if self.flush == "sync" else "ASYNC_FLUSH",

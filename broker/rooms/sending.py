@@ -35,6 +35,7 @@ from broker.machine.topics import (
     topic_from_template,
 )
 from broker.rooms._admission import client_host
+from broker.rooms._message_types import check_type, takes_all
 from broker.rooms.delaying import Delay, RecallHandle, delay_for, delay_of, level_of
 from broker.rooms.usual_batches import usual_batch
 from broker.serving import half_records
@@ -90,6 +91,8 @@ class Sending:
     auto_create: bool
     default_queues_max: int
     max_message_bytes: int
+    checks_types: bool = False
+    """Whether a topic takes only the kind of message that its attributes name."""
     machine: Machine
     ledger: Proposer
     batch: PutBatch
@@ -261,6 +264,8 @@ class Sending:
         by which it may be recalled."""
         text = request.properties
         parsed = props.decode(text)
+        if self.checks_types:
+            check_type(topic, parsed)
         half = self._is_half(request, parsed)
         delay = self._delay(topic, parsed)
         spare_bytes = 0
@@ -362,6 +367,8 @@ class Sending:
                 raise IllegalMessage("a message of a batch cannot be for later: send it alone")
             if half_records.claims_half(parsed):
                 raise IllegalMessage(NO_HALVES)
+            if self.checks_types:
+                check_type(topic, parsed)
             message = self._message(
                 request,
                 topic,
@@ -392,6 +399,7 @@ class Sending:
         name = topic.name.encode()
         if (
             topic.filter_type != "SINGLE_TAG"
+            or (self.checks_types and not takes_all(topic))
             or len(born_host) != 8
             or len(self.store_host) != 8
             or len(name) > records.TOPIC_SIZE_V1_MAX

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from attrs import define
 
-from broker.errors import InvalidParameter
+from broker.errors import InvalidParameter, NotSupported
 from broker.machine import commands, names
 from broker.machine.attributes import Change, InvalidAttributes, parse_changes
 from broker.machine.machine import Machine
@@ -32,6 +32,12 @@ from dledger_py.remoting.rooms import Answer, Caller, Later, Refused, handles
 
 LIST_MAX: Final = 1_000  # of topics in one request: each is an entry of the log
 
+NOT_DONE: Final[Mapping[Change, str]] = {
+    ("queue.type", "BatchCQ"): "a queue of whole batches",
+    ("cleanup.policy", "COMPACTION"): "keeping only the newest message of each key",
+}
+"""Attributes that RocketMQ heeds and this broker would only keep."""
+
 
 @define(eq=False, kw_only=True)
 class Topics:
@@ -39,6 +45,8 @@ class Topics:
 
     cluster_name: str
     broker_name: str
+    mixed: bool = False
+    """Whether topics may take any kind of message: `message.type` MIXED."""
     machine: Machine
     leadership: Leadership
     proposals: Proposals
@@ -60,7 +68,7 @@ class Topics:
             filter_type=request.topic_filter_type,
             sys_flag=request.topic_sys_flag,
             order=request.order,
-            attribute_changes=_changes(request.attributes),
+            attribute_changes=self._changes(request.attributes),
         )
         return self.proposals.answer(command, caller)
 
@@ -85,7 +93,7 @@ class Topics:
                 filter_type=config.topic_filter_type,
                 sys_flag=config.topic_sys_flag,
                 order=config.order,
-                attribute_changes=_changes(_as_text(config.attributes)),
+                attribute_changes=self._changes(_as_text(config.attributes)),
             )
             puts.append(put)
         return self.proposals.answer_all(puts, caller)
@@ -128,16 +136,23 @@ class Topics:
         if self._is_system_topic(name):
             raise InvalidParameter(f"The topic[{name}] is conflict with system topic.")
 
-
-def _changes(attributes: str) -> tuple[Change, ...]:
-    """What to change of a topic's attributes. Raises: Refused, InvalidParameter."""
-    try:
-        changes = parse_changes(attributes)
-    except InvalidAttributes as error:
-        raise Refused(str(error)) from error  # RocketMQ's code 1
-    if ("message.type", "MIXED") in changes:
-        raise InvalidParameter("message.type MIXED: mixed topics are not enabled")
-    return changes
+    def _changes(self, attributes: str) -> tuple[Change, ...]:
+        """What to change of a topic's attributes. Raises: the refusal."""
+        try:
+            changes = parse_changes(attributes)
+        except InvalidAttributes as error:
+            raise Refused(str(error)) from error  # RocketMQ's code 1
+        for change in changes:
+            if change == ("message.type", "MIXED") and not self.mixed:
+                raise InvalidParameter("message.type MIXED: mixed topics are not enabled")
+            if change in NOT_DONE:
+                raise NotSupported(f"{change[0]} {change[1]}: {NOT_DONE[change]}")
+            if change[0] == "reserve.time" and change[1] not in (None, "-1"):
+                raise NotSupported(
+                    f"reserve.time {change[1]}: messages go by the broker's settings"
+                    " retention_hours and retention_bytes; a time of a topic's own"
+                )
+        return changes
 
 
 def _as_text(attributes: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from attrs import define, field, frozen
 from broker.machine import names
 from broker.machine.replies import MessageReply, Reason
 from broker.machine.topics import TopicConfig
+from broker.rooms._message_types import takes_all
 from broker.rooms.sending import REGION, Sending, declined
 from broker.serving.leadership import BORN_HOST
 from broker.serving.put_batch import Single
@@ -156,6 +157,7 @@ class UsualSends:
             or not names.producers_may_send(name)
             or names.is_retry_topic(name)
             or len(encoded) > TOPIC_SIZE_V1_MAX
+            or (self.sending.checks_types and not takes_all(settings))
         ):
             return None
         if len(self._topics) >= _TOPICS_MAX:

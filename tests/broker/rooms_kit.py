@@ -232,6 +232,8 @@ class Desk:
     auto_create: bool = True
     max_message_bytes: int = 4 * 1024 * 1024
     server_side_reset: bool = True
+    checks_types: bool = False
+    mixed: bool = False
     now_ms: int = 1_700_000_000_000
     ticks_ms: int = 0
     machine: Machine = field(factory=Machine)
@@ -270,6 +272,7 @@ class Desk:
             auto_create=self.auto_create,
             default_queues_max=8,
             max_message_bytes=self.max_message_bytes,
+            checks_types=self.checks_types,
             ledger=ledger,
             batch=self.batch,
             halves=self.halves,
@@ -340,6 +343,7 @@ class Desk:
         topics = Topics(
             cluster_name=CLUSTER,
             broker_name=BROKER,
+            mixed=self.mixed,
             proposals=proposals,
             term=lambda: 7,
             **shared,
