@@ -18,8 +18,18 @@ from programs import Program
 from scenario import END_TIMEOUT_S, Result, Running, ScenarioFailed
 
 from dledger_py.admin import Admin
+from dledger_py.admin.messages import trace
 from dledger_py.client.errors import ClientError
 from dledger_py.cluster.errors import ClusterError
+
+NAMESPACES = ("MQ_INST_1", "MQ_INST_2")
+"""Of Java's check and of Go's."""
+
+UNDISTURBED = frozenset({"trace"})
+"""Checks without a killed leader: clients do not send a trace again that was lost with one."""
+
+TRACE_LIMIT_S = 15.0
+"""Traces are gathered for some seconds before they are sent."""
 
 
 @define
@@ -35,6 +45,8 @@ class Check:
     limit_s: int
     disturb: Callable[[], Awaitable[object]] | None = None
     errors: list[str] = field(factory=list)
+    traced: str = ""
+    """The message whose trace is to be looked at afterwards."""
     _halfway: trio.Event = field(factory=trio.Event)
 
     @property
@@ -57,9 +69,13 @@ class Check:
 
     async def _play(self) -> None:
         topic = f"{self.program.name}-{self.name}{'-killed' if self.disturb else ''}"
-        await Admin(self.namesrv).update_topic(
-            topic, cluster="DefaultCluster", read_queues=4, write_queues=4
-        )
+        for name in (
+            topic,
+            *(f"{each}%{topic}" for each in NAMESPACES if self.name == "namespace"),
+        ):
+            await Admin(self.namesrv).update_topic(
+                name, cluster="DefaultCluster", read_queues=4, write_queues=4
+            )
         self.folder.mkdir(parents=True)
         command = [*self.program.command(self.folder), "check"]
         for name, value in {
@@ -95,6 +111,25 @@ class Check:
         if self.disturb is not None and not self._halfway.is_set():
             raise ScenarioFailed(f"{running.name}: it ended before the leader was killed")
 
+        if self.traced:
+            await self._see_trace()
+
+    async def _see_trace(self) -> None:
+        """The trace of the message that the program says it traced: sent, and consumed."""
+        found = None
+        with trio.move_on_after(TRACE_LIMIT_S):
+            while True:
+                found = await trace(Admin(self.namesrv), self.traced)
+                sent, consumed = found.sent, found.consumed
+                if sent and consumed and sent[0].success and consumed[0].success:
+                    if found.unreadable:
+                        raise ScenarioFailed(
+                            f"{found.unreadable} records of {found} are unreadable"
+                        )
+                    return
+                await trio.sleep(0.2)
+        raise ScenarioFailed(f"the trace is {found}")
+
     async def _disturb(self, running: Running) -> None:
         await self._halfway.wait()
         assert self.disturb is not None
@@ -106,6 +141,8 @@ class Check:
         match line:
             case {"event": "halfway"}:
                 self._halfway.set()
+            case {"event": "traced", "id": str(message_id)}:
+                self.traced = message_id
             case {"event": "error", "error": error}:
                 self.errors.append(str(error))
             case _:

@@ -117,7 +117,7 @@ PROGRAMS = (
         command=_java_command,
         checks=(
             *("sends", "delay", "recall", "retry", "orderly", "broadcast", "lite-pull"),
-            *("reset", "queries"),
+            *("reset", "queries", "namespace", "trace"),
         ),
         replies=False,  # its request() gives up as soon as the send is acknowledged; 5.5.0 does not
     ),
@@ -140,7 +140,10 @@ PROGRAMS = (
         tools=("go",),
         build=_build_go,
         command=lambda folder: [str(BUILD / "go" / "interop")],
-        checks=("sends", "delay", "retry", "orderly", "broadcast", "tags", "pull", "topics"),
+        checks=(
+            *("sends", "delay", "retry", "orderly", "broadcast", "tags", "pull", "topics"),
+            *("namespace", "trace"),
+        ),
     ),
     Program(
         name="node",

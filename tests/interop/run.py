@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
-from features import Check
+from features import UNDISTURBED, Check
 from judge import History
 from mqadmin import MQAdminRun
 from programs import BUILD, MQADMIN, PROGRAMS, BuildFailed, Program
@@ -116,6 +116,7 @@ async def _run(
                     await _check(program, check, scenario, cluster, folder)
                     for check in checks
                     if not options.checks or check in options.checks
+                    if scenario == FEATURES or check not in UNDISTURBED
                 ]
         if _tools_wanted(options):
             _say("mqadmin …")

@@ -48,6 +48,8 @@ func check(o options) int {
 		"tags":      f.tags,
 		"pull":      f.pull,
 		"topics":    f.topics,
+		"namespace": f.namespace,
+		"trace":     f.trace,
 	}
 	run, known := checks[o.check]
 	if !known {
@@ -428,6 +430,74 @@ func (f *features) topics() error {
 		return a.DeleteTopic(context.Background(),
 			admin.WithTopicDelete(name), admin.WithBrokerAddrDelete(f.broker), admin.WithNameSrvAddr([]string{f.namesrv}))
 	})
+}
+
+// What is sent in a namespace is consumed there, and tried again there.
+func (f *features) namespace() error {
+	const namespace = "MQ_INST_2"
+	p, err := f.producer(producer.WithNamespace(namespace), producer.WithInstanceName("inside-producer"))
+	if err != nil {
+		return err
+	}
+	if err := f.send(p, f.message("inside")); err != nil {
+		return err
+	}
+	outside := newSeen()
+	if err := f.consume("outside", "*", outside.take); err != nil {
+		return err
+	}
+	f.halfway()
+	c, err := f.newConsumer("namespace", consumer.WithNamespace(namespace), consumer.WithInstance("inside"))
+	if err != nil {
+		return err
+	}
+	s := newSeen()
+	err = f.start(c, f.topic, "*", func(ctx context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		if messages[0].ReconsumeTimes == 0 {
+			delay, _ := primitive.GetConcurrentlyCtx(ctx)
+			delay.DelayLevelWhenNextConsume = 1
+			return consumer.ConsumeRetryLater, nil
+		}
+		s.take(messages...)
+		return consumer.ConsumeSuccess, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.wait(func() bool { return s.all(map[string]bool{"inside": true}) }, s.text); err != nil {
+		return err
+	}
+	if len(outside.places) != 0 {
+		return fmt.Errorf("outside of the namespace: %s", outside.text())
+	}
+	return nil
+}
+
+// A message that is traced from end to end; whoever started this looks at its trace.
+func (f *features) trace() error {
+	traced := &primitive.TraceConfig{Access: primitive.Local, NamesrvAddrs: []string{f.namesrv}}
+	s := newSeen()
+	c, err := f.newConsumer("trace", consumer.WithTrace(traced))
+	if err != nil {
+		return err
+	}
+	if err := f.start(c, f.topic, "*", s.listener(s.take)); err != nil {
+		return err
+	}
+	p, err := f.producer(producer.WithTrace(traced))
+	if err != nil {
+		return err
+	}
+	result, err := p.SendSync(context.Background(), f.message("traced"))
+	if err != nil {
+		return err
+	}
+	if err := f.wait(func() bool { return s.all(map[string]bool{"traced": true}) }, s.text); err != nil {
+		return err
+	}
+	time.Sleep(time.Second) // its traces travel behind it
+	say("traced", map[string]any{"id": result.MsgID})
+	return nil
 }
 
 // --- pieces ---

@@ -64,6 +64,8 @@ final class Features {
                 case "lite-pull": litePull(); break;
                 case "reset": reset(); break;
                 case "queries": queries(); break;
+                case "namespace": namespace(); break;
+                case "trace": trace(); break;
                 default: throw new IllegalArgumentException("no check " + check);
             }
         } finally {
@@ -381,6 +383,75 @@ final class Features {
         Set<String> keys = new HashSet<>();
         all.forEach(each -> keys.add(each.getKeys()));
         demand(keys.size() == 40, "by the key of all: " + keys);
+    }
+
+    /** What is sent in a namespace is consumed there, tried again there, and a dead letter there. */
+    private void namespace() throws Exception {
+        String namespace = "MQ_INST_1";
+        Seen outside = new Seen();
+        consumer("namespace", "*", outside::take);
+        Map<String, Integer> times = new ConcurrentHashMap<>();
+        DefaultMQPushConsumer consumer = newConsumer("namespace");
+        consumer.setInstanceName("inside");
+        consumer.setNamespace(namespace);
+        consumer.setMaxReconsumeTimes(1);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            MessageExt message = messages.get(0);
+            context.setDelayLevelWhenNextConsume(1);
+            if (!message.getTopic().equals(topic)) {
+                return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+            }
+            times.merge(message.getKeys(), message.getReconsumeTimes(), Math::max);
+            return message.getKeys().equals("good")
+                ? ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+                : ConsumeConcurrentlyStatus.RECONSUME_LATER;
+        });
+        start(consumer);
+        DefaultMQProducer producer = new DefaultMQProducer(group("namespace-producer"));
+        producer.setNamesrvAddr(program.option("namesrv"));
+        producer.setNamespace(namespace);
+        producer.setInstanceName("inside-producer");
+        producer.start();
+        open.add(producer::shutdown);
+        send(producer, message("good"));
+        send(producer, message("bad"));
+        halfway();
+        await(() -> times.containsKey("good") && times.getOrDefault("bad", 0) == 1,
+            () -> "seen " + times);
+        Seen dead = new Seen();
+        DefaultMQPushConsumer undertaker = newConsumer("namespace-dead");
+        undertaker.subscribe("%DLQ%" + namespace + "%" + group("namespace"), "*");
+        undertaker.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(dead::take);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        start(undertaker);
+        await(() -> dead.keys().contains("bad"), () -> "dead letters: " + dead.keys());
+        demand(outside.keys().isEmpty(), "seen outside of the namespace: " + outside.keys());
+    }
+
+    /** A message that is traced from end to end; whoever started this looks at its trace. */
+    private void trace() throws Exception {
+        Seen seen = new Seen();
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group("trace"));
+        consumer.setEnableTrace(true);
+        consumer.setNamesrvAddr(program.option("namesrv"));
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(seen::take);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        start(consumer);
+        DefaultMQProducer producer = new DefaultMQProducer(group("producer"));
+        producer.setEnableTrace(true);
+        producer.setNamesrvAddr(program.option("namesrv"));
+        producer.start();
+        open.add(producer::shutdown);
+        SendResult result = producer.send(message("traced"));
+        await(() -> seen.keys().contains("traced"), () -> "seen " + seen.keys());
+        Interop.say("traced", Map.of("id", result.getMsgId()));
     }
 
     // --- pieces ---
