@@ -33,7 +33,8 @@ async def main(name_servers: str = "127.0.0.1:9876") -> None:
                     print(f"{order} was not paid: cancelled")
                     reminders.pop(order, None)
                 if not reminders:
-                    return
+                    break
+    print("done: o-2 is paid, the others are cancelled")
 
 
 if __name__ == "__main__":

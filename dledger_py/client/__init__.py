@@ -10,6 +10,7 @@ from dledger_py.client.errors import (
     CallTimedOut,
     ClientClosed,
     ClientError,
+    CommitUncertain,
     ConnectionLost,
     ConsumerFailed,
     GarbageReceived,
@@ -27,12 +28,14 @@ from dledger_py.client.errors import (
 from dledger_py.client.messages import Message, Outgoing, Receipt
 from dledger_py.client.pull import PullResult, PullStatus
 from dledger_py.client.queues import Queue
+from dledger_py.client.transactions import Transaction, TransactionState
 
 __all__ = [
     "CallTimedOut",
     "Client",
     "ClientClosed",
     "ClientError",
+    "CommitUncertain",
     "ConnectionLost",
     "Consumer",
     "ConsumerFailed",
@@ -51,6 +54,8 @@ __all__ = [
     "ResponseError",
     "SendRefused",
     "SendUncertain",
+    "Transaction",
+    "TransactionState",
     "Unreachable",
     "UnsupportedCompression",
     "connect",

@@ -5,6 +5,7 @@ repeated freely, so an attempt that was never answered is simply made again.
 """
 
 import random
+from collections.abc import Callable
 
 import anyio
 
@@ -78,8 +79,10 @@ class Asker:
         request: Request[HeaderT],
         timeout_s: float,
         accept: tuple[int, ...] = (0,),
+        judge: Callable[[int], Verdict] = retry.judge_read,
     ) -> Reply[HeaderT]:
-        """Attempt until it is answered or *timeout_s* has passed.
+        """Attempt until it is answered or *timeout_s* has passed; *judge* says what a result code
+        is worth.
 
         **Raises** the last failure; CallTimedOut if there was none yet.
         """
@@ -92,7 +95,7 @@ class Asker:
                     budget_s = min(left_s, retry.ATTEMPT_TIMEOUT_S)
                     return await self.once(queue, request, budget_s, accept)
                 except ResponseError as error:
-                    if retry.judge_read(error.code) is Verdict.GIVE_UP:
+                    if judge(error.code) is Verdict.GIVE_UP:
                         raise
                     failure = error
                 except (CallTimedOut, Unreachable, ClientError) as error:

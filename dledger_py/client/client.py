@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from dledger_py.client import retry
-from dledger_py.client._tasks import open_tasks
+from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.asking import Asker
 from dledger_py.client.connection import Connection
 from dledger_py.client.consumer import Consumer, Services, open_consumer, parse_subscriptions
@@ -32,12 +32,13 @@ from dledger_py.client.messages import (
     render_properties,
 )
 from dledger_py.client.pool import Pool
-from dledger_py.client.producer import Producer, Sealed
+from dledger_py.client.producer import Producer, Sealed, receipt_of
 from dledger_py.client.pull import Puller, PullResult
 from dledger_py.client.queue_reader import From
 from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes, parse_name_servers
 from dledger_py.client.surroundings import HERE, Surroundings
+from dledger_py.client.transactions import Check, Transaction, Transactions
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.remoting.commands.sending import RecallMessage
 from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
@@ -60,12 +61,14 @@ class Client:
 
     def __init__(
         self,
+        tasks: Starter,
         pool: Pool,
         routes: Routes,
         *,
         client_id: str,
         address: str,
         producer_group: str,
+        check: Check | None,
         timeout_s: float,
         surroundings: Surroundings,
     ) -> None:
@@ -79,6 +82,23 @@ class Client:
         self._puller = Puller(routes, asker)
         self._membership = Membership(pool, routes, client_id, producer_group)
         self._services = Services(pool, routes, asker, self._membership)
+        self._transactions = Transactions(
+            tasks, self._producer, asker, self._membership, producer_group, check
+        )
+        if check is not None:
+            self._membership.be_known_everywhere()
+
+    def _serve(self, connection: Connection, frame: Frame) -> None:
+        """A server asks or tells something."""
+        match frame.code:
+            case RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
+                self._membership.changed(frame.fields.get("consumerGroup", ""))
+            case RequestCode.CHECK_TRANSACTION_STATE:
+                self._transactions.asked(connection, frame)
+            case _:
+                remark = f" request type {frame.code} not supported"
+                code = ResponseCode.REQUEST_CODE_NOT_SUPPORTED
+                connection.answer_nowait(frame, code, remark=remark)
 
     # --- sending ---------------------------------------------------------------------------------
 
@@ -120,7 +140,7 @@ class Client:
         frame, stored_in = await self._producer.send(
             sealed, self._timeout_s if timeout_s is None else timeout_s
         )
-        return _receipt(sealed, frame, stored_in)
+        return receipt_of(sealed, frame, stored_in)
 
     async def recall(self, receipt: Receipt) -> None:
         """Take back a message that was sent with a delay and is not due yet.
@@ -173,7 +193,7 @@ class Client:
         frame, stored_in = await self._producer.send(
             sealed, self._timeout_s if timeout_s is None else timeout_s
         )
-        first = _receipt(sealed, frame, stored_in)
+        first = receipt_of(sealed, frame, stored_in)
         offset_ids = first.offset_message_id.split(",")
         if len(offset_ids) != len(ids):
             raise SendUncertain(
@@ -220,6 +240,49 @@ class Client:
         )
         await self._producer.tell(sealed, self._timeout_s if timeout_s is None else timeout_s)
         return unique_id
+
+    def transaction(
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        tag: str | None = None,
+        keys: Iterable[str] = (),
+        group: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        queue: int | None = None,
+        delay: timedelta | datetime | None = None,
+        timeout_s: float | None = None,
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """Send a message if, and only if, the block ends well.
+
+        On entry the message is stored as *half*: no consumer sees it.  When the block ends, it is
+        committed; when it raises, is cancelled, or called `roll_back()`, it is rolled back, and the
+        error goes on.  *timeout_s* is the deadline of the entry and of the commit, each.
+
+        When this process dies in between, or its word is lost, the broker asks (after 6 s, and then
+        every 30 s): first whoever of the producer group is connected and remembers, then
+        `connect(check=)`, which must find out whether the block's work was done; for that, give the
+        message a key that the work knows too.
+
+        **Raises** on entry as `send`: the block does not run, and what may have been stored is
+        rolled back.  On exit CommitUncertain: the commit was not confirmed in time; it will be
+        when the broker asks.  The work is done and the message will come, so undo nothing.
+        """
+        unique_id = self._ids.make()
+        given = {**(properties or {}), **self._transactions.properties()}
+        if delay is not None:
+            given |= delay_properties(delay)
+        sealed = Sealed(
+            RequestCode.SEND_MESSAGE_V2,
+            checked_topic(topic),
+            unique_id,
+            _render(render_properties(unique_id, tag, keys, group, given)),
+            checked_body(body),
+            group,
+            queue,
+        )
+        return self._transactions.open(sealed, self._timeout_s if timeout_s is None else timeout_s)
 
     # --- consuming -------------------------------------------------------------------------------
 
@@ -332,6 +395,7 @@ async def connect(
     name_servers: str | Sequence[str] = "127.0.0.1:9876",
     *,
     producer_group: str = PRODUCER_GROUP,
+    check: Check | None = None,
     client_id: str | None = None,
     timeout_s: float = retry.CALL_TIMEOUT_S,
     surroundings: Surroundings = HERE,
@@ -339,34 +403,38 @@ async def connect(
     """A client for as long as the block lasts.
 
     *name_servers* is "host:port;host:port".  *timeout_s* is the default deadline of each call,
-    and of finding a name server here.  *surroundings* are other ones in simulations.
+    and of finding a name server here.  *check* says what became of a transaction of
+    *producer_group* that this client does not remember: see `transaction`.  *surroundings* are
+    other ones in simulations.
 
     **Raises** Unreachable if no name server can be reached in that time.
     """
     addresses = parse_name_servers(name_servers)
     _checked_group(producer_group)
 
+    if check is not None and producer_group == PRODUCER_GROUP:
+        raise ValueError(
+            f"check= needs a producer_group= of its own: anybody may be in {PRODUCER_GROUP!r}, and "
+            "every member is asked about the transactions of all"
+        )
     made: list[Client] = []
 
     def on_request(connection: Connection, frame: Frame) -> None:
-        if frame.code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
-            for client in made:
-                client._membership.changed(frame.fields.get("consumerGroup", ""))
-        else:
-            remark = f" request type {frame.code} not supported"
-            code = ResponseCode.REQUEST_CODE_NOT_SUPPORTED
-            connection.answer_nowait(frame, code, remark=remark)
+        for client in made:  # none yet while a name server is looked for
+            client._serve(connection, frame)
 
     async with open_tasks() as tasks:
         pool = Pool(tasks, on_request, surroundings)
         first = await _reach_one(pool, addresses, timeout_s)
         routes = Routes(pool, addresses)
         client = Client(
+            tasks,
             pool,
             routes,
             client_id=client_id or _new_client_id(first.local_host, surroundings),
             address=first.local_host,
             producer_group=producer_group,
+            check=check,
             timeout_s=timeout_s,
             surroundings=surroundings,
         )
@@ -402,21 +470,3 @@ def _checked_group(group: str) -> str:
     if len(group) > GROUP_CHARACTERS_MAX:
         raise ValueError(f"group {group!r}: at most {GROUP_CHARACTERS_MAX} characters are expected")
     return group
-
-
-def _receipt(sealed: Sealed, frame: Frame, queue: Queue) -> Receipt:
-    fields = frame.fields
-    try:
-        return Receipt(
-            message_id=sealed.unique_id,
-            offset_message_id=fields["msgId"],
-            topic=sealed.topic,
-            broker=queue.broker,
-            queue_id=int(fields["queueId"]),
-            queue_offset=int(fields["queueOffset"]),
-            recall_handle=fields.get("recallHandle"),
-            status=frame.code,
-        )
-    except (KeyError, ValueError) as error:
-        why = f"the broker's answer lacks or garbles a field: {error!r}"
-        raise SendUncertain(sealed.topic, sealed.unique_id, why) from error

@@ -150,6 +150,25 @@ class SendUncertain(Indefinite):
         self.unique_id = unique_id
 
 
+class CommitUncertain(Indefinite):
+    """A transaction's block is through, but nobody confirmed the commit in time.
+
+    The half message is stored, and the verdict stays *commit*: brokers ask for it (check-back),
+    and this client answers for as long as it is connected, other processes of its producer group by
+    their `check`.  So do not undo what the block did, and do not send the message anew.
+    """
+
+    retryable = False
+
+    def __init__(self, topic: str, unique_id: str, reason: str) -> None:
+        super().__init__(
+            f"message {unique_id} for {topic!r} may not be committed yet: {reason}",
+            hint="keep what the block did: the broker will ask, and be told to commit",
+        )
+        self.topic = topic
+        self.unique_id = unique_id
+
+
 def no_such_queue(topic: str, queue: int, count: int) -> NoQueue:
     """*queue* was asked for and the topic has *count*."""
     expected = f"only 0-{count - 1} exist" if count else "it has none for this"

@@ -6,6 +6,8 @@ The laws.
   `HEARTBEAT_S`, and at once when a group is joined or a connection is new: brokers forget a client
   with its connection, and whoever leads next must know the consumers already.
 * Followers count too.  Java beats all members for consumers for the same reason.
+* A producer with transactions beats every broker there is: whoever leads next asks those it knows,
+  and a process that comes back after a crash is asked before it has sent anything.
 """
 
 import logging
@@ -51,7 +53,15 @@ class Membership:
         self._new: set[str] = set()
         self._beating: set[str] = set()
         self._nudge = anyio.Event()
+        self._everywhere = False
+        self._others: tuple[str, ...] = ()
         pool.on_opened(self._greet)
+
+    def be_known_everywhere(self) -> None:
+        """Beat every broker of the name server from now on, at once for a start."""
+        if not self._everywhere:
+            self._everywhere = True
+            self._nudge.set()
 
     def join(self, data: ConsumerData, on_change: Callable[[], None]) -> None:
         """Be in a consumer group; *on_change* hears that its members changed."""
@@ -115,9 +125,20 @@ class Membership:
         routed = dict.fromkeys(
             address for route in self._routes.all_known() for address in route.addresses
         )
+        if self._everywhere:
+            return tuple(routed | dict.fromkeys(self._others))
         if self._joined:
             return tuple(routed)
         return tuple(address for address in routed if self._pool.opened(address))
+
+    async def _all_brokers(self) -> tuple[str, ...]:
+        try:
+            return await self._routes.all_brokers()
+        except ClientClosed:
+            raise
+        except ClientError as error:
+            logger.debug("no name server listed the brokers: %s", error)
+            return self._others
 
     def _greet(self, address: str) -> None:
         if address not in self._beating:
@@ -127,14 +148,18 @@ class Membership:
     async def run(self) -> None:
         """Beat, again and again.  Ends with the client."""
         next_round = anyio.current_time() + HEARTBEAT_S
+        met = False
         while True:
             with anyio.move_on_after(max(0.0, next_round - anyio.current_time())):
                 await self._nudge.wait()
             self._nudge = anyio.Event()
             new, self._new = self._new, set()
             try:
-                if anyio.current_time() >= next_round:
+                if anyio.current_time() >= next_round or met != self._everywhere:
+                    met = self._everywhere
                     next_round = anyio.current_time() + HEARTBEAT_S
+                    if self._everywhere:
+                        self._others = await self._all_brokers()
                     await self.beat()
                 else:
                     await self.beat(address for address in self._brokers() if address in new)

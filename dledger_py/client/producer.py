@@ -35,6 +35,7 @@ from dledger_py.client.errors import (
     no_such_queue,
 )
 from dledger_py.client.members import Members
+from dledger_py.client.messages import Receipt
 from dledger_py.client.pool import Pool
 from dledger_py.client.queues import Queue
 from dledger_py.client.retry import Verdict
@@ -51,7 +52,7 @@ _render = msgspec.json.encode
 
 # The compact spelling of a send (a = producer group, b = topic, ...): codes 310 and 320.
 _FIELDS = (
-    b'{"a":%b,"b":%b,"c":"%b","d":"%d","e":"%d","f":"0","g":"%%d","h":"0","i":%%b,'
+    b'{"a":%b,"b":%b,"c":"%b","d":"%d","e":"%d","f":"%d","g":"%%d","h":"0","i":%%b,'
     b'"j":"0","k":"false","m":"%b","n":%b}'
 )
 
@@ -70,6 +71,26 @@ class Sealed:
     body: bytes
     key: str | None
     queue_id: int | None
+    sys_flag: int = 0
+
+
+def receipt_of(sealed: Sealed, frame: Frame, queue: Queue) -> Receipt:
+    """What the answer *frame* says.  **Raises** SendUncertain if it cannot be read."""
+    fields = frame.fields
+    try:
+        return Receipt(
+            message_id=sealed.unique_id,
+            offset_message_id=fields["msgId"],
+            topic=sealed.topic,
+            broker=queue.broker,
+            queue_id=int(fields["queueId"]),
+            queue_offset=int(fields["queueOffset"]),
+            recall_handle=fields.get("recallHandle"),
+            status=frame.code,
+        )
+    except (KeyError, ValueError) as error:
+        why = f"the broker's answer lacks or garbles a field: {error!r}"
+        raise SendUncertain(sealed.topic, sealed.unique_id, why) from error
 
 
 class _Attempts:
@@ -116,8 +137,8 @@ class Producer:
         self._now_s = now_s
         _, self._now = calls.of_this_loop()
         self._turns: dict[str, queue_choice.Turns] = {}
-        self._heads: defaultdict[tuple[int, int], dict[Queue, Callable[..., bytes]]] = defaultdict(
-            dict
+        self._heads: defaultdict[tuple[int, int, int], dict[Queue, Callable[..., bytes]]] = (
+            defaultdict(dict)
         )
         self._asked_at: dict[str, float] = {}
 
@@ -252,22 +273,23 @@ class Producer:
 
     def _head(self, sealed: Sealed, queue: Queue, opaque: int, flag: int = 0) -> bytes:
         """All of the frame before its body."""
-        known = self._heads[sealed.code, flag]
+        known = self._heads[sealed.code, flag, sealed.sys_flag]
         render = known.get(queue)
         if render is None:
-            render = known[queue] = self._renderer(queue, sealed.code, flag)
+            render = known[queue] = self._renderer(queue, sealed, flag)
         return render(len(sealed.body), int(self._now_s() * 1000), sealed.properties, opaque)
 
-    def _renderer(self, queue: Queue, code: int, flag: int) -> Callable[..., bytes]:
+    def _renderer(self, queue: Queue, like: Sealed, flag: int) -> Callable[..., bytes]:
         """Renders all that differs between the sends of one kind to one queue: born timestamp,
         properties, opaque."""
         names = [
             _render(name).replace(b"%", b"%%") for name in (self._group, queue.topic, queue.broker)
         ]
-        batch = b"true" if code == RequestCode.SEND_BATCH_MESSAGE else b"false"
+        batch = b"true" if like.code == RequestCode.SEND_BATCH_MESSAGE else b"false"
         template = (DEFAULT_TOPIC.encode(), DEFAULT_TOPIC_QUEUES)
-        fields = _FIELDS % (*names[:2], *template, queue.queue_id, batch, names[2])
-        return request_renderer(code, flag, fields)
+        where = (queue.queue_id, like.sys_flag)
+        fields = _FIELDS % (*names[:2], *template, *where, batch, names[2])
+        return request_renderer(like.code, flag, fields)
 
     # --- between attempts ------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ The laws.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import anyio
 
@@ -19,10 +20,14 @@ from dledger_py.client.connection import parse_address
 from dledger_py.client.errors import ClientClosed, ClientError, NoRoute, ResponseError
 from dledger_py.client.pool import Pool
 from dledger_py.client.route_tables import DEFAULT_TOPIC, TopicRoute, inherit, parse_route
-from dledger_py.remoting.commands.routing import GetRoute
+from dledger_py.remoting.commands.json_bodies import decode_body
+from dledger_py.remoting.commands.routes import ClusterInfo
+from dledger_py.remoting.commands.routing import GetClusterInfo, GetRoute
 from dledger_py.remoting.wire.codes import ResponseCode
 
 logger = logging.getLogger(__name__)
+
+AnswerT = TypeVar("AnswerT")
 
 REFRESH_S = 30.0
 """How often routes in use are asked for; every RocketMQ client does it this often."""
@@ -120,13 +125,22 @@ class Routes:
             raise NoRoute(topic, f"it does not exist, and {DEFAULT_TOPIC} has no route either")
         raise NoRoute(topic, "it does not exist")
 
+    async def all_brokers(self) -> tuple[str, ...]:
+        """The addresses of all members of all broker groups.  **Raises** as `get`."""
+        return await self._first_answer(self._ask_brokers, "")
+
     async def _ask(self, topic: str) -> TopicRoute | None:
         """What the first name server that answers says; None if it knows no route."""
+        return await self._first_answer(self._ask_one, topic)
+
+    async def _first_answer(
+        self, ask: Callable[[str, str], Awaitable[AnswerT]], topic: str
+    ) -> AnswerT:
         failure: ClientError | None = None
         for _ in self._name_servers:
             address = self._name_servers[self._turn % len(self._name_servers)]
             try:
-                return await self._ask_one(address, topic)
+                return await ask(address, topic)
             except ClientClosed:
                 raise
             except (ClientError, ValueError) as error:
@@ -134,6 +148,16 @@ class Routes:
                 self._turn += 1
         assert failure is not None
         raise failure
+
+    async def _ask_brokers(self, address: str, _topic: str) -> tuple[str, ...]:
+        connection = await self._pool.get(address)
+        reply = await connection.call(GetClusterInfo(), timeout_s=ASK_TIMEOUT_S)
+        found = decode_body(ClusterInfo, reply.body)
+        return tuple(
+            each
+            for group in found.broker_addr_table.values()
+            for _, each in sorted(group.broker_addrs.items())
+        )
 
     async def _ask_one(self, address: str, topic: str) -> TopicRoute | None:
         connection = await self._pool.get(address)
