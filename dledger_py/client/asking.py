@@ -42,6 +42,7 @@ class Asker:
         request: Request[HeaderT],
         timeout_s: float,
         accept: tuple[int, ...] = (0,),
+        body: bytes = b"",
     ) -> Reply[HeaderT]:
         """One attempt.  A failure that another member may cure turns to that member, and asks
         for the route, before it is raised."""
@@ -53,7 +54,7 @@ class Asker:
         address = self._members.address(group)
         try:
             connection = self._pool.opened(address) or await self._pool.get(address)
-            return await connection.call(request, timeout_s=timeout_s, accept=accept)
+            return await connection.call(request, body, timeout_s=timeout_s, accept=accept)
         except ClientClosed:
             raise
         except ResponseError as error:
@@ -80,6 +81,7 @@ class Asker:
         timeout_s: float,
         accept: tuple[int, ...] = (0,),
         judge: Callable[[int], Verdict] = retry.judge_read,
+        body: bytes = b"",
     ) -> Reply[HeaderT]:
         """Attempt until it is answered or *timeout_s* has passed; *judge* says what a result code
         is worth.
@@ -93,7 +95,7 @@ class Asker:
             with anyio.move_on_after(left_s):
                 try:
                     budget_s = min(left_s, retry.ATTEMPT_TIMEOUT_S)
-                    return await self.once(queue, request, budget_s, accept)
+                    return await self.once(queue, request, budget_s, accept, body)
                 except ResponseError as error:
                     if judge(error.code) is Verdict.GIVE_UP:
                         raise

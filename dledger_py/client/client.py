@@ -18,7 +18,13 @@ from dledger_py.client import retry
 from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.asking import Asker
 from dledger_py.client.connection import Connection
-from dledger_py.client.consumer import Consumer, Services, open_consumer, parse_subscriptions
+from dledger_py.client.consumer import (
+    Consumer,
+    Manner,
+    Services,
+    open_consumer,
+    parse_subscriptions,
+)
 from dledger_py.client.errors import ClientError, SendUncertain, Unreachable
 from dledger_py.client.members import Members
 from dledger_py.client.membership import Membership
@@ -293,14 +299,19 @@ class Client:
         *,
         concurrency: int = 16,
         from_: From = "last",
+        max_reconsume_times: int | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
         """Be a member of *group* for as long as the block lasts, and read what falls to it.
 
         *subscriptions* maps topics to tags ("a || b", "*" for all).  *concurrency* is how many
         messages may be handed out and not settled.  *from_* says where a queue is begun that the
-        group has never committed an offset for.
+        group has never committed an offset for.  A message that failed comes again up to
+        *max_reconsume_times* (as the broker is told for the group, usually 16), and is a dead
+        letter then.
         """
         _checked_group(group)
+        if max_reconsume_times is not None and max_reconsume_times < 0:
+            raise ValueError(f"max_reconsume_times {max_reconsume_times}: 0 or more is expected")
         if concurrency < 1:
             raise ValueError(f"concurrency {concurrency}: at least 1 is expected")
         if from_ not in ("last", "first") and not isinstance(from_, datetime):
@@ -311,8 +322,7 @@ class Client:
             self._services,
             group,
             parse_subscriptions(subscriptions, checked_topic),
-            from_=from_,
-            concurrency=concurrency,
+            Manner(concurrency=concurrency, from_=from_, max_reconsume_times=max_reconsume_times),
             version=int(self._now_s() * 1000),
         )
 

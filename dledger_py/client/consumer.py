@@ -9,8 +9,11 @@ The laws.
 
 * At least once.  A queue's committed offset never passes a message that was not acknowledged, so a
   crash, a lost queue or a moved one repeats messages; none is left out.
-* A message is handed out again only after it was given back, and after a pause.
-* At most `concurrency` messages are handed out and not settled.  Any number of tasks may iterate.
+* A message that failed is sent back to the broker, which delivers it again later to whichever
+  member, counts, and puts it to the dead letters in the end.  It is settled here once the broker
+  has it.  Where the broker does not take it, this member delivers it again itself.
+* At most `concurrency` messages are handed out, or on their way back, and not settled.  Any number
+  of tasks may iterate.
 * Queues are shared out by every member for itself, by the same rule (`rebalance`), whenever a
   broker says that the members changed, and every `REBALANCE_S`.  A member that cannot find out who
   the others are keeps what it has.
@@ -49,6 +52,8 @@ from dledger_py.remoting.commands.heartbeats import (
     tag_subscription,
 )
 from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body
+from dledger_py.remoting.commands.send_back import SendBack
+from dledger_py.remoting.wire.message import parse_offset_message_id
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +70,22 @@ CLOSE_S = 5.0
 """How long a consumer that ends may take to commit and to say good-bye, even when cancelled."""
 
 MEMBERS_TIMEOUT_S = 3.0
+
+SEND_BACK_S = 5.0
+"""How long the broker is asked to take a message back, before it is delivered again here."""
+
+DEAD_LETTER = -1
+"""The delay level that means: never again."""
+
+
+@frozen(kw_only=True)
+class Manner:
+    """How a group is consumed."""
+
+    concurrency: int
+    from_: From
+    max_reconsume_times: int | None
+    """None: what the broker keeps for the group, usually 16."""
 
 
 @frozen
@@ -83,19 +104,20 @@ class Consumer:
     def __init__(
         self,
         services: Services,
+        tasks: Starter,
         group: str,
         subscriptions: Mapping[str, Subscription],
-        from_: From,
-        concurrency: int,
+        manner: Manner,
     ) -> None:
         self.group = group
         self._services = services
+        self._tasks = tasks
         self._subscriptions = dict(subscriptions)
-        self._from = from_
-        self._concurrency = concurrency
+        self._manner = manner
         self._readers: dict[Queue, QueueReader] = {}
         self._ready: deque[tuple[Message, QueueReader]] = deque()
         self._handed: dict[int, tuple[Message, QueueReader]] = {}
+        self._returning: dict[int, Message] = {}
         self._later: list[tuple[float, int, Message, QueueReader]] = []
         self._tick = count()
         self._news = anyio.Event()
@@ -121,7 +143,7 @@ class Consumer:
                 raise self._failure
             if self._ended:
                 raise StopAsyncIteration
-            if len(self._handed) < self._concurrency:
+            if len(self._handed) + len(self._returning) < self._manner.concurrency:
                 while self._ready:
                     message, reader = self._ready.popleft()
                     if reader.holds(message):
@@ -138,19 +160,64 @@ class Consumer:
             self._news.set()
 
     def give_back(self, message: Message, after_s: float | None) -> None:
-        """*message* is to be delivered again, after *after_s* or a back-off."""
+        """*message* failed; the broker is to deliver it again, after *after_s* or its own pause."""
+        self._return(message, 0 if after_s is None else retry.delay_level(after_s), after_s)
+
+    def give_up(self, message: Message) -> None:
+        """*message* is to go to the group's dead letters."""
+        self._return(message, DEAD_LETTER, None)
+
+    def put_back(self, message: Message) -> None:
+        """*message* was not handled; this member gets it again."""
+        if (handed := self._handed.pop(id(message), None)) is not None:
+            self._deliver_again(message, handed[1], None)
+
+    def _return(self, message: Message, level: int, after_s: float | None) -> None:
         handed = self._handed.pop(id(message), None)
         if handed is None:
             return
+        self._returning[id(message)] = message
+        name = f"{self.group} sends {message.message_id} back"
+        self._tasks.start_soon(self._send_back, message, handed[1], level, after_s, name=name)
+
+    async def _send_back(
+        self, message: Message, reader: QueueReader, level: int, after_s: float | None
+    ) -> None:
+        try:
+            request = SendBack(
+                offset=parse_offset_message_id(message.offset_message_id)[2],
+                group=self.group,
+                delay_level=level,
+                origin_msg_id=message.message_id,
+                origin_topic=message.topic,
+                max_reconsume_times=self._manner.max_reconsume_times,
+                broker_name=message.queue.broker,
+            )
+            await self._services.asker.ask(message.queue, request, SEND_BACK_S)
+        except ClientError as error:
+            logger.warning(
+                "%s: the broker does not take %s back, it is delivered again from here: %s",
+                self.group,
+                message.message_id,
+                error,
+            )
+            self._deliver_again(message, reader, after_s)
+        else:
+            reader.settle(message)
+        finally:
+            del self._returning[id(message)]
+            self._news.set()
+
+    def _deliver_again(self, message: Message, reader: QueueReader, after_s: float | None) -> None:
         self._news.set()
         again = evolve(message, delivery_attempt=message.delivery_attempt + 1)
-        if not handed[1].replace(message, again):
+        if not reader.replace(message, again):
             return  # the queue is somebody else's now
         if after_s is None:
             failures = message.delivery_attempt
             after_s = retry.REDELIVERY_BACK_OFF.pause_s(failures, random.random())
         due = anyio.current_time() + after_s
-        heapq.heappush(self._later, (due, next(self._tick), again, handed[1]))
+        heapq.heappush(self._later, (due, next(self._tick), again, reader))
         self._to_redeliver.set()
 
     def deliver(self, reader: QueueReader, messages: Sequence[Message]) -> None:
@@ -169,20 +236,20 @@ class Consumer:
         """Look at the shares now."""
         self._to_rebalance.set()
 
-    async def run(self, tasks: Starter) -> None:
-        """Share out, commit and redeliver, until cancelled; readers are started in *tasks*."""
+    async def run(self) -> None:
+        """Share out, commit and redeliver, until cancelled."""
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._commit_again_and_again)
             loops.start_soon(self._redeliver)
-            loops.start_soon(self._rebalance_again_and_again, tasks)
+            loops.start_soon(self._rebalance_again_and_again)
 
-    async def _rebalance_again_and_again(self, tasks: Starter) -> None:
+    async def _rebalance_again_and_again(self) -> None:
         try:
             await self._learn_routes()
             await self._services.membership.beat()
             while True:
                 self._to_rebalance = anyio.Event()
-                balanced = await self._rebalance(tasks)
+                balanced = await self._rebalance()
                 with anyio.move_on_after(REBALANCE_S if balanced else UNBALANCED_S):
                     await self._to_rebalance.wait()
         except ClientClosed:
@@ -232,12 +299,12 @@ class Consumer:
 
     # --- sharing out -----------------------------------------------------------------------------
 
-    async def _rebalance(self, tasks: Starter) -> bool:
+    async def _rebalance(self) -> bool:
         """Take up and lay down queues; False if the shares of a topic could not be settled."""
         balanced = True
         for subscription in self._subscriptions.values():
             try:
-                balanced &= await self._rebalance_topic(tasks, subscription)
+                balanced &= await self._rebalance_topic(subscription)
             except NoRoute as error:
                 # Retry topics appear with the first heartbeat, others with their first message.
                 logger.debug("%s: %s", self.group, error)
@@ -249,7 +316,7 @@ class Consumer:
                 balanced = False
         return balanced
 
-    async def _rebalance_topic(self, tasks: Starter, subscription: Subscription) -> bool:
+    async def _rebalance_topic(self, subscription: Subscription) -> bool:
         known = self._services.routes.known(subscription.topic)
         route = await self._services.routes.get(subscription.topic)
         if route is not known:
@@ -265,7 +332,7 @@ class Consumer:
             logger.info("%s reads %d queues of %r", self.group, len(share), subscription.topic)
         await self._lay_down(difference.lost)
         for queue in difference.gained:
-            self._take_up(tasks, queue, subscription)
+            self._take_up(queue, subscription)
         return True
 
     async def _members(self, route: TopicRoute) -> tuple[str, ...]:
@@ -286,17 +353,17 @@ class Consumer:
         await self._services.membership.beat(route.addresses)
         raise failure
 
-    def _take_up(self, tasks: Starter, queue: Queue, subscription: Subscription) -> None:
+    def _take_up(self, queue: Queue, subscription: Subscription) -> None:
         reader = self._readers[queue] = QueueReader(
             queue,
             self.group,
             subscription,
-            self._from,
+            self._manner.from_,
             self._services.asker,
             self,
             self._unregistered,
         )
-        tasks.start_soon(reader.run, name=f"{self.group} reads {queue}")
+        self._tasks.start_soon(reader.run, name=f"{self.group} reads {queue}")
 
     async def _lay_down(self, queues: Sequence[Queue]) -> None:
         readers = [self._readers.pop(queue) for queue in queues]
@@ -309,9 +376,13 @@ class Consumer:
         self.rebalance_soon()
 
     async def close(self) -> None:
-        """Commit what is settled, and leave the group."""
+        """Let what goes back arrive, commit what is settled, and leave the group."""
         self._ended = True
         self._news.set()
+        with anyio.move_on_after(CLOSE_S / 2, shield=True):
+            while self._returning:
+                self._news = anyio.Event()
+                await self._news.wait()
         for reader in self._readers.values():
             reader.stop()
         with anyio.move_on_after(CLOSE_S, shield=True):
@@ -363,9 +434,8 @@ async def open_consumer(
     services: Services,
     group: str,
     subscriptions: Mapping[str, Subscription],
+    manner: Manner,
     *,
-    from_: From,
-    concurrency: int,
     version: int,
 ) -> AsyncIterator[Consumer]:
     """A member of *group* for as long as the block lasts."""
@@ -374,11 +444,11 @@ async def open_consumer(
         **subscriptions,
         retry_topic: Subscription(topic=retry_topic, expression="*", tags=frozenset()),
     }
-    consumer = Consumer(services, group, everything, from_, concurrency)
-    data = consumer_data(group, everything, from_, version)
-    services.membership.join(data, consumer.rebalance_soon)
     async with open_tasks() as tasks:
-        tasks.start_soon(consumer.run, tasks, name=f"consumer {group}")
+        consumer = Consumer(services, tasks, group, everything, manner)
+        data = consumer_data(group, everything, manner.from_, version)
+        services.membership.join(data, consumer.rebalance_soon)
+        tasks.start_soon(consumer.run, name=f"consumer {group}")
         try:
             yield consumer
         finally:

@@ -104,7 +104,13 @@ class Settlement(Protocol):
         """*message* is done with."""
 
     def give_back(self, message: "Message", after_s: float | None) -> None:
-        """*message* is to be delivered again, after *after_s* or a back-off."""
+        """*message* failed: it is to be delivered again, after *after_s* or a back-off."""
+
+    def put_back(self, message: "Message") -> None:
+        """*message* was not handled, and did not fail: this member gets it again."""
+
+    def give_up(self, message: "Message") -> None:
+        """*message* is to go to the group's dead letters."""
 
 
 @frozen
@@ -127,12 +133,13 @@ class _AckScope:
         if error is None:
             self.settlement.acknowledge(self.message)
             return False
+        if not isinstance(error, Exception):  # a cancellation, or the end of the program
+            self.settlement.put_back(self.message)
+            return False
         self.settlement.give_back(self.message, self.after_s)
-        if not isinstance(error, Exception):
-            return False  # a cancellation, or the end of the program
         message = self.message
         logger.warning(
-            "message %s of %s failed at attempt %d and will be delivered again",
+            "message %s of %s failed at attempt %d",
             message.message_id,
             message.queue,
             message.delivery_attempt,
@@ -165,8 +172,10 @@ class Message:
     born_host: str
     stored_at: datetime
     reconsume_times: int
+    """How often the broker took it back."""
+
     delivery_attempt: int = 1
-    """How often this consumer was handed it, from 1."""
+    """How often the group was handed it, from 1, as far as this member knows."""
 
     stored_body: bytes = field(repr=False)
     """The body as it lies in the broker, perhaps compressed."""
@@ -189,16 +198,26 @@ class Message:
         self._settled_by().acknowledge(self)
 
     def nack(self, retry_after: float | timedelta | None = None) -> None:
-        """Not done: deliver it again, after a back-off or *retry_after* (seconds)."""
+        """It failed: deliver it again, after a back-off or *retry_after* (seconds).
+
+        The broker takes it back, and counts; after the group's (or the consumer's) maximum it is a
+        dead letter.  Spans are rounded up to the broker's levels: 1 s, 5 s, 10 s, 30 s, 1 to
+        10 min, 20 min, 30 min, 1 h, 2 h.
+        """
         self._settled_by().give_back(self, as_seconds(retry_after))
+
+    def reject(self) -> None:
+        """It will never work: put it to the group's dead letters at once."""
+        self._settled_by().give_up(self)
 
     def ack_on_success(
         self, retry_after: float | timedelta | None = None
     ) -> AbstractAsyncContextManager["Message", bool]:
         """A scope that acknowledges when its block ends well and gives the message back when not.
 
-        An `Exception` is logged and swallowed, so that the loop around it goes on; the message
-        comes again after a back-off or *retry_after*.  A cancellation passes through.
+        An `Exception` is logged and swallowed, so that the loop around it goes on; what becomes of
+        the message is what `nack(retry_after)` says.  A cancellation passes through, and is no
+        failure: the message comes again and nobody counts.
         """
         return _AckScope(self, self._settled_by(), as_seconds(retry_after))
 
@@ -226,6 +245,7 @@ def as_message(record: Record, queue: Queue, settlement: Settlement | None = Non
         born_host="{}:{}".format(*unpack_host(record.born_host)),
         stored_at=as_datetime(record.store_timestamp_ms),
         reconsume_times=record.reconsume_times,
+        delivery_attempt=record.reconsume_times + 1,
         stored_body=record.body,
         sys_flag=record.sys_flag,
         settlement=settlement,
@@ -304,9 +324,10 @@ def checked_tag(tag: str) -> str:
 
 def as_seconds(pause: float | timedelta | None) -> float | None:
     """*pause* in seconds."""
-    if isinstance(pause, timedelta):
-        return pause.total_seconds()
-    return pause
+    found = pause.total_seconds() if isinstance(pause, timedelta) else pause
+    if found is not None and not found >= 0:  # NaN neither
+        raise ValueError(f"retry_after {pause}: a span of 0 or more is expected")
+    return found
 
 
 def as_datetime(timestamp_ms: int) -> datetime:

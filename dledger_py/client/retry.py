@@ -15,6 +15,7 @@ The codes are RocketMQ's; Java 5 tries again on 1, 2, 14, 16, 17, 204, 205 and 1
 this table, except that 16 (no permission) is only worth another *broker group*.
 """
 
+from bisect import bisect_left
 from enum import Enum
 
 from attrs import frozen
@@ -108,6 +109,15 @@ REDELIVERY_BACK_OFF = BackOff(first_s=1.0, longest_s=60.0)
 
 CONSUME_BACK_OFF = BackOff(first_s=0.1, longest_s=3.0)
 """Pauses of the consumer's own loops after a failure; Java and Go always wait 3 s."""
+
+
+DELAY_LEVELS_S = (1, 5, 10, 30, *(60 * n for n in range(1, 11)), 1200, 1800, 3600, 7200)
+"""What brokers delay by at levels 1 to 18, unless somebody set them to something else."""
+
+
+def delay_level(after_s: float) -> int:
+    """The level that is not too early for a message to come again; 18 (2 h) for all beyond."""
+    return min(1 + bisect_left(DELAY_LEVELS_S, after_s), len(DELAY_LEVELS_S))
 
 
 def attempt_timeout_s(left_s: float, attempt_max_s: float = ATTEMPT_TIMEOUT_S) -> float | None:

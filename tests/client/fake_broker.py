@@ -38,7 +38,14 @@ class Store:
     committed: dict[tuple[str, str, int], int] = field(factory=dict)
     first_offset: int = 0
 
-    def append(self, topic: str, queue_id: int, body: bytes, properties: str = "") -> int:
+    def append(
+        self,
+        topic: str,
+        queue_id: int,
+        body: bytes,
+        properties: str = "",
+        reconsume_times: int = 0,
+    ) -> int:
         queue = self.queues.setdefault((topic, queue_id), [])
         queue.append(
             encode_record(
@@ -52,6 +59,7 @@ class Store:
                 body=body,
                 topic=topic,
                 properties=properties.encode(),
+                reconsume_times=reconsume_times,
                 queue_offset=len(queue),
                 physical_offset=len(queue) * 1000,
             )
