@@ -18,13 +18,7 @@ from dledger_py.client import retry
 from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.asking import Asker
 from dledger_py.client.connection import Connection
-from dledger_py.client.consumer import (
-    Consumer,
-    Manner,
-    Services,
-    open_consumer,
-    parse_subscriptions,
-)
+from dledger_py.client.consumer import Consumer, open_consumer
 from dledger_py.client.errors import ClientError, SendUncertain, Unreachable
 from dledger_py.client.members import Members
 from dledger_py.client.membership import Membership
@@ -40,9 +34,10 @@ from dledger_py.client.messages import (
 from dledger_py.client.pool import Pool
 from dledger_py.client.producer import Producer, Sealed, receipt_of
 from dledger_py.client.pull import Puller, PullResult
-from dledger_py.client.queue_reader import From
 from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes, parse_name_servers
+from dledger_py.client.sharing import Services
+from dledger_py.client.subscriptions import From, Manner, parse_subscriptions
 from dledger_py.client.surroundings import HERE, Surroundings
 from dledger_py.client.transactions import Check, Transaction, Transactions
 from dledger_py.client.unique_ids import UniqueIds

@@ -14,10 +14,9 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
 import anyio
-from attrs import frozen
 
 from dledger_py.client import retry
 from dledger_py.client.asking import Asker
@@ -33,6 +32,7 @@ from dledger_py.client.pull import (
     records,
 )
 from dledger_py.client.queues import Queue
+from dledger_py.client.subscriptions import RETRY_PREFIX, From, Subscription
 from dledger_py.remoting.commands.offsets import (
     GetMaxOffset,
     GetMinOffset,
@@ -72,11 +72,6 @@ otherwise be asked thousands of times a second."""
 LAGGING_PAUSE_S = 0.2
 """How long a member that lags behind is given to catch up before it is asked again."""
 
-RETRY_PREFIX = "%RETRY%"
-
-From = Literal["last", "first"] | datetime
-"""Where a group starts in a queue it has never committed an offset for."""
-
 # Not registered yet: the heartbeat is on its way, or the broker has restarted.
 _UNREGISTERED = frozenset(
     {
@@ -85,20 +80,6 @@ _UNREGISTERED = frozenset(
         ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST,
     }
 )
-
-
-@frozen(kw_only=True)
-class Subscription:
-    """What a group reads of one topic."""
-
-    topic: str
-    expression: str
-    tags: frozenset[str]
-    """Empty for all."""
-
-    def wants(self, tag: str | None) -> bool:
-        """Whether a message with *tag* is for this group."""
-        return not self.tags or tag in self.tags
 
 
 class Deliver(Settlement, Protocol):

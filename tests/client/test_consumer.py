@@ -9,8 +9,16 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
-from dledger_py.client import Client, Consumer, ConsumerFailed, Message, Queue, connect, retry
-from dledger_py.client import consumer as consumer_module
+from dledger_py.client import (
+    Client,
+    Consumer,
+    ConsumerFailed,
+    Message,
+    Queue,
+    connect,
+    retry,
+    sharing,
+)
 from dledger_py.client.retry import BackOff
 from dledger_py.remoting.wire.frame import Frame, encode_response
 from tests.client.fake_broker import (
@@ -34,7 +42,7 @@ from tests.client.fake_servers import Peer, on_both_loops, running
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of seconds would be waited for."""
-    monkeypatch.setattr(consumer_module, "UNBALANCED_S", 0.01)
+    monkeypatch.setattr(sharing, "UNBALANCED_S", 0.01)
     monkeypatch.setattr(retry, "REDELIVERY_BACK_OFF", BackOff(0.001, 0.01))
     monkeypatch.setattr(retry, "CONSUME_BACK_OFF", BackOff(0.001, 0.01))
 
@@ -413,7 +421,7 @@ async def test_a_client_cancelled_with_its_consumer_still_commits() -> None:
 async def test_offsets_are_committed_while_consuming() -> None:
     async with connected() as (cluster, mq):
         fill(cluster, 3)
-        consumer_module.COMMIT_S, before = 0.01, consumer_module.COMMIT_S
+        sharing.COMMIT_S, before = 0.01, sharing.COMMIT_S
         try:
             async with mq.consumer("g", "t", from_="first") as messages:
                 await take(messages, 2)
@@ -422,7 +430,7 @@ async def test_offsets_are_committed_while_consuming() -> None:
 
                 assert cluster.broker.requests_of(COMMIT)
         finally:
-            consumer_module.COMMIT_S = before
+            sharing.COMMIT_S = before
 
 
 @on_both_loops

@@ -4,7 +4,7 @@ import anyio
 import pytest
 from attrs import define, field
 
-from dledger_py.client import Client, Message, retry
+from dledger_py.client import Client, Message, retry, sharing
 from dledger_py.client import consumer as consumer_module
 from dledger_py.client.retry import BackOff, delay_level
 from dledger_py.remoting.wire.frame import Frame, encode_response
@@ -17,7 +17,7 @@ RETRIES = "%RETRY%g"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer_module, "UNBALANCED_S", 0.01)
+    monkeypatch.setattr(sharing, "UNBALANCED_S", 0.01)
     monkeypatch.setattr(retry, "REDELIVERY_BACK_OFF", BackOff(0.001, 0.01))
 
 
