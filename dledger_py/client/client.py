@@ -294,6 +294,7 @@ class Client:
         *,
         concurrency: int = 16,
         from_: From = "last",
+        ordered: bool = False,
         max_reconsume_times: int | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
         """Be a member of *group* for as long as the block lasts, and read what falls to it.
@@ -303,6 +304,11 @@ class Client:
         group has never committed an offset for.  A message that failed comes again up to
         *max_reconsume_times* (as the broker is told for the group, usually 16), and is a dead
         letter then.
+
+        With *ordered*, the messages of a queue (of a FIFO key, then) are handed out one after the
+        other, each when the one before was settled, and no other member reads that queue
+        meanwhile.  What failed is tried again in its place, after 1 s, 2 s, ... 60 s or
+        `retry_after`: without limit, unless *max_reconsume_times* is given.
         """
         _checked_group(group)
         if max_reconsume_times is not None and max_reconsume_times < 0:
@@ -317,7 +323,12 @@ class Client:
             self._services,
             group,
             parse_subscriptions(subscriptions, checked_topic),
-            Manner(concurrency=concurrency, from_=from_, max_reconsume_times=max_reconsume_times),
+            Manner(
+                concurrency=concurrency,
+                from_=from_,
+                max_reconsume_times=max_reconsume_times,
+                ordered=ordered,
+            ),
             version=int(self._now_s() * 1000),
         )
 

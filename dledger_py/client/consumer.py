@@ -1,4 +1,4 @@
-"""Consuming as a member of a group: who reads what, handing messages out, committing.
+"""Consuming as a member of a group: handing messages out, and hearing what became of them.
 
     async with mq.consumer("billing", {"Orders": "paid || shipped"}) as messages:
         async for message in messages:
@@ -12,8 +12,11 @@ The laws.
 * A message that failed is sent back to the broker, which delivers it again later to whichever
   member, counts, and puts it to the dead letters in the end.  It is settled here once the broker
   has it.  Where the broker does not take it, this member delivers it again itself.
+* In order, a message that failed keeps its queue waiting, and is tried again here; only what failed
+  too often is sent to the dead letters, where the consumer has a limit.
 * At most `concurrency` messages are handed out, or on their way back, and not settled.  Any number
   of tasks may iterate.
+
 Who reads which queue is `sharing`; reading one is `queue_reader`.
 """
 
@@ -32,6 +35,7 @@ from attrs import evolve
 from dledger_py.client import retry
 from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.errors import ClientError, ConsumerFailed
+from dledger_py.client.in_order import InOrder
 from dledger_py.client.messages import Message
 from dledger_py.client.queue_reader import QueueReader
 from dledger_py.client.queues import Queue
@@ -70,7 +74,8 @@ class Consumer:
         self._shares = Shares(services, tasks, group, subscriptions, manner, self)
         self._ready: deque[tuple[Message, QueueReader]] = deque()
         self._handed: dict[int, tuple[Message, QueueReader]] = {}
-        self._returning: dict[int, Message] = {}
+        self._returning: dict[int, QueueReader] = {}
+        self._lanes: InOrder[QueueReader, Message] | None = InOrder() if manner.ordered else None
         self._later: list[tuple[float, int, Message, QueueReader]] = []
         self._tick = count()
         self._news = anyio.Event()
@@ -98,7 +103,7 @@ class Consumer:
             if len(self._handed) + len(self._returning) < self._manner.concurrency:
                 while self._ready:
                     message, reader = self._ready.popleft()
-                    if reader.holds(message):
+                    if reader.delivers(message):
                         self._handed[id(message)] = (message, reader)
                         return message
             if self._news.is_set():
@@ -108,12 +113,18 @@ class Consumer:
     def acknowledge(self, message: Message) -> None:
         """*message* is done with; only the first word about a delivery counts."""
         if (handed := self._handed.pop(id(message), None)) is not None:
-            handed[1].settle(message)
-            self._news.set()
+            self._settle(message, handed[1])
 
     def give_back(self, message: Message, after_s: float | None) -> None:
-        """*message* failed; the broker is to deliver it again, after *after_s* or its own pause."""
-        self._return(message, 0 if after_s is None else retry.delay_level(after_s), after_s)
+        """*message* failed; it is to be delivered again, after *after_s* or a pause."""
+        if self._lanes is None:
+            self._return(message, 0 if after_s is None else retry.delay_level(after_s), after_s)
+            return
+        most = self._manner.max_reconsume_times
+        if most is not None and message.delivery_attempt > most:
+            self._return(message, DEAD_LETTER, after_s)
+        elif (handed := self._handed.pop(id(message), None)) is not None:
+            self._deliver_again(message, handed[1], after_s)
 
     def give_up(self, message: Message) -> None:
         """*message* is to go to the group's dead letters."""
@@ -122,13 +133,20 @@ class Consumer:
     def put_back(self, message: Message) -> None:
         """*message* was not handled; this member gets it again."""
         if (handed := self._handed.pop(id(message), None)) is not None:
-            self._deliver_again(message, handed[1], None)
+            self._deliver_again(message, handed[1], None, failed=False)
+
+    def _settle(self, message: Message, reader: QueueReader) -> None:
+        if reader.settle(message) and self._lanes is not None:
+            following = self._lanes.done(reader)
+            if following is not None:
+                self._ready.append((following, reader))
+        self._news.set()
 
     def _return(self, message: Message, level: int, after_s: float | None) -> None:
         handed = self._handed.pop(id(message), None)
         if handed is None:
             return
-        self._returning[id(message)] = message
+        self._returning[id(message)] = handed[1]
         name = f"{self.group} sends {message.message_id} back"
         self._tasks.start_soon(self._send_back, message, handed[1], level, after_s, name=name)
 
@@ -155,14 +173,16 @@ class Consumer:
             )
             self._deliver_again(message, reader, after_s)
         else:
-            reader.settle(message)
+            self._settle(message, reader)
         finally:
             del self._returning[id(message)]
             self._news.set()
 
-    def _deliver_again(self, message: Message, reader: QueueReader, after_s: float | None) -> None:
+    def _deliver_again(
+        self, message: Message, reader: QueueReader, after_s: float | None, *, failed: bool = True
+    ) -> None:
         self._news.set()
-        again = evolve(message, delivery_attempt=message.delivery_attempt + 1)
+        again = evolve(message, delivery_attempt=message.delivery_attempt + failed)
         if not reader.replace(message, again):
             return  # the queue is somebody else's now
         if after_s is None:
@@ -174,8 +194,25 @@ class Consumer:
 
     def deliver(self, reader: QueueReader, messages: Sequence[Message]) -> None:
         """*reader* has read *messages*."""
+        if self._lanes is not None:
+            first = self._lanes.add(reader, messages)
+            messages = () if first is None else (first,)
         self._ready.extend((message, reader) for message in messages)
         self._news.set()
+
+    def forget(self, reader: QueueReader) -> None:
+        """Nothing that *reader* has read is handed out any more."""
+        if self._lanes is not None:
+            self._lanes.forget(reader)
+
+    async def wait_settled(self, reader: QueueReader) -> None:
+        """Wait until nothing that *reader* has read is in anybody's hands."""
+        while any(each is reader for _, each in self._handed.values()) or any(
+            each is reader for each in self._returning.values()
+        ):
+            if self._news.is_set():
+                self._news = anyio.Event()
+            await self._news.wait()
 
     def fail(self, error: ConsumerFailed) -> None:
         """No more messages will come; whoever iterates hears why."""
@@ -206,7 +243,8 @@ class Consumer:
                     await self._to_redeliver.wait()
                 continue
             _, _, message, reader = heapq.heappop(self._later)
-            self.deliver(reader, (message,))
+            self._ready.append((message, reader))
+            self._news.set()
 
     async def close(self) -> None:
         """Let what goes back arrive, commit what is settled, and leave the group."""
@@ -214,7 +252,8 @@ class Consumer:
         self._news.set()
         with anyio.move_on_after(CLOSE_S / 2, shield=True):
             while self._returning:
-                self._news = anyio.Event()
+                if self._news.is_set():
+                    self._news = anyio.Event()
                 await self._news.wait()
         with anyio.move_on_after(CLOSE_S, shield=True):
             await self._shares.close()

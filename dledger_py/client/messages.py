@@ -175,7 +175,7 @@ class Message:
     """How often the broker took it back."""
 
     delivery_attempt: int = 1
-    """How often the group was handed it, from 1, as far as this member knows."""
+    """1, and one more for each time it failed, as far as this member knows."""
 
     stored_body: bytes = field(repr=False)
     """The body as it lies in the broker, perhaps compressed."""

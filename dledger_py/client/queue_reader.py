@@ -8,6 +8,9 @@ The laws.
   than `SPAN_MAX` offsets lie behind the oldest of them: that much is repeated after a crash.
 * Tags are compared as strings again: a broker compares hashes, which may collide.
 * A reader that was stopped never delivers, settles or commits again.
+* In order (with `locks`), nothing is read, handed out, settled or committed while the queue is not
+  owned.  When it is again, reading begins at what is committed, after what is in a user's hands has
+  been settled.  A reader that retires hands out nothing new, and still settles.
 """
 
 import logging
@@ -31,6 +34,7 @@ from dledger_py.client.pull import (
     pull_request,
     records,
 )
+from dledger_py.client.queue_locks import QueueLocks
 from dledger_py.client.queues import Queue
 from dledger_py.client.subscriptions import RETRY_PREFIX, From, Subscription
 from dledger_py.remoting.commands.offsets import (
@@ -72,6 +76,10 @@ otherwise be asked thousands of times a second."""
 LAGGING_PAUSE_S = 0.2
 """How long a member that lags behind is given to catch up before it is asked again."""
 
+LOCKED_PAUSE_S = 1.0
+"""The pause before a queue that another member owns is asked for again; Java's rebalancing does
+it this often until all is settled."""
+
 # Not registered yet: the heartbeat is on its way, or the broker has restarted.
 _UNREGISTERED = frozenset(
     {
@@ -86,6 +94,8 @@ class Deliver(Settlement, Protocol):
     """The consumer a reader works for."""
 
     def deliver(self, reader: "QueueReader", messages: Sequence[Message]) -> None: ...
+    def forget(self, reader: "QueueReader") -> None: ...
+    async def wait_settled(self, reader: "QueueReader") -> None: ...
     def fail(self, error: ConsumerFailed) -> None: ...
 
 
@@ -101,9 +111,12 @@ class QueueReader:
         asker: Asker,
         consumer: Deliver,
         on_unregistered: Callable[[], None],
+        locks: QueueLocks | None = None,
     ) -> None:
         self.queue = queue
         self.stopped = False
+        self.retiring = False
+        self._locks = locks
         self._group = group
         self._subscription = subscription
         self._from = from_
@@ -119,23 +132,33 @@ class QueueReader:
 
     # --- settling --------------------------------------------------------------------------------
 
-    def settle(self, message: Message) -> None:
-        """*message* is done with; nothing happens if it is not in hand any more."""
-        if self._forget(message):
-            assert self._progress is not None
-            self._progress.settle(message.queue_offset)
-            self._room.set()
+    def settle(self, message: Message) -> bool:
+        """*message* is done with; False, and nothing happens, if it is not in hand any more."""
+        if not self._forget(message):
+            return False
+        assert self._progress is not None
+        self._progress.settle(message.queue_offset)
+        self._room.set()
+        return True
 
     def replace(self, message: Message, again: Message) -> bool:
         """*message* becomes *again*, its next delivery; False if it is not in hand any more."""
-        if self.stopped or self._held.get(message.queue_offset) is not message:
+        if self.retiring or not self.holds(message):
             return False
         self._held[message.queue_offset] = again
         return True
 
     def holds(self, message: Message) -> bool:
-        """Whether *message* is to be delivered still."""
-        return not self.stopped and self._held.get(message.queue_offset) is message
+        """Whether *message* is in hand, and still this member's business."""
+        return (
+            not self.stopped
+            and self._held.get(message.queue_offset) is message
+            and (self._locks is None or self._locks.owns(self.queue))
+        )
+
+    def delivers(self, message: Message) -> bool:
+        """Whether *message* is to be handed out."""
+        return not self.retiring and self.holds(message)
 
     def _forget(self, message: Message) -> bool:
         if not self.holds(message):
@@ -152,6 +175,8 @@ class QueueReader:
             failures = 0
             while not self.stopped:
                 try:
+                    if self._locks is not None and not self._locks.owns(self.queue):
+                        await self._own(self._locks)
                     if self._progress is None:
                         start = await self._start_offset()
                         logger.info("%s reads %s from %d", self._group, self.queue, start)
@@ -167,6 +192,22 @@ class QueueReader:
                 except ClientError as error:
                     failures += 1
                     await self._after_failure(error, failures)
+
+    async def _own(self, locks: QueueLocks) -> None:
+        """Wait until the queue is this member's alone."""
+        self._progress = None
+        await self._start_over()
+        while not await locks.acquire(self.queue):
+            logger.debug("%s waits for %s: another member owns it", self._group, self.queue)
+            await anyio.sleep(LOCKED_PAUSE_S)
+
+    async def _start_over(self) -> None:
+        """What was read and is not settled is not this reader's business any more."""
+        self._held.clear()
+        self._held_bytes = 0
+        if self._locks is not None:  # two messages of a queue are never out together
+            await self._consumer.wait_settled(self)
+            self._consumer.forget(self)
 
     async def _after_failure(self, error: ClientError, failures: int) -> None:
         if isinstance(error, ResponseError) and error.code in _UNREGISTERED:
@@ -248,8 +289,7 @@ class QueueReader:
                 return
         offset = said.next_begin_offset
         logger.warning("%s: %s was moved to offset %d", self._group, self.queue, offset)
-        self._held.clear()
-        self._held_bytes = 0
+        await self._start_over()
         self._progress = Progress(offset)
 
     # --- offsets ---------------------------------------------------------------------------------
@@ -284,7 +324,7 @@ class QueueReader:
 
         **Durability**: on return the offset is in the replicated log.  **Raises** ClientError.
         """
-        if self._progress is None:
+        if self._progress is None or (self._locks is not None and not self._locks.owns(self.queue)):
             return
         offset = self._progress.commit_offset
         if offset == self._committed:
@@ -297,6 +337,11 @@ class QueueReader:
         )
         await self._asker.ask(self.queue, request, OFFSET_TIMEOUT_S)
         self._committed = offset
+
+    def retire(self) -> None:
+        """Read and hand out nothing more; what is in a user's hands can still be settled."""
+        self.retiring = True
+        self._scope.cancel()
 
     def stop(self) -> None:
         """Deliver and settle nothing more; what was settled can still be committed."""

@@ -7,6 +7,8 @@ The laws.
   the others are keeps what it has.
 * A queue's committed offset never passes a message that was not acknowledged, so a crash, a lost
   queue or a moved one repeats messages; none is left out.
+* In order, a queue that is lost stays locked until what is in a user's hands is settled and
+  committed; only then is it let go.
 
 Reading one queue is `queue_reader`; being known to the brokers is `membership`.
 """
@@ -22,6 +24,7 @@ from dledger_py.client.asking import Asker
 from dledger_py.client.errors import ClientClosed, ClientError, ConsumerFailed, NoRoute
 from dledger_py.client.membership import Membership
 from dledger_py.client.pool import Pool
+from dledger_py.client.queue_locks import QueueLocks
 from dledger_py.client.queue_reader import Deliver, QueueReader
 from dledger_py.client.queues import Queue
 from dledger_py.client.rebalance import averaged, change
@@ -74,6 +77,11 @@ class Shares:
         self._manner = manner
         self._consumer = consumer
         self._readers: dict[Queue, QueueReader] = {}
+        self._retiring: dict[Queue, QueueReader] = {}
+        self._locks: QueueLocks | None = None
+        if manner.ordered:
+            client_id = services.membership.client_id
+            self._locks = QueueLocks(services.asker, client_id, group)
         self._to_rebalance = anyio.Event()
 
     @property
@@ -90,12 +98,17 @@ class Shares:
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._commit_again_and_again)
             loops.start_soon(self._rebalance_again_and_again)
+            if self._locks is not None:
+                loops.start_soon(self._locks.keep)
 
     async def close(self) -> None:
-        """Read no more, and commit what is settled."""
-        for reader in self._readers.values():
+        """Read no more, commit what is settled, and let go of the queues."""
+        readers = [*self._readers.values(), *self._retiring.values()]
+        for reader in readers:
             reader.stop()
-        await self._commit(self._readers.values())
+        await self._commit(readers)
+        if self._locks is not None:
+            await self._locks.release([reader.queue for reader in readers])
 
     async def _rebalance_again_and_again(self) -> None:
         try:
@@ -171,9 +184,13 @@ class Shares:
         if difference:
             logger.info("%s reads %d queues of %r", self.group, len(share), subscription.topic)
         await self._lay_down(difference.lost)
+        settled = True
         for queue in difference.gained:
-            self._take_up(queue, subscription)
-        return True
+            if queue in self._retiring:
+                settled = False  # its last message is still in a user's hands
+            else:
+                self._take_up(queue, subscription)
+        return settled
 
     async def _members(self, route: TopicRoute) -> tuple[str, ...]:
         """Who is in the group, as one broker of *route* knows; any should know everyone."""
@@ -202,14 +219,31 @@ class Shares:
             self._services.asker,
             self._consumer,
             self._unregistered,
+            self._locks,
         )
         self._tasks.start_soon(reader.run, name=f"{self.group} reads {queue}")
 
     async def _lay_down(self, queues: Sequence[Queue]) -> None:
         readers = [self._readers.pop(queue) for queue in queues]
+        if self._locks is not None:
+            for reader in readers:
+                reader.retire()
+                self._retiring[reader.queue] = reader
+                name = f"{self.group} lays {reader.queue} down"
+                self._tasks.start_soon(self._retire, reader, self._locks, name=name)
+            return
         for reader in readers:
             reader.stop()
         await self._commit(readers)
+
+    async def _retire(self, reader: QueueReader, locks: QueueLocks) -> None:
+        await self._consumer.wait_settled(reader)
+        reader.stop()
+        self._consumer.forget(reader)
+        await self._commit_one(reader)
+        await locks.release([reader.queue])
+        del self._retiring[reader.queue]
+        self.look_soon()
 
     def _unregistered(self) -> None:
         """A broker does not know us: rebalancing begins with a heartbeat when it cannot find us."""

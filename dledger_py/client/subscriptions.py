@@ -39,7 +39,10 @@ class Manner:
     concurrency: int
     from_: From
     max_reconsume_times: int | None
-    """None: what the broker keeps for the group, usually 16."""
+    """None: what the broker keeps for the group, usually 16; in order: without limit."""
+
+    ordered: bool = False
+    """One message of a queue after the other, and one member for each queue."""
 
 
 def retries_of(group: str) -> Subscription:
