@@ -28,6 +28,7 @@ from dledger_py.client.errors import (
 from dledger_py.client.messages import Message, Outgoing, Receipt
 from dledger_py.client.pull import PullResult, PullStatus
 from dledger_py.client.queues import Queue
+from dledger_py.client.subscriptions import Sql
 from dledger_py.client.transactions import Transaction, TransactionState
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "ResponseError",
     "SendRefused",
     "SendUncertain",
+    "Sql",
     "Transaction",
     "TransactionState",
     "Unreachable",

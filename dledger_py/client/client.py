@@ -37,7 +37,7 @@ from dledger_py.client.pull import Puller, PullResult
 from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes, parse_name_servers
 from dledger_py.client.sharing import Services
-from dledger_py.client.subscriptions import From, Manner, parse_subscriptions
+from dledger_py.client.subscriptions import From, Manner, Selection, parse_subscriptions
 from dledger_py.client.surroundings import HERE, Surroundings
 from dledger_py.client.transactions import Check, Transaction, Transactions
 from dledger_py.client.unique_ids import UniqueIds
@@ -290,7 +290,7 @@ class Client:
     def consumer(
         self,
         group: str,
-        subscriptions: Mapping[str, str] | Sequence[str] | str,
+        subscriptions: Mapping[str, Selection] | Sequence[str] | str,
         *,
         concurrency: int = 16,
         from_: From = "last",
@@ -299,11 +299,11 @@ class Client:
     ) -> AbstractAsyncContextManager[Consumer]:
         """Be a member of *group* for as long as the block lasts, and read what falls to it.
 
-        *subscriptions* maps topics to tags ("a || b", "*" for all).  *concurrency* is how many
-        messages may be handed out and not settled.  *from_* says where a queue is begun that the
-        group has never committed an offset for.  A message that failed comes again up to
-        *max_reconsume_times* (as the broker is told for the group, usually 16), and is a dead
-        letter then.
+        *subscriptions* maps topics to tags ("a || b", "*" for all) or to `Sql("amount > 5")`.
+        *concurrency* is how many messages may be handed out and not settled.  *from_* says where a
+        queue is begun that the group has never committed an offset for.  A message that failed
+        comes again up to *max_reconsume_times* (as the broker is told for the group, usually 16),
+        and is a dead letter then.
 
         With *ordered*, the messages of a queue (of a FIFO key, then) are handed out one after the
         other, each when the one before was settled, and no other member reads that queue
@@ -346,7 +346,7 @@ class Client:
         max_messages: int = 32,
         *,
         broker: str | None = None,
-        tags: str = "*",
+        tags: Selection = "*",
         group: str = PULL_GROUP,
         wait_s: float = 0.0,
         timeout_s: float | None = None,

@@ -182,3 +182,11 @@ def ambiguous_queue(topic: str, queue_id: int, found: list[Queue]) -> NoQueue:
         f"queue {queue_id} of {topic!r} exists in several broker groups: {names}",
         hint="name one with broker=",
     )
+
+
+def subscription_refused(expression: str, error: ResponseError) -> ConsumerFailed:
+    """A broker says that *expression* is none."""
+    return ConsumerFailed(
+        f"the subscription {expression!r} was refused: {error.code} {error.remark or ''}".rstrip(),
+        hint="docs/filters.md says what an expression may look like",
+    )

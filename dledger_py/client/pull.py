@@ -15,6 +15,8 @@ from dledger_py.client.errors import (
 from dledger_py.client.messages import Message, as_message
 from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes
+from dledger_py.client.subscriptions import Selection, Sql
+from dledger_py.remoting.commands.heartbeats import SQL_EXPRESSION, TAG_EXPRESSION
 from dledger_py.remoting.commands.offsets import (
     GetMaxOffset,
     GetMinOffset,
@@ -105,13 +107,13 @@ class Puller:
         *,
         group: str,
         max_messages: int,
-        tags: str,
+        tags: Selection,
         wait_s: float,
         timeout_s: float,
     ) -> PullResult:
         """Messages of *queue* from *offset* on, at most as many as the broker gives at once."""
         request = pull_request(
-            queue, offset, group=group, max_messages=max_messages, tags=tags, wait_s=wait_s
+            queue, offset, group=group, max_messages=max_messages, wanted=tags, wait_s=wait_s
         )
         if wait_s:
             reply = await self._asker.once(queue, request, wait_s + HELD_SLACK_S, PULL_CODES)
@@ -169,7 +171,7 @@ class Puller:
 
 
 def pull_request(
-    queue: Queue, offset: int, *, group: str, max_messages: int, tags: str, wait_s: float
+    queue: Queue, offset: int, *, group: str, max_messages: int, wanted: Selection, wait_s: float
 ) -> PullMessage:
     """A pull that brings its subscription along, so that a broker which has not heard this
     client's heartbeat yet (it may have been elected a moment ago) can answer."""
@@ -181,8 +183,8 @@ def pull_request(
         max_msg_nums=max_messages,
         sys_flag=CARRIES_SUBSCRIPTION | (MAY_SUSPEND if wait_s else 0),
         suspend_timeout_millis=int(wait_s * 1000),
-        subscription=tags,
-        expression_type="TAG",
+        subscription=wanted.expression if isinstance(wanted, Sql) else wanted,
+        expression_type=SQL_EXPRESSION if isinstance(wanted, Sql) else TAG_EXPRESSION,
     )
 
 

@@ -24,7 +24,13 @@ import anyio
 from dledger_py.client import retry
 from dledger_py.client.asking import Asker
 from dledger_py.client.connection import Reply
-from dledger_py.client.errors import ClientClosed, ClientError, ConsumerFailed, ResponseError
+from dledger_py.client.errors import (
+    ClientClosed,
+    ClientError,
+    ConsumerFailed,
+    ResponseError,
+    subscription_refused,
+)
 from dledger_py.client.messages import Message, Settlement, as_message
 from dledger_py.client.progress import Progress
 from dledger_py.client.pull import (
@@ -233,7 +239,7 @@ class QueueReader:
             progress.next_offset,
             group=self._group,
             max_messages=min(PULL_MESSAGES, IN_HAND_MAX - progress.in_hand),
-            tags=self._subscription.expression,
+            wanted=self._subscription.selection,
             wait_s=PULL_WAIT_S,
         )
         asked_at = anyio.current_time()
@@ -242,9 +248,7 @@ class QueueReader:
             reply = await self._asker.once(self.queue, request, timeout_s, PULL_CODES)
         except ResponseError as error:
             if error.code == ResponseCode.SUBSCRIPTION_PARSE_FAILED:
-                raise ConsumerFailed(
-                    f"the subscription of {self.queue} was refused: {error}"
-                ) from error
+                raise subscription_refused(self._subscription.expression, error) from error
             raise
         match reply.code:
             case ResponseCode.SUCCESS:

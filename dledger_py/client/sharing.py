@@ -21,7 +21,14 @@ from attrs import frozen
 
 from dledger_py.client._tasks import Starter
 from dledger_py.client.asking import Asker
-from dledger_py.client.errors import ClientClosed, ClientError, ConsumerFailed, NoRoute
+from dledger_py.client.errors import (
+    ClientClosed,
+    ClientError,
+    ConsumerFailed,
+    NoRoute,
+    ResponseError,
+    subscription_refused,
+)
 from dledger_py.client.membership import Membership
 from dledger_py.client.pool import Pool
 from dledger_py.client.queue_locks import QueueLocks
@@ -31,8 +38,15 @@ from dledger_py.client.rebalance import averaged, change
 from dledger_py.client.route_tables import TopicRoute
 from dledger_py.client.routes import Routes
 from dledger_py.client.subscriptions import RETRY_PREFIX, Manner, Subscription
-from dledger_py.remoting.commands.clients import ConsumerIds, GetConsumerIds
-from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body
+from dledger_py.remoting.commands.clients import (
+    CheckClientConfig,
+    CheckClientRequestBody,
+    ConsumerIds,
+    GetConsumerIds,
+)
+from dledger_py.remoting.commands.heartbeats import TAG_EXPRESSION
+from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body, encode_body
+from dledger_py.remoting.wire.codes import ResponseCode
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +60,15 @@ COMMIT_S = 5.0
 """How often offsets are committed; every RocketMQ client does it this often."""
 
 MEMBERS_TIMEOUT_S = 3.0
+CHECK_S = 3.0
+
+EXPRESSION_REFUSED = frozenset(
+    {
+        ResponseCode.SUBSCRIPTION_PARSE_FAILED,
+        ResponseCode.FILTER_DATA_NOT_EXIST,
+        ResponseCode.SYSTEM_ERROR,  # Apache's brokers, where filtering by SQL92 is not switched on
+    }
+)
 
 
 @frozen
@@ -113,6 +136,8 @@ class Shares:
     async def _rebalance_again_and_again(self) -> None:
         try:
             await self._learn_routes()
+            if not await self._check_expressions():
+                return
             await self._services.membership.beat()
             while True:
                 self._to_rebalance = anyio.Event()
@@ -133,6 +158,33 @@ class Shares:
                 raise
             except ClientError as error:
                 logger.info("%s waits for a route of %r: %s", self.group, topic, error)
+
+    async def _check_expressions(self) -> bool:
+        """Ask whether expressions are any, as Java does: heartbeats with a broken one may be
+        dropped without a word.  What cannot be asked now is told by the first pull."""
+        client_id = self._services.membership.client_id
+        for subscription in self._subscriptions.values():
+            route = self._services.routes.known(subscription.topic)
+            if subscription.expression_type == TAG_EXPRESSION or route is None:
+                continue
+            asked = CheckClientRequestBody(
+                client_id=client_id, group=self.group, subscription_data=subscription.data()
+            )
+            try:
+                for queue in route.read_queues[:1]:
+                    await self._services.asker.once(
+                        queue, CheckClientConfig(), CHECK_S, body=encode_body(asked)
+                    )
+            except ResponseError as error:
+                if error.code in EXPRESSION_REFUSED:
+                    self._consumer.fail(subscription_refused(subscription.expression, error))
+                    return False
+                logger.debug("%s: the expression was not checked: %s", self.group, error)
+            except ClientClosed:
+                raise
+            except ClientError as error:
+                logger.debug("%s: the expression was not checked: %s", self.group, error)
+        return True
 
     async def _commit_again_and_again(self) -> None:
         while True:

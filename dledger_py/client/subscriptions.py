@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dledger_py.remoting.commands.heartbeats import (
+    SQL_EXPRESSION,
+    TAG_EXPRESSION,
     ConsumeFromWhere,
     ConsumerData,
+    SubscriptionData,
     tag_subscription,
 )
 
@@ -18,14 +21,49 @@ From = Literal["last", "first"] | datetime
 """Where a group starts in a queue it has never committed an offset for."""
 
 
+def _an_expression(_sql: "Sql", _attribute: object, expression: str) -> None:
+    if not isinstance(expression, str) or not expression.strip():
+        raise ValueError(f'expression {expression!r}: one like "amount > 5" is expected')
+
+
+@frozen
+class Sql:
+    """Messages for which an SQL92 expression over their properties is true: see docs/filters.md."""
+
+    expression: str = field(validator=_an_expression)
+
+
+Selection = str | Sql
+"""Which messages of a topic: tags ("a || b", "*" for all), or an expression."""
+
+
 @frozen(kw_only=True)
 class Subscription:
     """What a group reads of one topic."""
 
     topic: str
     expression: str
+    expression_type: str = TAG_EXPRESSION
     tags: frozenset[str]
-    """Empty for all."""
+    """Empty for all, and with an expression of another type."""
+
+    @property
+    def selection(self) -> Selection:
+        """As the user wrote it."""
+        if self.expression_type == TAG_EXPRESSION:
+            return self.expression
+        return Sql(self.expression)
+
+    def data(self, version: int = 0) -> SubscriptionData:
+        """What the brokers are told about it."""
+        if self.expression_type == TAG_EXPRESSION:
+            return tag_subscription(self.topic, self.expression, version)
+        return SubscriptionData(
+            topic=self.topic,
+            sub_string=self.expression,
+            sub_version=version,
+            expression_type=self.expression_type,
+        )
 
     def wants(self, tag: str | None) -> bool:
         """Whether a message with *tag* is for this group."""
@@ -51,9 +89,9 @@ def retries_of(group: str) -> Subscription:
 
 
 def parse_subscriptions(
-    subscriptions: Mapping[str, str] | Sequence[str] | str, check: Callable[[str], str]
+    subscriptions: Mapping[str, Selection] | Sequence[str] | str, check: Callable[[str], str]
 ) -> dict[str, Subscription]:
-    """What a user subscribes to: topics with tag expressions, or topics alone."""
+    """What a user subscribes to: topics with tags or expressions, or topics alone."""
     if isinstance(subscriptions, str):
         subscriptions = {subscriptions: "*"}
     elif not isinstance(subscriptions, Mapping):
@@ -61,11 +99,20 @@ def parse_subscriptions(
     if not subscriptions:
         raise ValueError("subscriptions: at least one topic is expected")
     found = {}
-    for topic, expression in subscriptions.items():
-        meant = tag_subscription(check(topic), expression)
-        found[topic] = Subscription(
-            topic=topic, expression=meant.sub_string, tags=frozenset(meant.tags_set)
-        )
+    for topic, selection in subscriptions.items():
+        check(topic)
+        if isinstance(selection, Sql):
+            found[topic] = Subscription(
+                topic=topic,
+                expression=selection.expression,
+                expression_type=SQL_EXPRESSION,
+                tags=frozenset(),
+            )
+        else:
+            meant = tag_subscription(topic, selection)
+            found[topic] = Subscription(
+                topic=topic, expression=meant.sub_string, tags=frozenset(meant.tags_set)
+            )
     return found
 
 
@@ -82,8 +129,5 @@ def consumer_data(
         consume_from_where=(
             where[from_] if isinstance(from_, str) else ConsumeFromWhere.CONSUME_FROM_TIMESTAMP
         ),
-        subscription_data_set=tuple(
-            tag_subscription(each.topic, each.expression, version)
-            for each in subscriptions.values()
-        ),
+        subscription_data_set=tuple(each.data(version) for each in subscriptions.values()),
     )
