@@ -8,7 +8,7 @@ its `async with` block: nothing runs before it or after it.  Guarantees are in d
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
 import anyio
@@ -19,11 +19,12 @@ from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.asking import Asker
 from dledger_py.client.connection import Connection
 from dledger_py.client.consumer import Consumer, open_consumer
-from dledger_py.client.errors import ClientError, SendUncertain, Unreachable
+from dledger_py.client.errors import ClientError, NoReply, NoRoute, SendUncertain, Unreachable
 from dledger_py.client.members import Members
 from dledger_py.client.membership import Membership
 from dledger_py.client.messages import (
     BODY_BYTES_MAX,
+    Message,
     Outgoing,
     Receipt,
     checked_body,
@@ -35,6 +36,7 @@ from dledger_py.client.pool import Pool
 from dledger_py.client.producer import Producer, Sealed, receipt_of
 from dledger_py.client.pull import Puller, PullResult
 from dledger_py.client.queues import Queue
+from dledger_py.client.replying import Replier, Requests
 from dledger_py.client.routes import Routes, parse_name_servers
 from dledger_py.client.sharing import Services
 from dledger_py.client.subscriptions import From, Manner, Selection, parse_subscriptions
@@ -45,6 +47,7 @@ from dledger_py.remoting.commands.sending import RecallMessage
 from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
 from dledger_py.remoting.wire.frame import Frame
 from dledger_py.remoting.wire.message import BatchItem, encode_batch_body
+from dledger_py.remoting.wire.properties import CORRELATION_ID
 
 PRODUCER_GROUP = "python-producer"
 
@@ -82,7 +85,9 @@ class Client:
         self._producer = Producer(pool, routes, members, producer_group, self._now_s)
         self._puller = Puller(routes, asker)
         self._membership = Membership(pool, routes, client_id, producer_group)
-        self._services = Services(pool, routes, asker, self._membership)
+        replier = Replier(routes, asker, producer_group, self._ids.make, self._now_s)
+        self._services = Services(pool, routes, asker, self._membership, replier, timeout_s)
+        self._requests = Requests(routes, self._membership)
         self._transactions = Transactions(
             tasks, self._producer, asker, self._membership, producer_group, check
         )
@@ -96,6 +101,8 @@ class Client:
                 self._membership.changed(frame.fields.get("consumerGroup", ""))
             case RequestCode.CHECK_TRANSACTION_STATE:
                 self._transactions.asked(connection, frame)
+            case RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT:
+                self._requests.arrived(connection, frame)
             case _:
                 remark = f" request type {frame.code} not supported"
                 code = ResponseCode.REQUEST_CODE_NOT_SUPPORTED
@@ -229,18 +236,42 @@ class Client:
 
         Returns its unique id.  **Raises** ClientError if there was no broker to write to.
         """
-        unique_id = self._ids.make()
-        sealed = Sealed(
-            RequestCode.SEND_MESSAGE_V2,
-            checked_topic(topic),
-            unique_id,
-            _render(render_properties(unique_id, tag, keys, group, properties)),
-            checked_body(body),
-            group,
-            queue,
-        )
+        sealed = self._sealed(topic, body, tag, keys, group, properties, queue)
         await self._producer.tell(sealed, self._timeout_s if timeout_s is None else timeout_s)
-        return unique_id
+        return sealed.unique_id
+
+    async def request(
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        tag: str | None = None,
+        keys: Iterable[str] = (),
+        group: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        queue: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Message:
+        """Send a message, and wait for what one of its consumers replies (`Message.reply`).
+
+        The reply comes by way of a broker and is stored nowhere.  *timeout_s* is for all of it.
+
+        **Raises** NoReply: the request was stored, and nobody replied in time; it may have been
+        handled.  And as `send`.
+        """
+        left_s = self._timeout_s if timeout_s is None else timeout_s
+        due = anyio.current_time() + left_s
+        asking = self._requests.properties(left_s)
+        given = {**(properties or {}), **asking}
+        sealed = self._sealed(topic, body, tag, keys, group, given, queue)
+        with anyio.move_on_after(left_s):
+            with suppress(NoRoute):  # sending says it better
+                await self._requests.be_known(topic)
+        async with self._requests.expecting(asking[CORRELATION_ID]) as reply:
+            await self._producer.send(sealed, due - anyio.current_time())
+            with anyio.move_on_after(due - anyio.current_time()):
+                return await reply.wait()
+        raise NoReply(topic, sealed.unique_id, left_s)
 
     def transaction(
         self,
@@ -270,20 +301,33 @@ class Client:
         rolled back.  On exit CommitUncertain: the commit was not confirmed in time; it will be
         when the broker asks.  The work is done and the message will come, so undo nothing.
         """
-        unique_id = self._ids.make()
         given = {**(properties or {}), **self._transactions.properties()}
         if delay is not None:
             given |= delay_properties(delay)
-        sealed = Sealed(
+        sealed = self._sealed(topic, body, tag, keys, group, given, queue)
+        return self._transactions.open(sealed, self._timeout_s if timeout_s is None else timeout_s)
+
+    def _sealed(
+        self,
+        topic: str,
+        body: bytes,
+        tag: str | None,
+        keys: Iterable[str],
+        group: str | None,
+        properties: Mapping[str, str] | None,
+        queue: int | None,
+    ) -> Sealed:
+        """One message, ready to be sent.  `send` does this itself: a call costs it too much."""
+        unique_id = self._ids.make()
+        return Sealed(
             RequestCode.SEND_MESSAGE_V2,
             checked_topic(topic),
             unique_id,
-            _render(render_properties(unique_id, tag, keys, group, given)),
+            _render(render_properties(unique_id, tag, keys, group, properties)),
             checked_body(body),
             group,
             queue,
         )
-        return self._transactions.open(sealed, self._timeout_s if timeout_s is None else timeout_s)
 
     # --- consuming -------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from dledger_py.client import retry
 from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.errors import ClientError, ConsumerFailed
 from dledger_py.client.in_order import InOrder
-from dledger_py.client.messages import Message
+from dledger_py.client.messages import Message, Received
 from dledger_py.client.queue_reader import QueueReader
 from dledger_py.client.queues import Queue
 from dledger_py.client.sharing import Services, Shares
@@ -110,30 +110,46 @@ class Consumer:
                 self._news = anyio.Event()
             await self._news.wait()
 
-    def acknowledge(self, message: Message) -> None:
+    def acknowledge(self, message: Received) -> None:
         """*message* is done with; only the first word about a delivery counts."""
         if (handed := self._handed.pop(id(message), None)) is not None:
-            self._settle(message, handed[1])
+            self._settle(*handed)
 
-    def give_back(self, message: Message, after_s: float | None) -> None:
+    def give_back(self, message: Received, after_s: float | None) -> None:
         """*message* failed; it is to be delivered again, after *after_s* or a pause."""
+        handed = self._handed.pop(id(message), None)
+        if handed is None:
+            return
         if self._lanes is None:
-            self._return(message, 0 if after_s is None else retry.delay_level(after_s), after_s)
+            level = 0 if after_s is None else retry.delay_level(after_s)
+            self._return(*handed, level, after_s)
             return
         most = self._manner.max_reconsume_times
         if most is not None and message.delivery_attempt > most:
-            self._return(message, DEAD_LETTER, after_s)
-        elif (handed := self._handed.pop(id(message), None)) is not None:
-            self._deliver_again(message, handed[1], after_s)
+            self._return(*handed, DEAD_LETTER, after_s)
+        else:
+            self._deliver_again(*handed, after_s)
 
-    def give_up(self, message: Message) -> None:
+    def give_up(self, message: Received) -> None:
         """*message* is to go to the group's dead letters."""
-        self._return(message, DEAD_LETTER, None)
+        if (handed := self._handed.pop(id(message), None)) is not None:
+            self._return(*handed, DEAD_LETTER, None)
 
-    def put_back(self, message: Message) -> None:
+    def put_back(self, message: Received) -> None:
         """*message* was not handled; this member gets it again."""
         if (handed := self._handed.pop(id(message), None)) is not None:
-            self._deliver_again(message, handed[1], None, failed=False)
+            self._deliver_again(*handed, None, failed=False)
+
+    async def reply(
+        self,
+        message: Received,
+        body: bytes,
+        properties: Mapping[str, str] | None,
+        timeout_s: float | None,
+    ) -> None:
+        """Answer the request *message*."""
+        left_s = self._services.timeout_s if timeout_s is None else timeout_s
+        await self._services.replier.reply(message, body, properties, left_s)
 
     def _settle(self, message: Message, reader: QueueReader) -> None:
         if reader.settle(message) and self._lanes is not None:
@@ -142,13 +158,12 @@ class Consumer:
                 self._ready.append((following, reader))
         self._news.set()
 
-    def _return(self, message: Message, level: int, after_s: float | None) -> None:
-        handed = self._handed.pop(id(message), None)
-        if handed is None:
-            return
-        self._returning[id(message)] = handed[1]
+    def _return(
+        self, message: Message, reader: QueueReader, level: int, after_s: float | None
+    ) -> None:
+        self._returning[id(message)] = reader
         name = f"{self.group} sends {message.message_id} back"
-        self._tasks.start_soon(self._send_back, message, handed[1], level, after_s, name=name)
+        self._tasks.start_soon(self._send_back, message, reader, level, after_s, name=name)
 
     async def _send_back(
         self, message: Message, reader: QueueReader, level: int, after_s: float | None

@@ -169,6 +169,18 @@ class CommitUncertain(Indefinite):
         self.unique_id = unique_id
 
 
+class NoReply(Indefinite):
+    """The request was stored, and nobody replied in time: it may have been handled, or will be."""
+
+    def __init__(self, topic: str, unique_id: str, timeout_s: float) -> None:
+        super().__init__(
+            f"request {unique_id} to {topic!r} got no reply within {timeout_s:g} s",
+            hint="does somebody consume the topic, and reply?",
+        )
+        self.topic = topic
+        self.unique_id = unique_id
+
+
 def no_such_queue(topic: str, queue: int, count: int) -> NoQueue:
     """*queue* was asked for and the topic has *count*."""
     expected = f"only 0-{count - 1} exist" if count else "it has none for this"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 import anyio
 from attrs import frozen
 
+from dledger_py.client.connection import Connection
 from dledger_py.client.errors import ClientClosed, ClientError
 from dledger_py.client.pool import Pool
 from dledger_py.client.routes import Routes
@@ -55,6 +56,7 @@ class Membership:
         self._nudge = anyio.Event()
         self._everywhere = False
         self._others: tuple[str, ...] = ()
+        self._met: dict[str, Connection] = {}
         pool.on_opened(self._greet)
 
     def be_known_everywhere(self) -> None:
@@ -62,6 +64,17 @@ class Membership:
         if not self._everywhere:
             self._everywhere = True
             self._nudge.set()
+
+    async def meet(self, addresses: Iterable[str]) -> None:
+        """Beat those of *addresses* that have not heard of this client on their connection of now;
+        who does not answer is logged and left."""
+        strangers = [
+            address
+            for address in addresses
+            if address not in self._met or self._met[address] is not self._pool.opened(address)
+        ]
+        if strangers:
+            await self.beat(strangers)
 
     def join(self, data: ConsumerData, on_change: Callable[[], None]) -> None:
         """Be in a consumer group; *on_change* hears that its members changed."""
@@ -117,6 +130,7 @@ class Membership:
         try:
             connection = await self._pool.get(address)
             await connection.call(Heartbeat(), body, timeout_s=BEAT_TIMEOUT_S)
+            self._met[address] = connection
         except (ClientError, ValueError) as error:
             logger.debug("%s took no heartbeat: %s", address, error)
 

@@ -100,17 +100,26 @@ class Settlement(Protocol):
     Only the first word about a delivery counts.
     """
 
-    def acknowledge(self, message: "Message") -> None:
+    def acknowledge(self, message: "Received") -> None:
         """*message* is done with."""
 
-    def give_back(self, message: "Message", after_s: float | None) -> None:
+    def give_back(self, message: "Received", after_s: float | None) -> None:
         """*message* failed: it is to be delivered again, after *after_s* or a back-off."""
 
-    def put_back(self, message: "Message") -> None:
+    def put_back(self, message: "Received") -> None:
         """*message* was not handled, and did not fail: this member gets it again."""
 
-    def give_up(self, message: "Message") -> None:
+    def give_up(self, message: "Received") -> None:
         """*message* is to go to the group's dead letters."""
+
+    async def reply(
+        self,
+        message: "Received",
+        body: bytes,
+        properties: Mapping[str, str] | None,
+        timeout_s: float | None,
+    ) -> None:
+        """Answer the request *message*."""
 
 
 @frozen
@@ -149,8 +158,8 @@ class _AckScope:
 
 
 @frozen(kw_only=True)
-class Message:
-    """One message as it was received."""
+class Received:
+    """What there is to know about a message that was received, and what to say of it at once."""
 
     topic: str
     """The topic it was sent to, also when it comes from a retry topic."""
@@ -210,6 +219,16 @@ class Message:
         """It will never work: put it to the group's dead letters at once."""
         self._settled_by().give_up(self)
 
+    def _settled_by(self) -> Settlement:
+        if self._settlement is None:
+            raise RuntimeError("a message that was pulled has nobody to acknowledge it to")
+        return self._settlement
+
+
+@frozen(kw_only=True)
+class Message(Received):
+    """One message as it was received."""
+
     def ack_on_success(
         self, retry_after: float | timedelta | None = None
     ) -> AbstractAsyncContextManager["Message", bool]:
@@ -221,10 +240,19 @@ class Message:
         """
         return _AckScope(self, self._settled_by(), as_seconds(retry_after))
 
-    def _settled_by(self) -> Settlement:
-        if self._settlement is None:
-            raise RuntimeError("a message that was pulled has nobody to acknowledge it to")
-        return self._settlement
+    async def reply(
+        self,
+        body: bytes,
+        *,
+        properties: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Answer a request: see `Client.request`.  It is not acknowledged by that.
+
+        **Raises** ResponseError if whoever asked is gone or does not wait any more; ValueError if
+        this is no request.
+        """
+        await self._settled_by().reply(self, checked_body(body), properties, timeout_s)
 
 
 def as_message(record: Record, queue: Queue, settlement: Settlement | None = None) -> Message:

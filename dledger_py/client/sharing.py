@@ -35,6 +35,7 @@ from dledger_py.client.queue_locks import QueueLocks
 from dledger_py.client.queue_reader import Deliver, QueueReader
 from dledger_py.client.queues import Queue
 from dledger_py.client.rebalance import averaged, change
+from dledger_py.client.replying import Replier
 from dledger_py.client.route_tables import TopicRoute
 from dledger_py.client.routes import Routes
 from dledger_py.client.subscriptions import RETRY_PREFIX, Manner, Subscription
@@ -79,6 +80,9 @@ class Services:
     routes: Routes
     asker: Asker
     membership: Membership
+    replier: Replier
+    timeout_s: float
+    """The deadline of a call that has none of its own."""
 
 
 class Shares:
