@@ -7,11 +7,11 @@ the leader of one after the other is killed, and with the node all that it leads
 
 from pathlib import Path
 
-import trio
 from attrs import frozen
 
 from chaos.judging import Verdict, judge
-from chaos.load import Load, Say, under_load
+from chaos.load import Say, under_load
+from chaos.nemesis.members import kill, recover
 from chaos.recorder import Recorder
 from dledger_py.cluster.local import LocalCluster
 
@@ -46,27 +46,7 @@ async def run(directory: Path, plan: Plan, *, say: Say) -> Verdict:
         async with under_load(cluster, recorder, say) as load:
             await load.more_sends()
             for number in range(1, plan.times + 1):
-                victims = await _kill(cluster, load, plan, number)
-                await _recover(cluster, load, victims)
+                victims = await kill(cluster, load, number, everybody=plan.kill_all)
+                await recover(cluster, load, victims)
                 say(f"kill {number} of {plan.times}: {', '.join(victims)}")
     return judge(recorder.history())
-
-
-async def _kill(cluster: LocalCluster, load: Load, plan: Plan, number: int) -> tuple[str, ...]:
-    groups = cluster.layout.broker_names
-    leader = (await cluster.wait_leaders())[groups[(number - 1) % len(groups)]]
-    victims = tuple(cluster.members) if plan.kill_all else (leader,)
-    load.fault("killed", *victims)
-    for node in victims:
-        await cluster.kill(node)
-    return victims
-
-
-async def _recover(cluster: LocalCluster, load: Load, killed: tuple[str, ...]) -> None:
-    """Let the others take over (if any are left), bring the killed back, wait for more sends."""
-    if len(killed) < len(cluster.members):
-        await load.more_sends()
-    async with trio.open_nursery() as starting:
-        for node in killed:
-            starting.start_soon(cluster.start, node)
-    await load.more_sends()

@@ -9,11 +9,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Final
 
-import trio
 from attrs import frozen
 
 from chaos.judging import Verdict, judge
-from chaos.load import Load, Say, under_load
+from chaos.load import Say, under_load
+from chaos.nemesis.members import pause
 from chaos.recorder import Recorder
 from dledger_py.cluster.local import LocalCluster
 
@@ -48,19 +48,6 @@ async def run(directory: Path, plan: Plan, *, say: Say) -> Verdict:
             await load.more_sends()
             times = cycle([(s, leads) for s in plan.pauses_s for leads in (True, False)])
             for number in range(1, plan.times + 1):
-                story = await _pause(cluster, load, *next(times))
+                story = await pause(cluster, load, *next(times))
                 say(f"pause {number} of {plan.times}: {story}")
     return judge(recorder.history(), gap_max_s=plan.gap_max_s)
-
-
-async def _pause(cluster: LocalCluster, load: Load, seconds: float, leads: bool) -> str:
-    leader = await cluster.wait_leader()
-    node = leader if leads else next(each for each in cluster.members if each != leader)
-    what = "leader" if leads else "follower"
-    load.fault(f"paused {seconds:g} s as {what}", node)
-    cluster.pause(node)
-    await trio.sleep(seconds)
-    load.fault(f"resumed as {what}", node)
-    cluster.resume(node)
-    await load.more_sends()
-    return f"{node}, {what}, for {seconds:g} s; {await cluster.wait_leader()} leads"
