@@ -4,6 +4,7 @@ Status 0 if every judge is content, 1 if not. Without a scenario, leaders are ki
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from chaos import cut_off, full_disk, leader_kills, membership, pauses
+from chaos import cut_off, full_disk, leader_kills, membership, pauses, semantics
 from chaos.judging import Verdict, report
 from chaos.load import Say
 from dledger_py.runtime import logs
@@ -25,10 +26,18 @@ def main() -> int:
     logs.configure(level="warning")
     scenario: Callable[[argparse.Namespace], tuple[str, Run]] = options.prepare
     title, run = scenario(options)
-    with tempfile.TemporaryDirectory(prefix="dledger-chaos-") as scratch:
-        verdict = trio.run(run, options.data or Path(scratch), _say)
-    print(f"\n{title}\n{report(verdict)}")
-    return 0 if verdict.passed else 1
+    directory = options.data or Path(tempfile.mkdtemp(prefix="dledger-chaos-"))
+    passed = False
+    try:
+        verdict = trio.run(run, directory, _say)
+        passed = verdict.passed
+        print(f"\n{title}\n{report(verdict)}")
+    finally:
+        if not passed:
+            print(f"the members' data and logs are in {directory}")
+        elif options.data is None:
+            shutil.rmtree(directory)
+    return 0 if passed else 1
 
 
 def _say(text: str) -> None:
@@ -80,6 +89,20 @@ def _parser() -> argparse.ArgumentParser:
         "pauses", parents=[_common(12)], help="SIGSTOP leader and followers for a while"
     )
     pause.set_defaults(prepare=_pauses)
+
+    kept = scenarios.add_parser(
+        "semantics",
+        parents=[_common(10)],
+        help="SIGKILL leaders under delays, transactions, consuming in order and retries",
+    )
+    kept.add_argument("--groups", type=int, default=1, help="broker groups on the nodes")
+    kept.add_argument(
+        "--who",
+        choices=semantics.WHO,
+        default="leader",
+        help="whom to kill; or stop leader and followers for a while (default: leader)",
+    )
+    kept.set_defaults(prepare=_semantics)
     return parser
 
 
@@ -125,6 +148,20 @@ def _pauses(options: argparse.Namespace) -> tuple[str, Run]:
     plan = pauses.Plan(times=options.times, nodes=options.nodes)
     title = f"{plan.nodes} nodes, leader and followers paused {plan.times} times"
     return title, lambda directory, say: pauses.run(directory, plan, say=say)
+
+
+def _semantics(options: argparse.Namespace) -> tuple[str, Run]:
+    plan = semantics.Plan(
+        times=options.times, who=options.who, nodes=options.nodes, groups=options.groups
+    )
+    groups = "" if plan.groups == 1 else f" with {plan.groups} groups"
+    what = {
+        "leader": "the leader killed",
+        "all": "all nodes killed",
+        "paused": "leader and followers paused",
+    }[plan.who]
+    title = f"{plan.nodes} nodes{groups}, {what} {plan.times} times"
+    return title, lambda directory, say: semantics.run(directory, plan, say=say)
 
 
 def _membership(options: argparse.Namespace) -> tuple[str, Run]:

@@ -1,12 +1,14 @@
 """What a run comes to: every judge's findings, and the figures that are told and not judged."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
 from chaos.checkers.history import Acknowledged, History, Received
 from chaos.checkers.messages import CHECKERS, Gap, duplicates, stalled, write_gaps
+
+Checker = Callable[[History], tuple[str, ...]]
 
 
 @frozen(kw_only=True)
@@ -18,6 +20,8 @@ class Verdict:
     acknowledged: int
     received: int
     duplicates: int
+    told: tuple[str, ...] = ()
+    """Further figures, a line each."""
 
     @property
     def passed(self) -> bool:
@@ -25,15 +29,23 @@ class Verdict:
 
 
 def judge(
-    history: History, *, gap_max_s: float = float("inf"), findings: Sequence[str] = ()
+    history: History,
+    *,
+    gap_max_s: float = float("inf"),
+    findings: Sequence[str] = (),
+    further: Sequence[Checker] = (),
+    told: Sequence[str] = (),
 ) -> Verdict:
-    """All judges on one history; `findings` are what the scenario saw by itself.
+    """All judges on one history; `findings` are what the scenario saw by itself, `further` are
+    judges of its own, and `told` are figures of its own.
 
     `gap_max_s` is the longest time without an acknowledged send that is still right.
     """
     gaps = write_gaps(history)
     found = [
-        f"{checker.__name__}: {finding}" for checker in CHECKERS for finding in checker(history)
+        f"{checker.__name__}: {finding}"
+        for checker in (*CHECKERS, *further)
+        for finding in checker(history)
     ]
     found += [f"stalled: {finding}" for finding in stalled(gaps, at_most_s=gap_max_s)]
     return Verdict(
@@ -42,6 +54,7 @@ def judge(
         acknowledged=sum(1 for _ in history.of(Acknowledged)),
         received=sum(1 for _ in history.of(Received)),
         duplicates=duplicates(history),
+        told=tuple(told),
     )
 
 
@@ -62,6 +75,7 @@ def report(verdict: Verdict) -> str:
         f"  {verdict.acknowledged} sends acknowledged, {verdict.received} deliveries,"
         f" {verdict.duplicates} duplicates stored"
     )
+    lines += [f"  {line}" for line in verdict.told]
     lines += [f"  FAILED {finding}" for finding in verdict.findings[:FINDINGS_SHOWN]]
     lines.append("passed: nothing lost, nothing rewound" if verdict.passed else "FAILED")
     return "\n".join(lines)

@@ -25,6 +25,7 @@ from chaos.checkers.history import (
     Unknown,
 )
 from chaos.recorder import Recorder, now_ns
+from chaos.workloads.reading import read_to_end
 from dledger_py.client import Client, ClientError, SendRefused, SendUncertain, connect
 
 log = structlog.get_logger()
@@ -151,22 +152,15 @@ class Workload:
     async def inspect(self) -> None:
         """Read every queue from its first offset to its end."""
         for broker, queue_id in self._places():
-            place = (self.topic, queue_id)
-            offset = await self.client.min_offset(*place, broker=broker)
-            end = await self.client.max_offset(*place, broker=broker)
-            while offset < end:
-                result = await self.client.pull(*place, offset, broker=broker)
-                for message in result.messages:
-                    self.recorder.add(
-                        Stored(
-                            value=value_of(message.body),
-                            broker=broker,
-                            queue_id=queue_id,
-                            offset=message.queue_offset,
-                        )
+            async for message in read_to_end(self.client, self.topic, broker, queue_id):
+                self.recorder.add(
+                    Stored(
+                        value=value_of(message.body),
+                        broker=broker,
+                        queue_id=queue_id,
+                        offset=message.queue_offset,
                     )
-                assert result.next_offset > offset, f"queue {queue_id} stands still at {offset}"
-                offset = result.next_offset
+                )
 
     def _places(self) -> list[tuple[str, int]]:
         """Every queue: its broker and number."""
