@@ -49,6 +49,8 @@ from dledger_py.remoting.wire.frame import Frame
 WHO: Final = ("leader", "all", "paused")
 PAUSES_S: Final = (0.5, 1.1, 3.0)
 ELECTION_TIMEOUT_MS: Final = 1000
+SNAPSHOT_EVERY_BYTES: Final = 2 * 1024 * 1024
+"""Often: who comes back is to have some of what it owes from a snapshot, and some from the log."""
 CHECK_TIMEOUT_MS: Final = 1_000
 CHECK_INTERVAL_MS: Final = 1_000
 CHECKS_MAX: Final = 5
@@ -120,6 +122,7 @@ async def run(directory: Path, plan: Plan, *, say: Say) -> Verdict:
         groups=plan.groups,
         settings={
             "ledger.election_timeout_ms": str(ELECTION_TIMEOUT_MS),
+            "ledger.snapshot_every_bytes": str(SNAPSHOT_EVERY_BYTES),
             "transaction_timeout_ms": str(CHECK_TIMEOUT_MS),
             "transaction_check_interval_ms": str(CHECK_INTERVAL_MS),
             "transaction_check_max": str(CHECKS_MAX),
