@@ -4,10 +4,11 @@ import pytest
 
 from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic as DropTopic
+from broker.machine.moves import Move, encode_move
 from broker.machine.names import SCHEDULE_TOPIC, TIMER_TOPIC
 from broker.machine.timer_wheel import EARLY_MS, LEVELS_MS, WHEEL_QUEUES, until
 from broker.rooms.delaying import RecallHandle, decode_handle
-from broker.serving.deliveries import PAUSE_MS
+from broker.serving.deliveries import BYTES_MAX, PAUSE_MS, SLEEP_MAX_S, UNDER_WAY_MAX
 from dledger_py.ledger.errors import Indefinite, NotLeader
 from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, PullMessage
 from dledger_py.remoting.commands.sending import RecallMessage, SendMessage
@@ -32,14 +33,17 @@ def create(desk: Desk, name: str, queues: int = 4) -> None:
 
 
 def send(desk: Desk, body: bytes = b"x", topic: str = "orders", **properties):
-    request = SendMessage(
+    return desk.ask(sending(body, topic, **properties), body, code=310)
+
+
+def sending(body: bytes = b"x", topic: str = "orders", **properties) -> SendMessage:
+    return SendMessage(
         topic=topic,
         queue_id=0 if topic.startswith("%") else 1,
         producer_group="pg",
         default_topic="TBW102",
         properties=properties_text({"UNIQ_KEY": f"U{body[:4].decode()}", **properties}),
     )
-    return desk.ask(request, body, code=310)
 
 
 def stored(desk: Desk, topic: str = "orders", queue_id: int = 1) -> list:
@@ -203,6 +207,51 @@ def test_a_queue_of_one_slot_goes_in_several_entries(desk) -> None:
     assert [b"0", b"1"] == [body[:1] for body in bodies(desk)]  # no more fits one answer
 
 
+def test_a_message_larger_than_an_entry_is_to_be_goes_alone(desk) -> None:
+    send(desk, b"1" * (BYTES_MAX + 1), DELAY="1")
+    send(desk, b"2", DELAY="1")
+    go_on(desk, 1000)
+
+    assert 2 == desk.machine.queues.next_offset("orders", 1)
+
+
+def test_what_is_behind_the_first_of_a_queue_waits_for_its_own_time(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    desk.now_ms += 500
+    send(desk, b"2", DELAY="1")
+    go_on(desk, 999)
+    before = bodies(desk)
+    go_on(desk, 1)
+
+    assert ([b"1"], [b"1", b"2"]) == (before, bodies(desk))
+
+
+def test_so_many_entries_are_under_way_at_once_and_no_more(desk) -> None:
+    for number in range(UNDER_WAY_MAX + 2):
+        send(desk, b"%d" % number, TIMER_DELAY_MS=str(1000 + 50 * number))
+    desk.now_ms += 2000
+    desk.deliveries.look()
+    under_way, pause_s = len(desk.ledger.proposed), desk.deliveries.sleep_s()
+    go_on(desk)
+
+    assert (UNDER_WAY_MAX, SLEEP_MAX_S) == (under_way, pause_s)
+    assert UNDER_WAY_MAX + 2 == len(bodies(desk))
+
+
+def test_what_comes_behind_an_entry_under_way_waits_for_it(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    desk.now_ms += 1000
+    desk.deliveries.look()
+    moving, desk.ledger.proposed = desk.ledger.proposed, []
+    send(desk, b"2", DELAY="1")
+    desk.deliveries.look()
+    meanwhile, desk.ledger.proposed = desk.ledger.proposed, moving
+    go_on(desk, 1000)
+
+    assert [] == meanwhile
+    assert [b"1", b"2"] == bodies(desk)
+
+
 def test_a_new_leader_goes_on_where_the_last_one_was(desk) -> None:
     for number in range(3):
         send(desk, b"%d" % number, DELAY="1")
@@ -232,6 +281,103 @@ def test_what_was_moved_though_nobody_knew_is_not_moved_again(desk) -> None:
     look(desk)
 
     assert [b"x"] == bodies(desk)
+
+
+def test_what_nobody_knows_the_end_of_is_looked_at_after_a_pause(desk) -> None:
+    send(desk, DELAY="1")
+    desk.now_ms += 1000
+    desk.deliveries.look()
+    desk.ledger.refuse(Indefinite("who knows"))
+    desk.now_ms += PAUSE_MS - 1
+    desk.deliveries.look()
+    at_once = list(desk.ledger.proposed)
+    go_on(desk, 1)
+
+    assert [] == at_once
+    assert [b"x"] == bodies(desk)
+
+
+def lose_the_lead(desk: Desk) -> None:
+    desk.gate.leads = False
+    desk.deliveries.role_changed()
+
+
+def lead_again(desk: Desk) -> None:
+    desk.gate.leads = True
+    desk.deliveries.role_changed()
+
+
+def test_who_leads_again_knows_nothing_of_the_last_time(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    lose_the_lead(desk)
+    moved = Move(
+        stamped_ms=desk.now_ms,
+        topic=SCHEDULE_TOPIC,
+        queue_id=0,
+        first_offset=0,
+        next_offset=1,
+        soonest_ms=0,
+        latest_ms=0,
+        recalls_seen=0,
+    )
+    desk.ledger.apply(encode_move(moved, ()))
+    lead_again(desk)
+    send(desk, b"2", DELAY="1")
+    go_on(desk, 1000)
+
+    assert [b"2"] == bodies(desk)
+
+
+def test_who_leads_again_moves_a_queue_once(desk) -> None:
+    send(desk, DELAY="1")
+    lose_the_lead(desk)
+    lead_again(desk)
+    desk.now_ms += 1000
+    desk.deliveries.look()
+
+    assert 1 == len(desk.ledger.proposed)
+
+
+def test_a_move_of_an_earlier_lead_may_come_through_late(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    desk.now_ms += 500
+    send(desk, b"2", DELAY="1")
+    desk.now_ms += 500
+    desk.deliveries.look()
+    lose_the_lead(desk)
+    lead_again(desk)
+    go_on(desk, 499)
+    before = bodies(desk)
+    go_on(desk, 1)
+
+    assert ([b"1"], [b"1", b"2"]) == (before, bodies(desk))
+
+
+def test_a_cold_read_may_outlast_the_lead(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    desk.now_ms += 1000
+    desk.ledger.cached = False
+    desk.deliveries.look()
+    lose_the_lead(desk)
+    desk.threads.run()
+    desk.ledger.cached = True
+    lead_again(desk)
+    go_on(desk)
+    send(desk, b"2", DELAY="1")
+    go_on(desk, 1000)
+
+    assert [b"1", b"2"] == bodies(desk)
+
+
+def test_who_does_not_lead_sleeps_whatever_is_due(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    desk.put(sending(b"2", DELAY="2"), b"2", code=310)
+    desk.batch.propose()
+    lose_the_lead(desk)
+    desk.ledger.settle()
+    desk.now_ms += 9000
+
+    assert SLEEP_MAX_S == desk.deliveries.sleep_s()
 
 
 def test_a_follower_delivers_nothing(desk) -> None:
@@ -301,6 +447,15 @@ def test_a_topic_that_shrank_has_another_queue_for_it(desk) -> None:
     look(desk)
 
     assert [b"x", b"x"] == bodies(desk, queue_id=0)
+
+
+def test_a_topic_without_queues_has_no_place_for_it(desk) -> None:
+    send(desk, DELAY="1")
+    create(desk, "orders", queues=0)
+    go_on(desk, 1000)
+
+    assert 0 == desk.machine.topics.get("orders").queues
+    assert 1 == desk.deliveries.statistics().dropped
 
 
 def test_what_stands_in_a_waiting_topic_and_is_not_ours_is_passed(desk) -> None:
@@ -376,8 +531,30 @@ def test_a_recall_that_comes_while_the_message_is_on_its_way_counts(desk) -> Non
     desk.now_ms += 1
     look(desk)
 
+    statistics = desk.deliveries.statistics()
     assert 0 == answer.code
     assert [] == bodies(desk)
+    assert (0, 1) == (statistics.delivered, statistics.dropped)
+
+
+@pytest.mark.parametrize("which, left", [(0, [b"2"]), (1, [b"1"])])
+def test_each_message_of_an_entry_may_be_recalled_on_its_way(desk, which, left) -> None:
+    start_ms = desk.now_ms
+    handles = [
+        handle_of(send(desk, body, TIMER_DELIVER_MS=str(start_ms + after_ms)))
+        for body, after_ms in ((b"1", 10), (b"2", 40))
+    ]
+    desk.now_ms += 50
+    desk.deliveries.look()
+    moving, desk.ledger.proposed = desk.ledger.proposed, []
+    desk.now_ms = start_ms
+    answer = recall(desk, handles[which])
+    desk.ledger.proposed = moving
+    desk.now_ms += 50
+    go_on(desk)
+
+    assert (1, 0) == (len(moving), answer.code)
+    assert left == bodies(desk)
 
 
 def test_a_message_that_was_delivered_cannot_be_recalled(desk) -> None:
@@ -426,6 +603,14 @@ def test_a_handle_of_something_else_is_refused(desk, fields, topic, code) -> Non
     handle = RecallHandle(**given | fields).encode()
 
     assert code == recall(desk, handle, topic).code
+
+
+def test_a_recall_is_of_messages_with_times_of_their_own(desk) -> None:
+    recall(desk, handle_of(send(desk, b"1", TIMER_DELAY_SEC="60")))
+    send(desk, b"1", DELAY="1")
+    go_on(desk, 61_000)
+
+    assert [b"1"] == bodies(desk)
 
 
 def test_levels_have_no_handle(desk) -> None:
