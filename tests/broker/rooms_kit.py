@@ -213,15 +213,20 @@ class Gate:
 class Threads:
     """Cold reads, run when the test says so."""
 
-    jobs: list[tuple[Any, Any]] = field(factory=list)
+    jobs: list[tuple[Any, Any, Any]] = field(factory=list)
 
     def submit(self, read: Any, found: Any, failed: Any) -> None:
-        self.jobs.append((read, found))
+        self.jobs.append((read, found, failed))
 
     def run(self) -> None:
         jobs, self.jobs = self.jobs, []
-        for read, found in jobs:
+        for read, found, _failed in jobs:
             found(read())
+
+    def fail(self, error: Exception) -> None:
+        jobs, self.jobs = self.jobs, []
+        for _read, _found, failed in jobs:
+            failed(error)
 
 
 @define(eq=False, slots=False)

@@ -1,7 +1,9 @@
 """Messages for later: sends, and what becomes of them when their time has come."""
 
 import pytest
+import trio
 
+from broker.errors import MessagesGone, TooBusy
 from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic as DropTopic
 from broker.machine.moves import Move, encode_move
@@ -16,7 +18,7 @@ from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
 from dledger_py.remoting.wire.message import BatchItem, decode_records, encode_batch_body, tags_code
 from dledger_py.remoting.wire.properties import decode as properties_of
 from dledger_py.remoting.wire.properties import encode as properties_text
-from tests.broker.rooms_kit import BROKER, Desk, header
+from tests.broker.rooms_kit import BROKER, Desk, ListLedger, header
 
 HOUR_MS = 3_600_000
 
@@ -103,6 +105,18 @@ def test_a_level_delays_by_its_time(desk, level) -> None:
     )
     unit = desk.queues.range("orders", 1, 0, 1)
     assert tags_code("TagA") == int.from_bytes(unit[-8:], "big", signed=True)
+
+
+def test_what_was_delivered_and_what_only_moved_on_is_counted(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    send(desk, b"2", TIMER_DELAY_MS="25000")
+    go_on(desk, 1000)
+    at_first = desk.deliveries.statistics()
+    go_on(desk, 24_000)
+    in_the_end = desk.deliveries.statistics()
+
+    assert (1, 0) == (at_first.delivered, at_first.moved_on)
+    assert (2, 1) == (in_the_end.delivered, in_the_end.moved_on)
 
 
 def test_a_level_beyond_the_last_is_the_last(desk) -> None:
@@ -413,6 +427,53 @@ def test_a_cold_read_does_not_hold_the_loop(desk) -> None:
 
     assert [] == waiting
     assert [b"x"] == bodies(desk)
+
+
+def test_a_cold_read_that_had_to_wait_too_long_is_tried_again(desk) -> None:
+    send(desk, DELAY="1")
+    desk.now_ms += 1000
+    desk.ledger.cached = False
+    desk.deliveries.look()
+    desk.threads.fail(TooBusy())
+    desk.ledger.cached = True
+    go_on(desk, PAUSE_MS)
+
+    assert [b"x"] == bodies(desk)
+
+
+def test_what_the_log_has_no_more_holds_up_nothing(desk, monkeypatch) -> None:
+    send(desk, b"1", DELAY="1")
+
+    def gone(*_args: object, **_how: object) -> None:
+        raise MessagesGone
+
+    with monkeypatch.context() as without:
+        without.setattr(ListLedger, "read_bytes", gone)
+        go_on(desk, 1000)
+    send(desk, b"2", DELAY="1")
+    go_on(desk, 1000)
+
+    assert [b"2"] == bodies(desk)
+    assert 1 == desk.deliveries.statistics().dropped
+
+
+async def test_what_begins_to_wait_is_not_slept_through(desk, autojump_clock) -> None:
+    began_ms, began = desk.now_ms, trio.current_time()
+
+    def now_ms() -> int:
+        return began_ms + round((trio.current_time() - began) * 1000)
+
+    desk.deliveries.now_ms = now_ms
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.deliveries._deliver_for_ever)
+        await trio.sleep(0.1)
+        desk.now_ms = now_ms()
+        send(desk, TIMER_DELAY_MS="50")
+        await trio.sleep(0.06)
+        due = len(desk.ledger.proposed)
+        nursery.cancel_scope.cancel()
+
+    assert 1 == due
 
 
 def test_a_message_of_a_deleted_topic_is_gone_and_the_next_is_not(desk) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from broker.machine.codec import encode_command
+from broker.machine.commands import DeleteTopic
 from broker.machine.timer_wheel import LEVELS_MS
 from broker.rooms.delaying import RecallHandle
 from dledger_py.ledger.errors import NotLeader
@@ -9,11 +11,17 @@ from dledger_py.remoting.commands.groups import CreateGroup, CreateGroups
 from dledger_py.remoting.commands.send_back import SendBack
 from dledger_py.remoting.commands.sending import RecallMessage, SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic
-from dledger_py.remoting.wire.message import Record, parse_offset_message_id, tags_code
+from dledger_py.remoting.wire.message import (
+    TRANSACTION_COMMIT,
+    Record,
+    parse_offset_message_id,
+    tags_code,
+)
 from dledger_py.remoting.wire.properties import decode as properties_of
 from dledger_py.remoting.wire.properties import encode as properties_text
 from tests.broker.rooms_kit import BROKER, Desk
 from tests.broker.test_delays import go_on, stored
+from tests.broker.transactions_kit import prepared, verdict
 
 RETRY, DEAD = "%RETRY%shop", "%DLQ%shop"
 
@@ -107,6 +115,7 @@ def test_it_waits_longer_each_time_and_is_a_dead_letter_in_the_end(desk) -> None
         (99, {}, 479, LEVELS_MS[-1]),
         (-1, {}, 479, DEAD),
         (0, {"max_reconsume_times": 0}, 479, DEAD),
+        (0, {"max_reconsume_times": 0}, 121, DEAD),
         (0, {"max_reconsume_times": 0}, 120, 10_000),  # so old a client does not mean it
         (0, {"max_reconsume_times": 1}, 479, 10_000),
     ],
@@ -146,6 +155,65 @@ def test_the_queues_of_the_retry_topic_are_all_used(desk) -> None:
     assert (0, 1, 2, 3) == desk.machine.queues.written(RETRY)
 
 
+def test_a_retry_topic_has_fewer_queues_than_the_group_wants_now(desk) -> None:
+    record = consumed(desk)
+    group(desk, retryQueueNums=8)
+    desk.ask(CreateTopic(topic=RETRY, read_queue_nums=1, write_queue_nums=1, perm=6))
+    for _ in range(32):
+        assert 0 == send_back(desk, record).code
+    go_on(desk, 10_000)
+
+    assert 32 == desk.machine.queues.next_offset(RETRY, 0)
+
+
+def test_it_says_by_which_level_it_was_delayed(desk) -> None:
+    record = consumed(desk, DELAY="0")
+    send_back(desk, record, 99)
+    send_back(desk, record, -1)
+    waits_ms(desk)
+    again, dead = stored(desk, RETRY, 0)[0], stored(desk, DEAD, 0)[0]
+
+    assert ["18", "0"] == [properties_of(each.properties)["DELAY"] for each in (again, dead)]
+
+
+def test_what_was_committed_once_is_no_transaction_any_more(desk) -> None:
+    desk.ask(verdict(prepared(desk)))
+    (committed,) = stored(desk)
+    send_back(desk, committed)
+    waits_ms(desk)
+
+    assert TRANSACTION_COMMIT == committed.sys_flag
+    assert 0 == stored(desk, RETRY, 0)[0].sys_flag
+
+
+def test_a_dead_letter_is_found_by_its_tag_and_by_when_it_was_given_up(desk) -> None:
+    record = consumed(desk)
+    desk.now_ms += 5
+    send_back(desk, record, -1)
+
+    assert desk.now_ms == stored(desk, DEAD, 0)[0].store_timestamp_ms
+    assert tags_code("TagA") == int.from_bytes(desk.queues.range(DEAD, 0, 0, 1)[-8:], signed=True)
+
+
+def test_a_dead_letter_whose_topic_goes_meanwhile_is_not_acknowledged(desk) -> None:
+    record = consumed(desk)
+    send_back(desk, record, -1)
+    desk.put(SendBack(offset=record.physical_offset, delay_level=-1, group="shop"))
+    desk.batch.propose()
+    desk.ledger.apply(encode_command(DeleteTopic(stamped_ms=1, name=DEAD)))
+    desk.turn()
+
+    assert 17 == desk.client.answers[-1].code
+
+
+def test_a_disk_that_is_nearly_full_takes_nothing_back(desk) -> None:
+    record = consumed(desk)
+    desk.free_bytes = 1
+    desk.disk.look()
+
+    assert 14 == send_back(desk, record).code
+
+
 def test_a_time_of_its_own_is_of_the_past(desk) -> None:
     consumed_at = str(desk.now_ms - 5)
     send_back(desk, consumed(desk, TIMER_DELIVER_MS=consumed_at))
@@ -181,9 +249,10 @@ def test_a_group_that_is_not_there_sends_nothing_back(desk) -> None:
     assert 26 == desk.ask(SendBack(offset=offset, delay_level=0, group="nobody")).code
 
 
-def test_a_retry_topic_that_may_not_be_written_takes_nothing(desk) -> None:
+@pytest.mark.parametrize("queues, perm", [(1, 4), (0, 6)])
+def test_a_retry_topic_that_may_not_be_written_takes_nothing(desk, queues, perm) -> None:
     record = consumed(desk)
-    desk.ask(CreateTopic(topic=RETRY, read_queue_nums=1, write_queue_nums=1, perm=4))
+    desk.ask(CreateTopic(topic=RETRY, read_queue_nums=1, write_queue_nums=queues, perm=perm))
 
     assert 16 == send_back(desk, record).code
 

@@ -14,20 +14,32 @@ def table(monkeypatch) -> Moves:
     return Moves()
 
 
-def delivered(table: Moves, deliver_ms: int) -> None:
-    first = table.cursor("later", 0)
-    move = Move(
+def move_of(table: Moves, deliver_ms: int, first_offset: int) -> Move:
+    return Move(
         stamped_ms=0,
         topic="later",
         queue_id=0,
-        first_offset=first,
-        next_offset=first + 1,
+        first_offset=first_offset,
+        next_offset=first_offset + 1,
         soonest_ms=deliver_ms,
         latest_ms=deliver_ms,
         recalls_seen=table.recalls_count,
     )
+
+
+def delivered(table: Moves, deliver_ms: int) -> None:
+    move = move_of(table, deliver_ms, table.cursor("later", 0))
     assert table.admits(move)
     table.advance(move)
+
+
+@pytest.mark.parametrize("first_offset, admitted", [(0, False), (1, True), (2, False)])
+def test_a_queue_is_moved_in_its_order_and_nothing_is_left_out(
+    table, first_offset, admitted
+) -> None:
+    delivered(table, HOUR_MS)
+
+    assert admitted is table.admits(move_of(table, HOUR_MS, first_offset))
 
 
 def test_no_more_recalls_are_kept_than_fit(table) -> None:
