@@ -49,7 +49,7 @@ from dledger_py.remoting.wire.frame import Frame
 WHO: Final = ("leader", "all", "paused")
 PAUSES_S: Final = (0.5, 1.1, 3.0)
 ELECTION_TIMEOUT_MS: Final = 1000
-SNAPSHOT_EVERY_BYTES: Final = 2 * 1024 * 1024
+SNAPSHOT_EVERY_BYTES: Final = 256 * 1024
 """Often: who comes back is to have some of what it owes from a snapshot, and some from the log."""
 CHECK_TIMEOUT_MS: Final = 1_000
 CHECK_INTERVAL_MS: Final = 1_000

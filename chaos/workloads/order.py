@@ -37,6 +37,8 @@ RETRY_S = 0.02
 FREE_S = 0.05  # before a queue is tried again that is somebody else's
 MESSAGES_AT_ONCE = 8
 STINT_S = 0.5  # how long a queue is worked on before others get it
+LONG_STINT_S = 10.0  # some keep one while leaders come and go
+LONG_EVERY = 16
 OWNED_S = 20.0  # half a minute is right; here something else would be wrong as well
 
 Queue = tuple[str, int]  # broker, queue id
@@ -74,10 +76,13 @@ class Order:
     async def consume(self, owner: str, first: int) -> None:
         """Work on one queue after the other, beginning with the `first`, until cancelled."""
         queues = self.queues()
+        stints = first * LONG_EVERY // QUEUES  # not all keep theirs at the same time
         for number in count(first):
             queue = queues[number % len(queues)]
             if await self._take(owner, queue):
-                await self._work(owner, queue)
+                stints += 1
+                long = stints % LONG_EVERY == 1
+                await self._work(owner, queue, LONG_STINT_S if long else STINT_S)
                 await self._leave(owner, queue)
             await trio.sleep(FREE_S)
 
@@ -100,13 +105,13 @@ class Order:
         )
         await self.attempts.call(TOPIC, broker, UnlockQueues(), _asked(owner, queue))
 
-    async def _work(self, owner: str, queue: Queue) -> None:
+    async def _work(self, owner: str, queue: Queue, stint_s: float) -> None:
         """Handle and commit; what goes wrong, the next owner begins with again."""
         began = trio.current_time()
         with trio.move_on_after(OWNED_S):
             try:
                 offset = await self._committed(queue)
-                while trio.current_time() - began < STINT_S:
+                while trio.current_time() - began < stint_s:
                     offset = await self._handle(owner, queue, offset)
                     await self._commit(queue, offset)
             except ClientError:
