@@ -324,7 +324,11 @@ async def _killed_after(
     command = [word.replace("NAMESRV", known["namesrv"]) for word in words]
     with (folder / "stderr.log").open("wb") as stderr:
         process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=folder,  # consumerStatus writes into it
         )
     try:
         yield process
