@@ -78,9 +78,12 @@ def test_what_is_absent_is_the_default() -> None:
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("true", True), ("TRUE", True), ("True", True), ("false", False), ("1", False), ("", False)],
+    [
+        *(("true", True), ("TRUE", True), ("True", True), ("1", True)),
+        *(("false", False), ("0", False), ("yes", False), ("", False)),
+    ],
 )
-def test_only_true_is_true(text: str, expected: bool) -> None:
+def test_only_true_and_the_one_of_cpp_are_true(text: str, expected: bool) -> None:
     request = decode(GetMaxOffset, {"topic": "T", "queueId": "0", "committed": text})
 
     assert request.committed is expected

@@ -304,8 +304,9 @@ def _reading(number: int, wire_name: str, kind: Any, required: bool) -> list[str
     found = f"fields[{wire_name!r}]" if required else f"get({wire_name!r})"
     lines = [f"{value} = {found}"]
     if kind is bool:
-        # As Java's Boolean.parseBoolean: only "true", in any case, is true.
-        lines.append(f'{value} = {value} == "true" or {value}.lower() == "true"')
+        # As Java's Boolean.parseBoolean, and 1: C++ 1.x writes so that a body is a batch, which
+        # Java's brokers do not see.
+        lines.append(f'{value} = {value} == "true" or {value}.lower() in ("true", "1")')
     elif kind is not str:
         text = f"t{number}"
         bound = 1 << _BITS[kind] - 1
