@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from dledger_py.storage import Corrupt, Recovered, forget_summaries, recover
 from dledger_py.storage.anchors import ANCHOR_SPACING_BYTES
-from dledger_py.storage.formats import HEADER_BLOCK_BYTES, End, segment_name
+from dledger_py.storage.formats import (
+    ATTEST_BYTES,
+    HEADER_BLOCK_BYTES,
+    Attest,
+    End,
+    attest_offset,
+    encode_attest,
+    segment_name,
+)
 from dledger_py.storage.lying import LyingFiles
 from dledger_py.storage.summaries import (
     Summary,
@@ -149,6 +157,28 @@ def test_rot_in_the_last_entries_of_a_sealed_segment_is_found_at_once() -> None:
     size = len(files.content(FIRST))
     files.flip_bit(FIRST, size - 5, 0)
     with pytest.raises(Corrupt, match="crc"):
+        opened(files)
+
+
+def test_what_is_attested_at_the_end_of_a_sealed_segment_is_looked_at() -> None:
+    """The last segment is empty, and what was durable is the end of the one before."""
+    files = LyingFiles()
+    log = opened(files).log
+    for entry in entries_after(log, 1, [SEGMENT_BYTES, 10]):
+        log.write([log.seal([entry])])
+    (end,) = log.boundaries
+    log.write([], log.cut(2))
+    log.close()
+    last = f"{DIRECTORY}/{segment_name(end.position)}"
+    content = bytearray(files.content(last))
+    for seq in (1000, 1001):
+        claim = encode_attest(Attest(seq, end.position, end.index, end.term + 1))
+        content[attest_offset(seq) : attest_offset(seq) + ATTEST_BYTES] = claim
+    sound = opened(files.copy(1))
+    files.put(last, bytes(content))
+
+    assert 0 == sound.checked_bytes
+    with pytest.raises(Corrupt, match="an old version of these bytes is back"):
         opened(files)
 
 
