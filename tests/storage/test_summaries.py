@@ -205,6 +205,55 @@ def test_one_of_another_segment_is_not_believed() -> None:
     assert told(opened_copy(files)) == told(again)
 
 
+def test_one_from_another_life_of_the_log_is_not_believed() -> None:
+    """Of the same sizes; only terms, and so checksums, were others."""
+    lives = []
+    for terms in ((1, 2), (1, 3)):
+        files = LyingFiles()
+        log = opened(files).log
+        for term in terms:
+            for entry in entries_after(log, term, [60_000] * 4):
+                log.write([log.seal([entry])])
+        log.close()
+        lives.append(files)
+    path = f"{DIRECTORY}/{summary_name(0)}"
+    old, new = lives
+    new.put(path, old.content(path))
+
+    assert told(opened_copy(new)) == told(opened(new))
+
+
+def test_what_was_sealed_behind_a_full_segment_is_not_in_its_summary() -> None:
+    """Several groups are written at once, of which the first fills the segment."""
+    files = LyingFiles()
+    log = opened(files).log
+    groups = []
+    for term in (1, 2, 3):
+        entries = (
+            *entries_after(log, term, [50_000] * 6),
+            Entry(log.last_index + 7, term, 2, b"members of %d" % term),
+        )
+        groups.append(log.seal(entries))
+    log.write(groups)
+    log.close()
+
+    assert told(opened_copy(files)) == told(opened(files))
+
+
+def test_one_without_a_sealed_segment_is_removed() -> None:
+    files = large_life()
+    summary = read_summary(files, DIRECTORY, 0)
+    assert summary is not None
+    last = End(9, 1, opened_copy(files).log.boundaries[-1].position, 0)
+    for before in (last, End(9, 1, 12345, 0)):
+        write_summary(files, DIRECTORY, evolve(summary, before=before))
+    log = opened(files).log
+
+    assert {0, *(each.position for each in log.boundaries[:-1])} == set(
+        summary_starts(files, DIRECTORY)
+    )
+
+
 def test_one_that_cannot_be_read_is_none() -> None:
     files = large_life()
     path = f"{DIRECTORY}/{summary_name(0)}"
