@@ -8,7 +8,7 @@ from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic as DropTopic
 from broker.machine.moves import Move, encode_move
 from broker.machine.names import SCHEDULE_TOPIC, TIMER_TOPIC
-from broker.machine.timer_wheel import EARLY_MS, LEVELS_MS, WHEEL_QUEUES, until
+from broker.machine.timer_wheel import LEVELS_MS, WHEEL_QUEUES, until
 from broker.rooms.delaying import RecallHandle, decode_handle
 from broker.serving.deliveries import BYTES_MAX, PAUSE_MS, SLEEP_MAX_S, UNDER_WAY_MAX
 from dledger_py.ledger.errors import Indefinite, NotLeader
@@ -698,9 +698,25 @@ def test_the_wheel_turns_in_time(ahead_ms, now_ms) -> None:
         waiting = until(deliver_ms, now_ms)
         assert now_ms < waiting.due_ms <= min(deliver_ms, now_ms + 12 * HOUR_MS)
         assert 0 <= waiting.queue_id < WHEEL_QUEUES
-        assert waiting.due_ms == deliver_ms or deliver_ms - waiting.due_ms >= EARLY_MS
+        assert waiting.due_ms == deliver_ms or deliver_ms - waiting.due_ms >= 2_000
         now_ms = waiting.due_ms
         places += 1
 
     assert now_ms == deliver_ms
     assert places <= 4 + ahead_ms // (11 * HOUR_MS)
+
+
+@pytest.mark.parametrize(
+    "ahead_ms, slot_ms, queues",
+    [
+        (20, 50, range(512)),
+        (30_000, 12_800, range(512, 768)),
+        (2 * HOUR_MS, HOUR_MS // 2, range(768, WHEEL_QUEUES)),
+    ],
+)
+def test_a_ring_has_its_queues_to_itself(ahead_ms, slot_ms, queues) -> None:
+    """What is due early must not stand behind what is due late."""
+    start_ms = 1_700_000_000_000
+    moments = [start_ms + slot_ms * number for number in range(len(queues))]
+
+    assert set(queues) == {until(now_ms + ahead_ms, now_ms).queue_id for now_ms in moments}

@@ -42,6 +42,15 @@ def test_a_queue_is_moved_in_its_order_and_nothing_is_left_out(
     assert admitted is table.admits(move_of(table, HOUR_MS, first_offset))
 
 
+def test_a_move_has_to_know_of_the_newest_recall(table) -> None:
+    table.recall("orders", "a", HOUR_MS)
+    move = move_of(table, HOUR_MS, 0)
+    table.recall("orders", "b", HOUR_MS)
+
+    assert not table.admits(move)
+    assert table.admits(move_of(table, HOUR_MS, 0))
+
+
 def test_no_more_recalls_are_kept_than_fit(table) -> None:
     answers = [table.recall("orders", name, 10 * HOUR_MS) for name in ("a", "b", "c", "b")]
 
