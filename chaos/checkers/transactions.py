@@ -82,9 +82,10 @@ def checks_repeated(history: History) -> tuple[str, ...]:
     last: dict[str, int] = {}
     wrong = []
     for check in history.of(Checked):
-        if check.number <= last.get(check.value, 0):
-            wrong.append(f"check {check.number} of {check.value} came after {last[check.value]}")
-        last[check.value] = max(check.number, last.get(check.value, 0))
+        before = last.setdefault(check.value, 0)
+        if check.number <= before:
+            wrong.append(f"check {check.number} of {check.value} came after number {before}")
+        last[check.value] = max(check.number, before)
     return tuple(wrong)
 
 

@@ -245,6 +245,7 @@ def test_a_good_history_passes(checker) -> None:
         (transactions.ended_twice, [half("t"), ended("t"), ended("t", commit=False)]),
         (transactions.unended, [half("t"), ended("t", outcome=UNKNOWN)]),
         (transactions.checks_repeated, [checked("t", 2), checked("t", 2)]),
+        (transactions.checks_repeated, [checked("t", 0)]),
         (order.owned_twice, [taken("o1"), taken("o2")]),
         (order.owned_twice, [taken("o1"), left("o2"), taken("o2")]),
         (order.left_out, [handled(0), handled(2)]),
