@@ -340,6 +340,26 @@ async def test_it_looks_each_second_while_it_leads(asking, autojump_clock) -> No
     assert (0, 0, 1) == (while_following, while_the_disk_is_full, len(connection.told))
 
 
+async def test_who_leads_again_asks_again_and_once(asking, autojump_clock) -> None:
+    desk = asking.desk
+    prepared(desk)
+    connection = asking.producer()
+    supervisor = Supervisor("test", (Child("check back", lambda: asking.actor),))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.serve)
+        desk.now_ms += 6_000
+        await trio.sleep(2)
+        desk.gate.leads = False
+        await trio.sleep(2)
+        before = len(connection.told)
+        desk.gate.leads = True
+        desk.now_ms += 30_000
+        await trio.sleep(2)
+        nursery.cancel_scope.cancel()
+
+    assert (1, 2) == (before, len(connection.told))
+
+
 async def test_nothing_is_remembered_of_what_has_ended(asking) -> None:
     desk = asking.desk
     replies = [prepared(desk) for _ in range(3)]
