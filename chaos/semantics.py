@@ -25,8 +25,8 @@ from chaos.load import RECOVERY_TIMEOUT_S, Load, Say, under_load
 from chaos.nemesis.members import kill, pause, recover
 from chaos.recorder import Recorder
 from chaos.workloads.attempts import open_attempts
+from chaos.workloads.order import LONG_STINT_S, STINT_S, Order
 from chaos.workloads.order import QUEUES as ORDER_QUEUES
-from chaos.workloads.order import Order
 from chaos.workloads.reading import Follower
 from chaos.workloads.retries import QUEUES as RETRY_QUEUES
 from chaos.workloads.retries import Retries
@@ -200,7 +200,8 @@ async def beside(
         answering.start_soon(giving_back.consume)
         answering.start_soon(follower.follow)
         for number in range(CONSUMERS_IN_ORDER):
-            answering.start_soon(in_order.consume, f"owner{number}", number)
+            stint_s = STINT_S if number else LONG_STINT_S
+            answering.start_soon(in_order.consume, f"owner{number}", number, stint_s)
         async with trio.open_nursery() as producing:
             producing.start_soon(Timers(attempts=attempts, far=far).run, stopped)
             producing.start_soon(ending.produce, stopped)

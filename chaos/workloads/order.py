@@ -37,9 +37,8 @@ RETRY_S = 0.02
 FREE_S = 0.05  # before a queue is tried again that is somebody else's
 MESSAGES_AT_ONCE = 8
 STINT_S = 0.5  # how long a queue is worked on before others get it
-LONG_STINT_S = 10.0  # some keep one while leaders come and go
-LONG_EVERY = 16
-OWNED_S = 20.0  # half a minute is right; here something else would be wrong as well
+LONG_STINT_S = 18.0  # who is not in a hurry keeps one while leaders come and go
+OWNED_S = 25.0  # after half a minute it would have to ask again
 
 Queue = tuple[str, int]  # broker, queue id
 
@@ -73,16 +72,13 @@ class Order:
         queues = self.queues()
         return [(f"key{number}", queues[number % len(queues)]) for number in range(KEYS)]
 
-    async def consume(self, owner: str, first: int) -> None:
+    async def consume(self, owner: str, first: int, stint_s: float = STINT_S) -> None:
         """Work on one queue after the other, beginning with the `first`, until cancelled."""
         queues = self.queues()
-        stints = first * LONG_EVERY // QUEUES  # not all keep theirs at the same time
         for number in count(first):
             queue = queues[number % len(queues)]
             if await self._take(owner, queue):
-                stints += 1
-                long = stints % LONG_EVERY == 1
-                await self._work(owner, queue, LONG_STINT_S if long else STINT_S)
+                await self._work(owner, queue, stint_s)
                 await self._leave(owner, queue)
             await trio.sleep(FREE_S)
 
