@@ -68,6 +68,11 @@ class Waiting:
     due_ms: int
 
 
+def is_exact(topic: str, queue_id: int) -> bool:
+    """Whether messages are delivered out of this queue at their very times: a slot of ring 0."""
+    return topic == names.TIMER_TOPIC and queue_id < _RINGS[0].slots
+
+
 def at_level(level: int, now_ms: int) -> Waiting:
     """For a level of delay, 1 or more; beyond the last it is the last."""
     level = min(level, len(LEVELS_MS))

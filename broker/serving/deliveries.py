@@ -9,7 +9,9 @@ A message whose own time has not come is moved on to where it waits next (`machi
 One that was recalled, whose topic was deleted, or which is none of ours, is done with and not put.
 
 Laws: nothing here is remembered: a new leader reads all of it from the machine. A move that was
-declined, or of which nobody knows what became, is looked at again, not repeated.
+declined, or of which nobody knows what became, is looked at again, not repeated. Slots out of which
+messages are delivered are moved in the order of their times: one waits while an earlier one, of
+which a part is under way, has more to come, however slow the log is.
 
 Elsewhere: that nothing is moved twice (`machine.moves`); that the log is kept for what waits
 (`retention`, which asks `held`).
@@ -29,7 +31,7 @@ from broker.machine.machine import Machine
 from broker.machine.moves import Move, encode_move
 from broker.machine.put_messages import Message
 from broker.machine.replies import Declined
-from broker.machine.timer_wheel import WAITING_TOPICS, until
+from broker.machine.timer_wheel import WAITING_TOPICS, is_exact, until
 from broker.serving.cold_reads import ColdReads
 from broker.serving.put_batch import Proposer
 from broker.store.consume_queues import ConsumeQueues
@@ -53,7 +55,7 @@ SLEEP_MAX_S: Final = 1.0
 """Between two looks: the wall clock, which says what is due, may be set."""
 
 PAUSE_MS: Final = 100
-"""Before a queue is looked at again whose move was refused."""
+"""Before anything is moved again after a move was refused: what refused it, refuses all of them."""
 
 Queue = tuple[str, int]
 
@@ -96,7 +98,9 @@ class Deliveries:
     """When the head of each queue is due in which something waits, the soonest first."""
     _known: set[Queue] = field(factory=set, init=False)
     """Those that are in there."""
-    _under_way: set[Queue] = field(factory=set, init=False)
+    _under_way: dict[Queue, int] = field(factory=dict, init=False)
+    """Those of which a part is being moved, and the offset behind it."""
+    _not_before_ms: int = field(default=0, init=False)
     _news: trio.Event = field(factory=trio.Event, init=False)
 
     async def run(self, inbox: Inbox[Never]) -> None:
@@ -117,14 +121,16 @@ class Deliveries:
 
     def sleep_s(self) -> float:
         """How long nothing is due, as far as is known."""
-        if not self._heap or len(self._under_way) >= UNDER_WAY_MAX:
+        if not self._heap or not self._has_way():
             return SLEEP_MAX_S
-        return min(max(self._heap[0][0] - self.now_ms(), 0) / 1000, SLEEP_MAX_S)
+        due_ms = max(self._heap[0][0], self._not_before_ms)
+        return min(max(due_ms - self.now_ms(), 0) / 1000, SLEEP_MAX_S)
 
     def role_changed(self) -> None:
         """Forget what is known, and find it out again if this member leads."""
         self._known.clear()
         self._heap.clear()
+        self._not_before_ms = 0
         if self.leads():
             for topic in sorted(WAITING_TOPICS):
                 for queue_id in self.machine.queues.written(topic):
@@ -163,18 +169,35 @@ class Deliveries:
         if not self.leads():
             return
         now_ms = self.now_ms()
-        while self._heap and self._heap[0][0] <= now_ms and len(self._under_way) < UNDER_WAY_MAX:
+        if now_ms < self._not_before_ms <= now_ms + PAUSE_MS:  # or the clock was set back
+            return
+        while self._heap and self._heap[0][0] <= now_ms and self._has_way():
             _due_ms, queue = heapq.heappop(self._heap)
             self._known.discard(queue)
             self._begin(queue, now_ms)
 
-    def _look_at(self, queue: Queue, not_before_ms: int = 0) -> None:
+    def _has_way(self) -> bool:
+        """Whether what is due first may be moved beside all that is under way."""
+        if len(self._under_way) >= UNDER_WAY_MAX:
+            return False
+        due_ms, queue = self._heap[0]
+        return not is_exact(*queue) or not any(
+            is_exact(*other) and self._due_ms(other, offset, due_ms) < due_ms
+            for other, offset in self._under_way.items()
+        )
+
+    def _due_ms(self, queue: Queue, offset: int, otherwise: int) -> int:
+        """When the message at this offset is due, if there is one."""
+        unit = self.queues.range(*queue, offset, 1)
+        return UNIT.unpack(unit)[2] if unit else otherwise
+
+    def _look_at(self, queue: Queue) -> None:
         """Note when the head of a queue is due, if it has one."""
         unit = self.queues.range(*queue, self.machine.moves.cursor(*queue), 1)
         if unit:
             _position, _size, due_ms = UNIT.unpack(unit)
             self._known.add(queue)
-            heapq.heappush(self._heap, (max(due_ms, not_before_ms), queue))
+            heapq.heappush(self._heap, (due_ms, queue))
 
     def _begin(self, queue: Queue, now_ms: int) -> None:
         """Read what is due in a queue, then propose to move it."""
@@ -190,7 +213,7 @@ class Deliveries:
             self._look_at(queue)  # the clock was set back
             return
         part = _Part(queue, first, units[: count * UNIT.size], first + count)
-        self._under_way.add(queue)
+        self._under_way[queue] = part.next_offset
         try:
             self._propose(part, self._read(part, nowait=True))
         except BlockingIOError:
@@ -251,9 +274,11 @@ class Deliveries:
         self.ledger.propose(encode_move(move, laid_out.messages), settle)
 
     def _ended(self, queue: Queue, *, pause: bool = False) -> None:
-        self._under_way.discard(queue)
+        self._under_way.pop(queue, None)
+        if pause:
+            self._not_before_ms = self.now_ms() + PAUSE_MS
         if queue not in self._known and self.leads():
-            self._look_at(queue, self.now_ms() + PAUSE_MS if pause else 0)
+            self._look_at(queue)
         self._news.set()
 
 

@@ -48,12 +48,12 @@ def sending(body: bytes = b"x", topic: str = "orders", **properties) -> SendMess
     )
 
 
-def stored(desk: Desk, topic: str = "orders", queue_id: int = 1) -> list:
+def stored(desk: Desk, topic: str = "orders", queue_id: int = 1, offset: int = 0) -> list:
     pull = PullMessage(
         consumer_group="TOOLS_CONSUMER",
         topic=topic,
         queue_id=queue_id,
-        queue_offset=0,
+        queue_offset=offset,
         max_msg_nums=32,
         sys_flag=CARRIES_SUBSCRIPTION,
         subscription="*",
@@ -207,6 +207,57 @@ def test_many_keep_their_order_and_come_once(desk) -> None:
 
     due = sorted(range(len(delays)), key=lambda number: (delays[number], number))
     assert [b"%d" % number for number in due] == bodies(desk)
+
+
+def test_a_slot_that_takes_several_entries_comes_before_the_next(desk) -> None:
+    for number in range(3):
+        send(desk, b"%d" % number * 100_000, TIMER_DELAY_MS="50")
+    send(desk, b"3", TIMER_DELAY_MS="100")
+    desk.now_ms += 100
+    go_on(desk)
+
+    assert [b"0", b"1", b"2", b"3"] == [
+        record.body[:1] for offset in range(4) for record in stored(desk, offset=offset)[:1]
+    ]
+
+
+def test_a_slot_whose_entry_is_slow_comes_before_the_next(desk) -> None:
+    for number, after_ms in enumerate((50, 60, 100)):
+        send(desk, b"%d" % number, TIMER_DELAY_MS=str(after_ms))
+    desk.now_ms += 50
+    desk.deliveries.look()
+    desk.now_ms += 50
+    go_on(desk)
+
+    assert [b"0", b"1", b"2"] == bodies(desk)
+
+
+def test_while_slots_wait_for_an_entry_nobody_looks_again_and_again(desk) -> None:
+    for number, after_ms in enumerate((50, 60, 100)):
+        send(desk, b"%d" % number, TIMER_DELAY_MS=str(after_ms))
+    desk.now_ms += 50
+    desk.deliveries.look()
+    desk.now_ms += 50
+    desk.deliveries.look()
+
+    assert (1, SLEEP_MAX_S) == (len(desk.ledger.proposed), desk.deliveries.sleep_s())
+
+
+def test_a_level_does_not_wait_for_another(desk) -> None:
+    send(desk, b"1", DELAY="2")
+    desk.now_ms += 4500
+    send(desk, b"2", DELAY="2")
+    send(desk, b"3", DELAY="1")
+    desk.now_ms += 500
+    desk.deliveries.look()
+    moving, desk.ledger.proposed = desk.ledger.proposed, []
+    desk.now_ms += 5000
+    go_on(desk)
+    meanwhile = bodies(desk)
+    desk.ledger.proposed = moving
+    go_on(desk)
+
+    assert ([b"3"], [b"3", b"1", b"2"]) == (meanwhile, bodies(desk))
 
 
 def test_a_queue_of_one_slot_goes_in_several_entries(desk) -> None:
