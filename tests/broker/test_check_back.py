@@ -276,6 +276,24 @@ async def test_a_verdict_on_its_way_goes_before_expiry(asking) -> None:
     assert CHECKS_EXHAUSTED_TOPIC not in desk.machine.topics
 
 
+async def test_what_ends_while_its_record_is_read_does_not_expire(asking) -> None:
+    desk = asking.desk
+    reply = prepared(desk)
+
+    async def read_slowly(read: Any, *args: Any, abandon_on_cancel: bool) -> Any:
+        desk.ledger.cached = True
+        desk.ask(verdict(reply))
+        await trio.lowlevel.checkpoint()
+        return read(*args)
+
+    asking.actor.run_in_thread = read_slowly
+    desk.ledger.cached = False
+    await asking.after(72 * 3600)
+
+    assert [b"pay"] == [record.body for record in stored(desk)]
+    assert CHECKS_EXHAUSTED_TOPIC not in desk.machine.topics
+
+
 async def test_an_expiry_that_did_not_come_through_is_tried_again(asking) -> None:
     desk = asking.desk
     prepared(desk)

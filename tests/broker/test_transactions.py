@@ -2,6 +2,9 @@
 
 import pytest
 
+from broker.machine.codec import encode_command
+from broker.machine.end_transaction import EndTransaction as EndedByAnother
+from broker.machine.end_transaction import Verdict
 from broker.machine.names import HALF_TOPIC
 from broker.rooms.sending import DELAY_BYTES_MAX
 from broker.serving import half_messages
@@ -171,6 +174,7 @@ def test_a_commit_puts_the_message_into_its_topic(desk) -> None:
     assert tags_code("TagA") == int.from_bytes(units[12:], "big", signed=True)
     assert None is desk.machine.transactions.lowest_position()
     assert 1 == desk.rates.transactions_committed.total
+    assert 1 == desk.rates.topic("orders").total
 
 
 def test_a_committed_message_can_be_read_at_its_log_position(desk) -> None:
@@ -299,6 +303,19 @@ def test_another_leader_only_knows_that_it_has_ended(desk) -> None:
 
     assert (1, True) == (answer.code, "none is pending" in answer.remark)
     assert 1 == len(stored(desk))
+
+
+def test_a_commit_that_did_not_come_through_is_not_remembered(desk) -> None:
+    reply = prepared(desk)
+    desk.put(verdict(reply))
+    desk.ledger.refuse(NotLeader(None))
+    by_another = EndedByAnother(
+        stamped_ms=desk.now_ms, half_position=position_of(reply), verdict=Verdict.ROLLED_BACK
+    )
+    desk.ledger.apply(encode_command(by_another))
+    answer = desk.ask(verdict(reply))
+
+    assert (1, []) == (answer.code, stored(desk))
 
 
 @pytest.mark.parametrize(
