@@ -13,6 +13,8 @@ from chaos.checkers.places import copies, outcomes
 TOPIC: Final = "ChaosTimers"
 APART_MS: Final = 50
 """Times at least so far apart are kept in order."""
+AHEAD_MS: Final = 10_000
+"""If they were not further ahead; what is, is moved before it is due, and may be late for that."""
 
 
 def timers_lost(history: History) -> tuple[str, ...]:
@@ -60,7 +62,8 @@ def recalled_delivered(history: History) -> tuple[str, ...]:
 
 def timers_reordered(history: History) -> tuple[str, ...]:
     """In one queue, messages of one level stand in the order in which they were acknowledged, and
-    those with times of their own in the order of these, if they are `APART_MS` apart.
+    those with times of their own in the order of these, if they are `APART_MS` apart and were at
+    most `AHEAD_MS` ahead.
 
     Only such count as were acknowledged before the earlier one was due: who comes late is behind.
     """
@@ -72,8 +75,9 @@ def timers_reordered(history: History) -> tuple[str, ...]:
     found = copies(history, [TOPIC])
     lanes: dict[tuple[str, int, int], list[Timed]] = defaultdict(list)
     for timed in history.of(Timed):
-        in_time = acknowledged_ms.get(timed.value, timed.earliest_ms) < timed.earliest_ms
-        if in_time and timed.value in found and (timed.level or timed.exact):
+        ahead_ms = timed.earliest_ms - acknowledged_ms.get(timed.value, timed.earliest_ms)
+        exact = timed.exact and ahead_ms <= AHEAD_MS
+        if ahead_ms > 0 and timed.value in found and (timed.level or exact):
             lanes[timed.broker, timed.queue_id, timed.level].append(timed)
     wrong = []
     for lane in lanes.values():

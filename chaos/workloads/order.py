@@ -102,16 +102,18 @@ class Order:
         await self.attempts.call(TOPIC, broker, UnlockQueues(), _asked(owner, queue))
 
     async def _work(self, owner: str, queue: Queue, stint_s: float) -> None:
-        """Handle and commit; what goes wrong, the next owner begins with again."""
-        began = trio.current_time()
+        """Handle and commit; what is not committed, the next owner begins with again."""
+        until = trio.current_time() + stint_s
+        offset: int | None = None
         with trio.move_on_after(OWNED_S):
-            try:
-                offset = await self._committed(queue)
-                while trio.current_time() - began < stint_s:
+            while trio.current_time() < until:
+                try:
+                    if offset is None:
+                        offset = await self._committed(queue)
                     offset = await self._handle(owner, queue, offset)
                     await self._commit(queue, offset)
-            except ClientError:
-                pass
+                except ClientError:  # no leader now: the queue stays ours
+                    await trio.sleep(RETRY_S)
 
     async def _committed(self, queue: Queue) -> int:
         broker, queue_id = queue

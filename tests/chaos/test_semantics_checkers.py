@@ -310,6 +310,13 @@ def test_who_comes_after_the_other_was_due_may_stand_behind_it() -> None:
     assert () == timers.timers_reordered(History(events))
 
 
+def test_what_was_far_ahead_may_change_places() -> None:
+    far = 10_002
+    events = [*later("a", far), *later("b", 20_000), delivered("b", 0), delivered("a", 1)]
+
+    assert () == timers.timers_reordered(History(events))
+
+
 def test_times_that_are_close_to_each_other_may_change_places() -> None:
     events = [*later("a", 100), *later("b", 149), delivered("b", 0), delivered("a", 1)]
 
