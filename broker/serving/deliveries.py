@@ -210,7 +210,7 @@ class Deliveries:
                 break
             count += 1
         if not count:
-            self._look_at(queue)  # the clock was set back
+            self._look_at(queue)  # the clock was set back, or an earlier lead moved the head
             return
         part = _Part(queue, first, units[: count * UNIT.size], first + count)
         self._under_way[queue] = part.next_offset
