@@ -5,6 +5,7 @@ room does.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from broker.config import BrokerConfig
 from broker.log_readers import IndexedReader, OldestMessage
 from broker.rooms._stored_times import StoredTimes
 from broker.rooms.consensus import Consensus
@@ -21,6 +22,7 @@ from broker.rooms.replies import Replies
 from broker.rooms.resets import Resets
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
+from broker.rooms.settings import Settings
 from broker.rooms.topics import Topics
 from broker.rooms.transactions import Transactions
 from broker.rooms.unsupported import with_refusals
@@ -77,8 +79,22 @@ def _messages(
     """Who takes messages in and hands them out."""
     machine, leadership, ground = broker.machine, broker.leadership, broker.ground
     sending = _sending(broker)
+    usual = UsualSends(sending)
+    transactions = _transactions(broker)
+    resets = _resets(broker, stored_times)
+
+    def changed(config: BrokerConfig) -> None:
+        sending.auto_create = config.auto_create_topics
+        sending.default_queues_max = config.default_topic_queues
+        sending.max_message_bytes = config.max_message_bytes
+        sending.checks_types = config.check_message_types
+        usual.forget()
+        transactions.timeout_ms = config.transaction_timeout_ms
+        resets.server_side = config.server_side_reset
+
+    broker.settings.on_change(changed)
     return (
-        UsualSends(sending),
+        usual,
         sending,
         SendingBack(
             sending=sending,
@@ -100,17 +116,7 @@ def _messages(
             rates=broker.rates,
             monotonic_ms=ground.monotonic_ms,
         ),
-        Transactions(
-            store_host=broker.store_host,
-            timeout_ms=broker.config.transaction_timeout_ms,
-            machine=machine,
-            leadership=leadership,
-            halves=broker.halves,
-            log=IndexedReader(broker.log_reader),
-            cold_reads=broker.cold_reads,
-            disk=broker.disk,
-            now_ms=ground.now_ms,
-        ),
+        transactions,
         Offsets(
             machine=machine,
             queues=broker.queues,
@@ -119,45 +125,78 @@ def _messages(
             leadership=leadership,
             read_barrier=broker.ledger.read_barrier_nowait,
         ),
-        Resets(
-            broker_name=broker.config.broker_name,
-            server_side=broker.config.server_side_reset,
-            machine=machine,
-            queues=broker.queues,
-            stored_times=stored_times,
-            cold_reads=broker.cold_reads,
-            clients=broker.table,
-            commits=broker.commits,
-            leadership=leadership,
-            proposals=broker.proposals,
-            now_ms=ground.now_ms,
-        ),
+        resets,
+    )
+
+
+def _transactions(broker: "Broker") -> Transactions:
+    return Transactions(
+        store_host=broker.store_host,
+        timeout_ms=broker.config.transaction_timeout_ms,
+        machine=broker.machine,
+        leadership=broker.leadership,
+        halves=broker.halves,
+        log=IndexedReader(broker.log_reader),
+        cold_reads=broker.cold_reads,
+        disk=broker.disk,
+        now_ms=broker.ground.now_ms,
+    )
+
+
+def _resets(broker: "Broker", stored_times: StoredTimes) -> Resets:
+    return Resets(
+        broker_name=broker.config.broker_name,
+        server_side=broker.config.server_side_reset,
+        machine=broker.machine,
+        queues=broker.queues,
+        stored_times=stored_times,
+        cold_reads=broker.cold_reads,
+        clients=broker.table,
+        commits=broker.commits,
+        leadership=broker.leadership,
+        proposals=broker.proposals,
+        now_ms=broker.ground.now_ms,
     )
 
 
 def _between_clients(broker: "Broker", lookups: Lookups) -> tuple[object, ...]:
     """Who hands on what one client has for another."""
     config = broker.config
-    calls = ClientCalls(
-        others=lambda: [node for node in broker.ledger.members.names if node != config.node],
-        ask_member=broker.leadership.ask,
+    calls = ClientCalls(others=_others(broker), ask_member=broker.leadership.ask)
+    replies = Replies(
+        machine=broker.machine,
+        table=broker.table,
+        calls=calls,
+        store_host=broker.store_host,
+        max_message_bytes=config.max_message_bytes,
+        now_ms=broker.ground.now_ms,
     )
+
+    def changed(config: BrokerConfig) -> None:
+        replies.max_message_bytes = config.max_message_bytes
+
+    broker.settings.on_change(changed)
     return (
-        Replies(
-            machine=broker.machine,
-            table=broker.table,
-            calls=calls,
-            store_host=broker.store_host,
-            max_message_bytes=config.max_message_bytes,
-            now_ms=broker.ground.now_ms,
-        ),
+        replies,
         Relays(
             broker_name=config.broker_name,
             table=broker.table,
             calls=calls,
             lookups=lookups,
         ),
+        Settings(
+            live=broker.settings,
+            leads=lambda: broker.leadership.leads,
+            others=_others(broker),
+            ask_member=broker.leadership.ask,
+        ),
     )
+
+
+def _others(broker: "Broker") -> Callable[[], list[str]]:
+    """The other members of the group."""
+    node = broker.config.node
+    return lambda: [name for name in broker.ledger.members.names if name != node]
 
 
 def _state(
@@ -183,16 +222,7 @@ def _state(
             proposals=broker.proposals,
             now_ms=now_ms,
         ),
-        Topics(
-            cluster_name=config.cluster_name,
-            broker_name=config.broker_name,
-            mixed=config.mixed_topics,
-            machine=machine,
-            leadership=leadership,
-            proposals=broker.proposals,
-            term=lambda: broker.ledger.view.term,
-            now_ms=now_ms,
-        ),
+        _topics(broker),
         Consensus(
             nodes=lambda: broker.ledger.members.names,
             leadership=leadership,
@@ -216,7 +246,6 @@ def _state(
             clients=broker.table,
             rates=broker.rates,
             runtime=_runtime_table(broker, reader).text,
-            settings=config.as_text,
             now_ms=now_ms,
             monotonic_ms=broker.ground.monotonic_ms,
         ),
@@ -231,6 +260,26 @@ def _state(
             now_ms=now_ms,
         ),
     )
+
+
+def _topics(broker: "Broker") -> Topics:
+    config = broker.config
+    topics = Topics(
+        cluster_name=config.cluster_name,
+        broker_name=config.broker_name,
+        mixed=config.mixed_topics,
+        machine=broker.machine,
+        leadership=broker.leadership,
+        proposals=broker.proposals,
+        term=lambda: broker.ledger.view.term,
+        now_ms=broker.ground.now_ms,
+    )
+
+    def changed(config: BrokerConfig) -> None:
+        topics.mixed = config.mixed_topics
+
+    broker.settings.on_change(changed)
+    return topics
 
 
 def _sending(broker: "Broker") -> Sending:

@@ -66,6 +66,7 @@ from broker.serving.farewell import Farewell
 from broker.serving.half_messages import HalfMessages
 from broker.serving.key_index import KeyIndex
 from broker.serving.leadership import Leadership
+from broker.serving.live_settings import LiveSettings
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
 from broker.serving.preferred_leader import PreferredLeader
@@ -106,6 +107,9 @@ CLIENTS_CHECK_S = 10  # RocketMQ's; silence is allowed for twelve times as long
 class Broker:
     """Wires one member together; `supervisor` runs it."""
 
+    _retaining: Retention | None = None
+    _checking: CheckBack | None = None
+
     def __init__(
         self,
         config: BrokerConfig,
@@ -116,8 +120,9 @@ class Broker:
     ) -> None:
         """`on_ready` is called when the member answers clients; `addresses` are known then. A
         `reception` is what members of several groups share to listen for their peers."""
-        self.config = config
         self.ground = ground = ground or Ground()
+        self.settings = LiveSettings(start=config, files=ground.files, host=ground.host)
+        config = self.settings.config
         self._on_ready = on_ready or _nothing
         self._ledger_ran = False
         self._led = False
@@ -190,9 +195,15 @@ class Broker:
         self.routes = rooms_of(self)
         self.server = self._new_server()
         self.preferred = self._preferred_leader()
+        self.settings.on_change(self._settings_changed)
         self.ledger.on_role_change(self._role_changed)
         self.ledger.after_turn(self._flush)
         self.supervisor = self._tree(alone=reception is None)
+
+    @property
+    def config(self) -> BrokerConfig:
+        """The settings in force."""
+        return self.settings.config
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, which is a polite stop; started once clients are answered.
@@ -403,11 +414,21 @@ class Broker:
     def _view(self) -> RoleView:
         return self.ledger.view
 
+    def _settings_changed(self, config: BrokerConfig) -> None:
+        if self._retaining is not None:
+            self._retaining.wish = self._wish()
+        if self._checking is not None:
+            self._checking.times = self._check_times()
+        if self.leadership.leads:
+            self._initialise()  # the template of topics that are made on use
+
+    def _wish(self) -> Wish:
+        config = self.config
+        return Wish(age_ms=config.retention_hours * 3_600_000, bytes=config.retention_bytes)
+
     def _retention(self) -> Retention:
-        return Retention(
-            wish=Wish(
-                age_ms=self.config.retention_hours * 3_600_000, bytes=self.config.retention_bytes
-            ),
+        self._retaining = retaining = Retention(
+            wish=self._wish(),
             log=lambda: self.ledger.log,
             leads=lambda: self.leadership.leads,
             behind=self.ledger.furthest_behind,
@@ -419,6 +440,7 @@ class Broker:
             run_in_thread=self.ground.host.run_in_thread,
             now_ms=self.ground.now_ms,
         )
+        return retaining
 
     def _held(self) -> int | None:
         """The log position of the first message that is still to be delivered, if any is."""
@@ -433,16 +455,19 @@ class Broker:
             now_ms=self.ground.now_ms,
         )
 
-    def _check_back(self) -> CheckBack:
+    def _check_times(self) -> CheckTimes:
         config = self.config
-        return CheckBack(
-            times=CheckTimes(
-                timeout_ms=config.transaction_timeout_ms,
-                interval_ms=config.transaction_check_interval_ms,
-                checks_max=config.transaction_check_max,
-                age_max_ms=config.transaction_hours_max * 3_600_000,
-            ),
-            broker_name=config.broker_name,
+        return CheckTimes(
+            timeout_ms=config.transaction_timeout_ms,
+            interval_ms=config.transaction_check_interval_ms,
+            checks_max=config.transaction_check_max,
+            age_max_ms=config.transaction_hours_max * 3_600_000,
+        )
+
+    def _check_back(self) -> CheckBack:
+        self._checking = checking = CheckBack(
+            times=self._check_times(),
+            broker_name=self.config.broker_name,
             store_host=self.store_host,
             machine=self.machine,
             leads=lambda: self.leadership.leads,
@@ -456,6 +481,7 @@ class Broker:
             rates=self.rates,
             now_ms=self.ground.now_ms,
         )
+        return checking
 
     def tree(self) -> TreeNode:
         """The actors as they are now."""

@@ -289,12 +289,14 @@ class BrokerConfig:
             return ((host, port),)
         return (host, port), (host, port - VIP_PORT_DISTANCE)
 
-    def as_text(self) -> dict[str, str]:
-        """The settings under the names RocketMQ's tools look for."""
+    def as_text(self, *, leads: bool = False) -> dict[str, str]:
+        """The settings under the names RocketMQ's tools look for; a member that leads is the
+        broker with id 0, as name servers have it."""
         return {
             "brokerClusterName": self.cluster_name,
             "brokerName": self.broker_name,
-            "brokerId": str(self.broker_id),
+            "brokerId": "0" if leads else str(self.broker_id),
+            "brokerRole": "SYNC_MASTER" if leads else "SLAVE",
             "namesrvAddr": ";".join(self.namesrv),
             "listenPort": self.listen.rpartition(":")[2],
             "storePathRootDir": str(self.data_dir),
@@ -303,7 +305,9 @@ class BrokerConfig:
             "enableTopicMessageTypeCheck": str(self.check_message_types).lower(),
             "enableMixedMessageType": str(self.mixed_topics).lower(),
             "useServerSideResetOffset": str(self.server_side_reset).lower(),
+            "defaultTopicQueueNums": str(self.default_topic_queues),
             "maxMessageSize": str(self.max_message_bytes),
+            "fileReservedTime": str(self.retention_hours),
             "flushDiskType": "SYNC_FLUSH" if self.flush == "sync" else "ASYNC_FLUSH",
             "enableDLegerCommitLog": "true",
             "dLegerGroup": self.broker_name,

@@ -20,8 +20,6 @@ from broker.store.consume_queues import ConsumeQueues
 from dledger_py.remoting.commands.json_bodies import encode_body
 from dledger_py.remoting.commands.operations import (
     GetAllProducers,
-    GetBrokerConfig,
-    GetBrokerConfigReply,
     GetBrokerRuntime,
     GetConsumerConnections,
     GetConsumeStats,
@@ -46,7 +44,6 @@ from dledger_py.remoting.commands.statistics import (
     Sum,
     TopicStats,
 )
-from dledger_py.remoting.commands.topics import DataVersion
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles
 
 TPS_WINDOW_S: Final = 10  # what the tables of the tools call TPS
@@ -54,7 +51,7 @@ TPS_WINDOW_S: Final = 10  # what the tables of the tools call TPS
 
 @define(eq=False, kw_only=True)
 class Operations:
-    """Codes 26, 28, 202, 203, 204, 208, 300, 315 and 328."""
+    """Codes 28, 202, 203, 204, 208, 300, 315 and 328."""
 
     cluster_name: str
     broker_name: str
@@ -64,7 +61,6 @@ class Operations:
     clients: ClientTable
     rates: Rates
     runtime: Callable[[int], dict[str, str]]
-    settings: Callable[[], dict[str, str]]
     now_ms: Callable[[], int]
     monotonic_ms: Callable[[], int]
 
@@ -72,15 +68,6 @@ class Operations:
     def runtime_info(self, request: GetBrokerRuntime, caller: Caller) -> Answer[None]:
         """Counters and gauges as text."""
         return Answer(body=encode_body(KeyValueTable(table=self.runtime(self.now_ms()))))
-
-    @handles(GetBrokerConfig)
-    def broker_config(
-        self, request: GetBrokerConfig, caller: Caller
-    ) -> Answer[GetBrokerConfigReply]:
-        """The settings, one `key=value` a line."""
-        text = "".join(f"{key}={value}\n" for key, value in self.settings().items())
-        version = encode_body(DataVersion()).decode()
-        return Answer(GetBrokerConfigReply(version=version), body=text.encode())
 
     @handles(GetTopicStats)
     async def topic_stats(self, request: GetTopicStats, caller: Caller) -> Answer[None]:

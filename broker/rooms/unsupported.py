@@ -18,7 +18,6 @@ _POP: Final = "pop consumption"
 _ACL: Final = "managing users and access rules"
 
 UNSUPPORTED: Final[Mapping[int, str]] = {
-    25: "changing settings of a running broker (UPDATE_BROKER_CONFIG)",
     45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",
     323: "resuming the check of a half message (RESUME_CHECK_HALF_MESSAGE)",
     353: "forbidding a group a topic (UPDATE_AND_GET_GROUP_FORBIDDEN)",

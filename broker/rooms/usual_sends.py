@@ -145,6 +145,10 @@ class UsualSends:
         )
         return True
 
+    def forget(self) -> None:
+        """What is usual may be another by now: look at all topics again."""
+        self._topics.clear()
+
     def _learn(self, settings: TopicConfig | None) -> _Topic | None:
         """None for a topic to which no send is usual."""
         if settings is None:

@@ -320,7 +320,6 @@ class Desk:
             clients=self.table,
             rates=self.rates,
             runtime=lambda now_ms: {"brokerActive": "true"},
-            settings=lambda: {"brokerName": BROKER},
             now_ms=self._now,
             monotonic_ms=self._ticks,
         )

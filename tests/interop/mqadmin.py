@@ -58,6 +58,15 @@ STEPS = (
     step("brokerStatus -b {leader}", r"^brokerVersionDesc +: V5_", r"^raftRole +: leader$"),
     step("brokerStatus -c DefaultCluster", r"^{follower} +raftRole +: follower$"),
     step("getBrokerConfig -b {leader}", r"^brokerName += +broker-a$"),
+    step(
+        "updateBrokerConfig -c DefaultCluster -k maxMessageSize -v 1000000",
+        r"^update broker config success, {leader}",
+    ),
+    step(
+        "getBrokerConfig -b {follower}", r"^maxMessageSize += +1000000$", r"^brokerRole += +SLAVE"
+    ),
+    step("getBrokerConfig -b {leader}", r"^brokerId += +0$"),
+    step("updateBrokerConfig -b {follower} -k brokerPermission -v 4", r"CODE: 16 "),
     step("getNamesrvConfig", r"^=+{namesrv}=+$"),
     # Topics.
     step("updateTopic -c DefaultCluster -t bills -r 2 -w 2", r"^create topic to {leader} success"),

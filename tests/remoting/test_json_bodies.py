@@ -354,6 +354,24 @@ INFLATED = (
 )
 
 
+JAVAS_RUNNING_INFO = (
+    b'{"mqPopTable":{{"brokerName":"b","queueId":0,"topic":"T"}:{"droped":false},{"brokerName":"b",'
+    b'"queueId":1,"topic":"T"}:{"droped":false}},"mqTable":{{"$ref":"$.mqPopTable.null"}:{"locked":'
+    b'false},{"$ref":"$.mqPopTable.null"}:{"$ref":"$.mqTable.MessageQueue\\\\ \\\\[topic\\\\=T\\\\'
+    b',\\\\ brokerName\\\\=b\\\\]"}},"statusTable":{"T":{"consumeOKTPS":1.0E21,"consumeRT":null,'
+    b'"pullRT":1.0E-7}},"jstack":"TID: 1 \\"a\\" {x:[1,2]}\\r\\n\\u2028","userConsumerInfo":{}}'
+)
+"""As fastjson 1.2.83 writes it: one queue in two tables, and figures that are none."""
+
+
+def test_what_javas_consumers_say_of_themselves_is_read() -> None:
+    found = parse(JAVAS_RUNNING_INFO)
+
+    assert 2 == len(found["mqPopTable"])
+    assert {"consumeOKTPS": 1e21, "consumeRT": None, "pullRT": 1e-7} == found["statusTable"]["T"]
+    assert 'TID: 1 "a" {x:[1,2]}\r\n\u2028' == found["jstack"]
+
+
 @pytest.mark.parametrize(
     "body",
     [

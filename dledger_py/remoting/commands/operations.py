@@ -19,6 +19,16 @@ class GetBrokerConfig(Request[GetBrokerConfigReply]):
 
 
 @frozen(kw_only=True)
+class UpdateBrokerConfig(Request[None]):
+    """Change settings of a running broker; body: properties text, `key=value` by line. Code 25.
+
+    Of a group of members, all are changed. An empty value leaves the setting to the file again.
+    """
+
+    code = RequestCode.UPDATE_BROKER_CONFIG
+
+
+@frozen(kw_only=True)
 class GetBrokerRuntime(Request[None]):
     """Counters and gauges; body: `statistics.KeyValueTable`. Code 28."""
 
