@@ -20,6 +20,7 @@ from broker.rooms.recalling import Recalling
 from broker.rooms.relays import Relays
 from broker.rooms.replies import Replies
 from broker.rooms.resets import Resets
+from broker.rooms.resuming import Resuming
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
 from broker.rooms.settings import Settings
@@ -117,6 +118,17 @@ def _messages(
             monotonic_ms=ground.monotonic_ms,
         ),
         transactions,
+        Resuming(
+            store_host=broker.store_host,
+            leadership=leadership,
+            halves=broker.halves,
+            batch=broker.batch,
+            log=broker.log_reader,
+            queues=broker.queues,
+            cold_reads=broker.cold_reads,
+            disk=broker.disk,
+            now_ms=ground.now_ms,
+        ),
         Offsets(
             machine=machine,
             queues=broker.queues,

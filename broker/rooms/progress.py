@@ -14,7 +14,9 @@ from attrs import define
 
 from broker.errors import QueueNotFound
 from broker.formats import UNIT
+from broker.machine import names
 from broker.machine.machine import Machine
+from broker.machine.timer_wheel import LEVELS_MS
 from broker.machine.topics import TopicConfig
 from broker.rooms._admission import known_topic
 from broker.rooms._stored_times import StoredTimes
@@ -27,8 +29,10 @@ from dledger_py.remoting.commands.json_bodies import encode_body
 from dledger_py.remoting.commands.progress import (
     AllConsumeStats,
     CorrectionOffsets,
+    DelayOffsets,
     GetAllConsumeStats,
     GetAllOffsets,
+    GetDelayOffsets,
     GroupSubscription,
     OffsetTable,
     QueryConsumeQueue,
@@ -51,7 +55,7 @@ INT64_MAX: Final = 2**63 - 1
 
 @define(eq=False, kw_only=True)
 class Progress:
-    """Codes 43, 303, 308, 317, 321, 343 and 345."""
+    """Codes 43, 45, 303, 308, 317, 321, 343 and 345."""
 
     broker_name: str
     address: str
@@ -73,6 +77,16 @@ class Progress:
             for topic in offsets.topics_of(group)
         }
         return Answer(body=encode_body(OffsetTable(offset_table=table)))
+
+    @handles(GetDelayOffsets)
+    def delay_offsets(self, request: GetDelayOffsets, caller: Caller) -> Answer[None]:
+        """How far messages of each level of delay were delivered."""
+        table = {
+            level: self.machine.moves.cursor(names.SCHEDULE_TOPIC, level - 1)
+            for level in range(1, len(LEVELS_MS) + 1)
+        }
+        moved = {level: offset for level, offset in table.items() if offset}
+        return Answer(body=encode_body(DelayOffsets(offset_table=moved)))
 
     @handles(QueryGroupTopics)
     def topics_of_group(self, request: QueryGroupTopics, caller: Caller) -> Answer[None]:

@@ -18,9 +18,7 @@ _POP: Final = "pop consumption"
 _ACL: Final = "managing users and access rules"
 
 UNSUPPORTED: Final[Mapping[int, str]] = {
-    45: "listing delay offsets (GET_ALL_DELAY_OFFSET)",
-    323: "resuming the check of a half message (RESUME_CHECK_HALF_MESSAGE)",
-    353: "forbidding a group a topic (UPDATE_AND_GET_GROUP_FORBIDDEN)",
+    353: "forbidding a group one topic (UPDATE_AND_GET_GROUP_FORBIDDEN)",
     400: "assigning queues by the broker (QUERY_ASSIGNMENT)",
     401: f"{_POP} (SET_MESSAGE_REQUEST_MODE)",
     402: f"{_POP} (GET_ALL_MESSAGE_REQUEST_MODE)",

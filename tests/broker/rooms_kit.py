@@ -31,6 +31,7 @@ from broker.rooms.recalling import Recalling
 from broker.rooms.relays import Relays
 from broker.rooms.replies import Replies
 from broker.rooms.resets import Resets
+from broker.rooms.resuming import Resuming
 from broker.rooms.sending import Sending
 from broker.rooms.sending_back import SendingBack
 from broker.rooms.topics import Topics
@@ -386,11 +387,23 @@ class Desk:
             disk=self.disk,
             **shared,
         )
+        resuming = Resuming(
+            store_host=STORE_HOST,
+            leadership=gate,
+            halves=self.halves,
+            batch=self.batch,
+            log=ledger,
+            queues=self.queues,
+            cold_reads=self.threads,
+            disk=self.disk,
+            now_ms=self._now,
+        )
         rooms = (
             self.usual,
             self.sending,
             sending_back,
             transactions,
+            resuming,
             pulling,
             offsets,
             self.clients,

@@ -12,6 +12,8 @@ from broker.machine.timer_wheel import LEVELS_MS, WHEEL_QUEUES, until
 from broker.rooms.delaying import RecallHandle, decode_handle
 from broker.serving.deliveries import BYTES_MAX, PAUSE_MS, SLEEP_MAX_S, UNDER_WAY_MAX
 from dledger_py.ledger.errors import Indefinite, NotLeader
+from dledger_py.remoting.commands.json_bodies import parse
+from dledger_py.remoting.commands.progress import GetDelayOffsets
 from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, PullMessage
 from dledger_py.remoting.commands.sending import RecallMessage, SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
@@ -777,3 +779,13 @@ def test_a_ring_has_its_queues_to_itself(ahead_ms, slot_ms, queues) -> None:
     moments = [start_ms + slot_ms * number for number in range(len(queues))]
 
     assert set(queues) == {until(now_ms + ahead_ms, now_ms).queue_id for now_ms in moments}
+
+
+def test_operators_see_how_far_levels_were_delivered(desk) -> None:
+    for level in ("1", "1", "3"):
+        send(desk, DELAY=level)
+    before = parse(desk.ask(GetDelayOffsets()).body)["offsetTable"]
+    go_on(desk, 1000)
+
+    assert {} == before
+    assert {"1": 2} == parse(desk.ask(GetDelayOffsets()).body)["offsetTable"]

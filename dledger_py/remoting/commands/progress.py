@@ -30,6 +30,22 @@ class OffsetTable:
 
 
 @frozen(kw_only=True)
+class GetDelayOffsets(Request[None]):
+    """How far the queues of the levels of delay were delivered; body of the answer: DelayOffsets.
+    Code 45."""
+
+    code = RequestCode.GET_ALL_DELAY_OFFSET
+
+
+@frozen(kw_only=True)
+class DelayOffsets:
+    """The next offset by level, from 1 on, of those that were ever used."""
+
+    data_version: DataVersion = DataVersion()
+    offset_table: Mapping[int, int] = Factory(dict)
+
+
+@frozen(kw_only=True)
 class QueryGroupTopics(Request[None]):
     """The topics a group has offsets of; body of the answer: `routes.TopicList`. Code 343."""
 

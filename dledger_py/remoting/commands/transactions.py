@@ -45,3 +45,13 @@ class CheckTransactionState(Request[None]):
     offset_msg_id: str | None = None
     topic: str | None = None
     broker_name: str | None = wire("bname", default=None)
+
+
+@frozen(kw_only=True)
+class ResumeCheck(Request[None]):
+    """Let the producer be asked again about a half message that expired; `msg_id` is the offset
+    message id of what was kept of it. Code 323."""
+
+    code = RequestCode.RESUME_CHECK_HALF_MESSAGE
+    msg_id: str
+    topic: str | None = None
