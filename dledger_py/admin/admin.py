@@ -64,7 +64,7 @@ from dledger_py.remoting.commands.statistics import (
     KeyValueTable,
     TopicStats,
 )
-from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
+from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic, GetTopic, TopicConfig
 from dledger_py.remoting.wire.codes import ResponseCode
 from dledger_py.remoting.wire.schema import Request
 
@@ -281,6 +281,37 @@ class Admin:
         )
         return await self.tell_masters(request, cluster, broker_address)
 
+    async def update_topic_perm(
+        self,
+        topic: str,
+        perm: int,
+        *,
+        cluster: str | None = None,
+        broker_address: str | None = None,
+    ) -> tuple[str, ...]:
+        """Change what may be done with a topic, and nothing else of it; which brokers did.
+
+        **Raises** ResponseError, with code 17 where there is no such topic.
+        """
+        addresses = await self.masters(cluster, broker_address)
+
+        async def change(address: str) -> None:
+            reply = await self.ask(address, GetTopic(topic=topic))
+            config = decoded(TopicConfig, reply.body, address)
+            request = CreateTopic(
+                topic=topic,
+                read_queue_nums=config.read_queue_nums,
+                write_queue_nums=config.write_queue_nums,
+                perm=perm,
+                topic_filter_type=config.topic_filter_type,
+                topic_sys_flag=config.topic_sys_flag,
+                order=config.order,
+            )
+            await self.ask(address, request)
+
+        await side_by_side(addresses, change)
+        return addresses
+
     async def delete_topic(self, topic: str, *, cluster: str) -> tuple[str, ...]:
         """Remove a topic from a cluster's brokers, then from every name server."""
         addresses = await self.tell_masters(DeleteTopic(topic=topic), cluster, None)
@@ -393,15 +424,18 @@ class Admin:
     ) -> tuple[str, ...]:
         """Tell one broker, or each group of a cluster, of a change; who was told. One member per
         group suffices: they replicate it."""
-        if broker_address is not None:
-            addresses = [broker_address]
-        elif cluster is not None:
-            groups = groups_of(await self.cluster_info(), cluster)
-            addresses = [speaker_of(group) for group in groups]
-        else:
-            raise ValueError("cluster or broker_address is needed")
+        addresses = await self.masters(cluster, broker_address)
         await side_by_side(addresses, lambda address: self.ask(address, request, body))
-        return tuple(addresses)
+        return addresses
+
+    async def masters(self, cluster: str | None, broker_address: str | None) -> tuple[str, ...]:
+        """Whom to tell of a change: this broker, or one member of each group of the cluster."""
+        if broker_address is not None:
+            return (broker_address,)
+        if cluster is None:
+            raise ValueError("cluster or broker_address is needed")
+        groups = groups_of(await self.cluster_info(), cluster)
+        return tuple(speaker_of(group) for group in groups)
 
     async def ask_name_server(self, request: Request[HeaderT]) -> Reply[HeaderT]:
         """The first answer of any name server, in their order."""

@@ -116,7 +116,7 @@ async def by_key(
 async def by_id(admin: Admin, topic: str, message_id: str) -> tuple[Message, ...]:
     """The message with this id of either kind; none if there is none. More than one where a sender
     tried again, or several groups hold one of this id."""
-    group, position = await _place(admin, message_id)
+    group, position = await place_of(admin, message_id)
     if group is None:
         return await by_key(admin, topic, message_id, unique=True)
     failure: ClientError | None = None
@@ -174,7 +174,7 @@ async def trace(
     return trace_of(message_id, bodies)
 
 
-async def _place(admin: Admin, message_id: str) -> tuple[BrokerData | None, int]:
+async def place_of(admin: Admin, message_id: str) -> tuple[BrokerData | None, int]:
     """The group and the log position that an offset message id names; no group for another id."""
     try:
         host, port, position = parse_offset_message_id(message_id)

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 
 import click
 
-from dledger_py.cli import dead_letter_commands, message_commands  # noqa: F401 (they join admin)
+from dledger_py.cli import (  # noqa: F401 (their commands join admin's)
+    broker_commands,
+    dead_letter_commands,
+    group_commands,
+    message_commands,
+)
 from dledger_py.cli.admin_commands import admin
 from dledger_py.cli.backup_commands import backup, rescue, restore
 from dledger_py.cli.cluster_commands import cluster

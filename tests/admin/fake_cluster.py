@@ -8,18 +8,26 @@ import trio
 from attrs import define, field
 
 from dledger_py.client.connection import open_connection
-from dledger_py.remoting.commands.json_bodies import encode_body
+from dledger_py.remoting.commands.groups import CreateGroup, DeleteGroup, GetGroup, GroupConfig
+from dledger_py.remoting.commands.json_bodies import decode_body, encode_body
 from dledger_py.remoting.commands.operations import (
     ChangeMembers,
+    GetAllProducers,
+    GetBrokerConfig,
+    GetBrokerConfigReply,
     GetBrokerRuntime,
     GetConsumerConnections,
     GetConsumeStats,
+    GetProducerConnections,
     GetTopicStats,
     QueryTopicGroups,
     TransferLeadership,
+    UpdateBrokerConfig,
 )
 from dledger_py.remoting.commands.queries import QueryMessage, QueryReply, ViewMessage
 from dledger_py.remoting.commands.registrations import RegisterBody, encode_registration
+from dledger_py.remoting.commands.relays import GetConsumerRunningInfo
+from dledger_py.remoting.commands.resets import CloneOffsets, OffsetsByQueue, ResetOffsets
 from dledger_py.remoting.commands.routing import RegisterBroker
 from dledger_py.remoting.commands.statistics import (
     ClientConnection,
@@ -28,11 +36,21 @@ from dledger_py.remoting.commands.statistics import (
     GroupList,
     KeyValueTable,
     MessageQueue,
+    ProducerConnections,
+    ProducerInfo,
+    ProducerTable,
     QueueOffsets,
     QueueProgress,
     TopicStats,
 )
-from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic, TopicConfig, TopicTable
+from dledger_py.remoting.commands.topics import (
+    CreateTopic,
+    DeleteTopic,
+    GetTopic,
+    TopicConfig,
+    TopicTable,
+)
+from dledger_py.remoting.commands.transactions import ResumeCheck
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles, routes
 from dledger_py.remoting.server import Server
 from dledger_py.remoting.wire.codes import ResponseCode
@@ -49,8 +67,6 @@ class FakeBroker:
     """One member that knows one topic and one group."""
 
     changes: list[object] = field(factory=list)
-    bodies: list[bytes] = field(factory=list)
-    """Of the changes."""
     stored: dict[tuple[str, str], list[bytes]] = field(factory=dict)
     """Records by topic and key."""
     refuse: Refused | None = None
@@ -145,6 +161,72 @@ class FakeBroker:
     @handles(DeleteTopic)
     def delete(self, request: DeleteTopic, caller: Caller) -> Answer[None]:
         return self._change(request)
+
+    @handles(GetTopic)
+    def topic(self, request: GetTopic, caller: Caller) -> Answer[None]:
+        config = TopicConfig(topic_name=request.topic, read_queue_nums=3, write_queue_nums=2)
+        return Answer(body=encode_body(config))
+
+    @handles(GetGroup)
+    def group(self, request: GetGroup, caller: Caller) -> Answer[None]:
+        if request.group != "billing":
+            raise Refused("no group", code=ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST)
+        return Answer(body=encode_body(GroupConfig(group_name="billing", retry_queue_nums=7)))
+
+    @handles(CreateGroup)
+    def create_group(self, request: CreateGroup, caller: Caller) -> Answer[None]:
+        return self._change(decode_body(GroupConfig, caller.frame.body))
+
+    @handles(DeleteGroup)
+    def delete_group(self, request: DeleteGroup, caller: Caller) -> Answer[None]:
+        return self._change(request)
+
+    @handles(CloneOffsets)
+    def clone(self, request: CloneOffsets, caller: Caller) -> Answer[None]:
+        return self._change(request)
+
+    @handles(ResumeCheck)
+    def resume(self, request: ResumeCheck, caller: Caller) -> Answer[None]:
+        return self._change(request)
+
+    @handles(ResetOffsets)
+    def reset(self, request: ResetOffsets, caller: Caller) -> Answer[None]:
+        self._change(request)
+        return Answer(body=encode_body(OffsetsByQueue(offset_table={_queue(0): 4, _queue(1): 5})))
+
+    @handles(GetConsumerRunningInfo)
+    def running(self, request: GetConsumerRunningInfo, caller: Caller) -> Answer[None]:
+        if request.client_id != "c-1":
+            raise Refused("no such client")
+        return Answer(body=b'{"mqTable":{{"queueId":0,"topic":"Orders"}:{"locked":false}}}')
+
+    @handles(GetProducerConnections)
+    def producers(self, request: GetProducerConnections, caller: Caller) -> Answer[None]:
+        if request.producer_group != "pg":
+            raise Refused("no producer")
+        client = ClientConnection(
+            client_id="p-1", client_addr="10.0.0.8:1", language="GO", version=431
+        )
+        return Answer(body=encode_body(ProducerConnections(connection_set=(client,))))
+
+    @handles(GetAllProducers)
+    def all_producers(self, request: GetAllProducers, caller: Caller) -> Answer[None]:
+        producer = ProducerInfo(
+            client_id="p-1",
+            remote_address="10.0.0.8:1",
+            language="GO",
+            version=431,
+            last_update_timestamp=1,
+        )
+        return Answer(body=encode_body(ProducerTable(data={"pg": (producer,)})))
+
+    @handles(GetBrokerConfig)
+    def config(self, request: GetBrokerConfig, caller: Caller) -> Answer[GetBrokerConfigReply]:
+        return Answer(GetBrokerConfigReply(version="{}"), body=b"maxMessageSize=4\n")
+
+    @handles(UpdateBrokerConfig)
+    def update_config(self, request: UpdateBrokerConfig, caller: Caller) -> Answer[None]:
+        return self._change(caller.frame.body)
 
     def _change(self, request: object) -> Answer[None]:
         if self.refuse is not None:
