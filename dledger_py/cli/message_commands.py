@@ -9,7 +9,7 @@ import click
 from dledger_py.cli.admin_commands import admin, ask, common, when
 from dledger_py.cli.exits import FAILED
 from dledger_py.cli.moments import MOMENT, MOMENT_MS_MAX
-from dledger_py.cli.output import columns, print_json, print_table, say
+from dledger_py.cli.output import columns, print_json, print_table, printable, say
 
 if TYPE_CHECKING:
     from dledger_py.admin import Admin
@@ -86,7 +86,9 @@ def _by_id(name_servers: str, as_json: bool, topic: str, message_id: str, unique
     else:
         for each in found:
             _print_whole(each)
-        if found:
+        if found and not tracks:
+            say(f"\nno consumer group has anything to do with topic {topic}")
+        elif found:
             say("\nConsumer groups", style="bold")
             print_table(
                 columns("Group", "Status", "Detail"),
@@ -304,11 +306,10 @@ def body_text(each: "Message", characters: int | None) -> str:
         body = each.body
     except UnsupportedCompression:
         body = each.stored_body
-    text = body.decode("utf-8", "backslashreplace")
-    printable = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-    if characters is not None and len(printable) > characters:
-        return printable[:characters] + "…"
-    return printable
+    text = printable(body.decode("utf-8", "backslashreplace"))
+    if characters is not None and len(text) > characters:
+        return text[:characters] + "…"
+    return text
 
 
 def _track_as_json(each: "Track") -> dict[str, str]:
@@ -330,9 +331,11 @@ def _print_trace(found: "Trace") -> None:
         )
     for ended in found.transactions:
         asked = " after it was asked" if ended.after_check else ""
-        say(f"{when(ended.at_ms)}  transaction ended{asked} by {ended.group}: {ended.state}")
+        text = printable(f"transaction ended{asked} by {ended.group}: {ended.state}")
+        say(f"{when(ended.at_ms)}  {text}")
     for recalled in found.recalled:
-        say(f"{when(recalled.at_ms)}  recalled by {recalled.group}: {_status(recalled.success)}")
+        text = printable(f"recalled by {recalled.group}: {_status(recalled.success)}")
+        say(f"{when(recalled.at_ms)}  {text}")
     if found.consumed:
         say("\nConsumed", style="bold")
         print_table(

@@ -51,9 +51,14 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def printable(text: str) -> str:
+    """Text that anybody may have written, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
 def print_table(shape: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
     """A table; rich on a terminal, plain columns with a `#` header elsewhere, as mqadmin's."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(shape, cells)
     else:

@@ -87,6 +87,21 @@ def test_a_trace(dledger: Any, fake: FakeCluster, command: str) -> None:
     assert 1 == document["unreadable"]
 
 
+def test_what_others_wrote_does_not_steer_the_terminal(dledger: Any, fake: FakeCluster) -> None:
+    escape = "\x1b[31m"
+    record = f"Pub|1|R|p{escape}g|T|{UNIQUE_ID}|t|k|h|5|3|0|o|true".replace("|", "\x01") + "\x02"
+    ended = f"EndTransaction|1|R|{escape}|T|{UNIQUE_ID}|t|k|h|2|tx|{escape}|true"
+    body = (record + ended.replace("|", "\x01") + "\x02").encode()
+    fake.broker.put("RMQ_SYS_TRACE_TOPIC", UNIQUE_ID, body)
+    fake.broker.put("Orders", "k1", escape.encode(), properties={"TAGS": escape, "UNIQ_KEY": "U1"})
+    where = ("-n", fake.name_server)
+    said = dledger("admin", "queryTrace", *where, "-i", UNIQUE_ID).out
+    said += dledger("admin", "queryMsgByKey", *where, "-t", "Orders", "-k", "k1").out
+
+    assert "\ufffd[31m" in said
+    assert "\x1b" not in said
+
+
 def test_a_message_nobody_traced(dledger: Any, fake: FakeCluster) -> None:
     ended = dledger("admin", "queryTrace", "-n", fake.name_server, "-i", UNIQUE_ID)
 
