@@ -37,6 +37,7 @@ from dledger_py.remoting.commands.registrations import (
     decode_registration,
     encode_registration,
 )
+from dledger_py.remoting.commands.relays import ConsumerStatus
 from dledger_py.remoting.commands.routes import (
     BrokerData,
     BrokerMemberGroup,
@@ -63,10 +64,10 @@ VERSION = DataVersion(counter=3, timestamp=1700000000000)
 ADDRESSES = {0: "10.0.0.1:10911", 1: "10.0.0.2:10911"}
 GROUP = BrokerData(broker_name="broker-a", cluster="DefaultCluster", broker_addrs=ADDRESSES)
 QUEUE = MessageQueue(topic="TopicTest", broker_name="broker-a", queue_id=0)
-QUEUE_KEY = rb'"{\"brokerName\":\"broker-a\",\"queueId\":0,\"topic\":\"TopicTest\"}"'
+QUEUE_KEY = b'{"brokerName":"broker-a","queueId":0,"topic":"TopicTest"}'
 SUBSCRIPTION = SubscriptionData(topic="TopicTest", sub_version=1700000000000)
 
-# Each exactly as Java writes it, but for map keys, which are quoted.
+# Each exactly as Java writes it, but for numbers as map keys, which are quoted.
 WRITTEN: dict[str, tuple[Any, bytes]] = {
     "route": (
         TopicRoute(
@@ -175,6 +176,21 @@ WRITTEN: dict[str, tuple[Any, bytes]] = {
     "ids": (ConsumerIds(consumer_id_list=("a", "b")), b'{"consumerIdList":["a","b"]}'),
     "table": (KeyValueTable(table={"key": "value"}), b'{"table":{"key":"value"}}'),
 }
+
+
+def test_queues_are_map_keys_as_they_are_within_other_maps_too() -> None:
+    """Java's clients of 5.5.0 (fastjson2) refuse the whole body if such a key is quoted."""
+    other = MessageQueue(topic="TopicTest", broker_name="broker-a", queue_id=1)
+    body = ConsumerStatus(consumer_table={"client": {QUEUE: 5, other: 6}, "none": {}})
+
+    assert encode_body(body) == (
+        b'{"consumerTable":{"client":{'
+        + QUEUE_KEY
+        + b":5,"
+        + QUEUE_KEY.replace(b":0", b":1")
+        + b':6},"none":{}},"messageQueueTable":{}}'
+    )
+    assert decode_body(ConsumerStatus, encode_body(body)) == body
 
 
 @pytest.mark.parametrize("body, data", WRITTEN.values(), ids=WRITTEN)

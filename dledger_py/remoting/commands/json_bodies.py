@@ -7,10 +7,10 @@
 
     decode_body(TopicList, b'{"topicList":["T"]}')
 
-Writing is strict and compact: no white space (Go cuts broker addresses out of the text), members
-in alphabetical order as Java's, None left out, map keys quoted, a map keyed by message queues as
-quoted JSON. Every known reader takes this form; the one exception, offsets pushed to Go clients,
-needs its own writer.
+Writing is compact: no white space (Go cuts broker addresses out of the text), members in
+alphabetical order as Java's, None left out, map keys quoted. It is strict but for maps keyed by
+message queues: those keys are objects as they are (fastjson), since Java's clients from 5.5.0 on
+and Go's take no quoted ones.
 
 Reading takes all dialects: unknown members are ignored; null and missing are the default; numbers
 as strings and strings as numbers; enum members by name or ordinal; bare numeric map keys and
@@ -24,7 +24,7 @@ from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
-from msgspec import DecodeError
+from msgspec import DecodeError, Raw
 from msgspec.json import Decoder
 from msgspec.json import encode as json_encode
 
@@ -79,6 +79,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, int):
         return value
     if isinstance(value, Mapping):
+        if attrs.has(type(next(iter(value), None))):
+            return _map_of_records(value)
         return {_key(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list | frozenset | set):
         return [plain(item) for item in value]
@@ -86,11 +88,12 @@ def plain(value: Any) -> Any:
 
 
 def _key(key: Any) -> str:
-    if isinstance(key, str):
-        return key
-    if isinstance(key, int):
-        return str(int(key))
-    return encode_body(key).decode()
+    return key if isinstance(key, str) else str(int(key))
+
+
+def _map_of_records(value: Mapping[Any, Any]) -> Raw:
+    items = (encode_body(key) + b":" + json_encode(plain(item)) for key, item in value.items())
+    return Raw(b"{" + b",".join(items) + b"}")
 
 
 def _writer(body_type: type) -> _Writer:

@@ -7,7 +7,6 @@ clients themselves, each in the form that it can read.
 from collections.abc import Mapping
 
 from attrs import Factory, frozen
-from msgspec.json import encode as json_encode
 
 from dledger_py.remoting.commands.json_bodies import encode_body
 from dledger_py.remoting.commands.statistics import MessageQueue
@@ -71,20 +70,14 @@ class OffsetList:
 
 
 def offsets_for(language: str, offsets: Mapping[MessageQueue, int]) -> bytes:
-    """OffsetsByQueue as clients of this language read it.
-
-    Quoted JSON as map keys makes Go's panic, so all but C++'s get fastjson's own inline objects.
-    """
+    """OffsetsByQueue as clients of this language read it."""
     if language == "CPP":
         rows = tuple(
             QueueOffset(topic=q.topic, broker_name=q.broker_name, queue_id=q.queue_id, offset=o)
             for q, o in offsets.items()
         )
         return encode_body(OffsetList(offset_table=rows))
-    table = b",".join(
-        encode_body(queue) + b":" + json_encode(offset) for queue, offset in offsets.items()
-    )
-    return b'{"offsetTable":{' + table + b"}}"
+    return encode_body(OffsetsByQueue(offset_table=offsets))
 
 
 @frozen(kw_only=True)
