@@ -63,8 +63,10 @@ BENCH_PEERS = --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS)) \
 bench-peers: $(READY)  ## ours and others (RocketMQ, RabbitMQ, NATS) in turn: ROUNDS=… PEERS=… WORKLOADS=… SCALE=… OUT=…
 	$(BIN)/python -m bench.peers $(BENCH_PEERS)
 
-interop: $(READY)  ## unmodified Apache clients against a cluster (needs go, node, mvn): GROUPS=…
-	$(BIN)/python tests/interop/run.py --groups $(GROUPS)
+INTEROP = $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+	$(if $(CHECKS),--checks $(CHECKS))
+interop: $(READY)  ## unmodified Apache clients against a cluster (needs go, node, mvn): GROUPS=… CLIENTS=… SCENARIOS=… CHECKS=…
+	$(BIN)/python tests/interop/run.py --groups $(GROUPS) $(INTEROP)
 
 clean:           ## remove caches and the environment; keeps data/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import trio
@@ -18,18 +18,15 @@ from programs import Program
 from scenario import END_TIMEOUT_S, Result, Running, ScenarioFailed
 
 from dledger_py.admin import Admin
-from dledger_py.admin.messages import trace
+from dledger_py.admin.messages import Trace, trace
 from dledger_py.client.errors import ClientError
 from dledger_py.cluster.errors import ClusterError
 
 NAMESPACES = ("MQ_INST_1", "MQ_INST_2")
-"""Of Java's check and of Go's."""
+"""Of Java's and ali-ons' check, and of Go's."""
 
-UNDISTURBED = frozenset({"trace"})
-"""Checks without a killed leader: clients do not send a trace again that was lost with one."""
-
-TRACE_LIMIT_S = 15.0
-"""Traces are gathered for some seconds before they are sent."""
+TRACES_TIMEOUT_S = 30.0
+"""For the records to come: clients send them from threads of their own."""
 
 
 @define
@@ -45,13 +42,19 @@ class Check:
     limit_s: int
     disturb: Callable[[], Awaitable[object]] | None = None
     errors: list[str] = field(factory=list)
-    traced: str = ""
-    """The message whose trace is to be looked at afterwards."""
+    _traced: dict[str, str] = field(factory=dict)
+    """Key to id."""
+    _kept: dict[str, str] = field(factory=dict)
+    """Of those, what had all its records before the leader was killed."""
     _halfway: trio.Event = field(factory=trio.Event)
 
     @property
     def scenario(self) -> str:
         return f"{self.name}, killed" if self.disturb is not None else self.name
+
+    @property
+    def topic(self) -> str:
+        return f"{self.program.name}-{self.name}{'-killed' if self.disturb else ''}"
 
     async def run(self) -> Result:
         began = time.monotonic()
@@ -68,10 +71,9 @@ class Check:
         )
 
     async def _play(self) -> None:
-        topic = f"{self.program.name}-{self.name}{'-killed' if self.disturb else ''}"
         for name in (
-            topic,
-            *(f"{each}%{topic}" for each in NAMESPACES if self.name == "namespace"),
+            self.topic,
+            *(f"{each}%{self.topic}" for each in NAMESPACES if self.name == "namespace"),
         ):
             await Admin(self.namesrv).update_topic(
                 name, cluster="DefaultCluster", read_queues=4, write_queues=4
@@ -81,7 +83,7 @@ class Check:
         for name, value in {
             "check": self.name,
             "namesrv": self.namesrv,
-            "topic": topic,
+            "topic": self.topic,
             "broker": self.broker,
             "failover": str(self.disturb is not None).lower(),
             "deadline-s": self.limit_s,
@@ -110,29 +112,44 @@ class Check:
                 await process.wait()
         if self.disturb is not None and not self._halfway.is_set():
             raise ScenarioFailed(f"{running.name}: it ended before the leader was killed")
+        if self._traced:
+            await self._wait_traces()
 
-        if self.traced:
-            await self._see_trace()
+    async def _wait_traces(self) -> None:
+        """Wait for the records of what is traced. With a leader killed, some that were sent then
+        may be lost, for the clients try once: there must be those from before, and of the last."""
+        wanted = self._traced
+        if self.disturb is not None and self._halfway.is_set():
+            wanted = self._kept
+            if self.program.client.tracer_follows:
+                last = list(self._traced)[-1]
+                wanted = wanted | {last: self._traced[last]}
+        await self._wait_traced(wanted)
 
-    async def _see_trace(self) -> None:
-        """The trace of the message that the program says it traced: sent, and consumed."""
-        found = None
-        with trio.move_on_after(TRACE_LIMIT_S):
-            while True:
-                found = await trace(Admin(self.namesrv), self.traced)
-                sent, consumed = found.sent, found.consumed
-                if sent and consumed and sent[0].success and consumed[0].success:
-                    if found.unreadable:
-                        raise ScenarioFailed(
-                            f"{found.unreadable} records of {found} are unreadable"
-                        )
-                    return
-                await trio.sleep(0.2)
-        raise ScenarioFailed(f"the trace is {found}")
+    async def _wait_traced(self, wanted: Mapping[str, str]) -> None:
+        """Wait until the traces say of each of these that it was sent and consumed."""
+        for key, msg_id in wanted.items():
+            found: object = None
+            with trio.move_on_after(TRACES_TIMEOUT_S) as waiting:
+                while True:
+                    try:
+                        found = told = await trace(Admin(self.namesrv), msg_id)
+                    except ClientError as error:
+                        found = error  # the new leader is not known yet
+                    else:
+                        if _is_whole(told):
+                            break
+                    await trio.sleep(0.5)
+            if waiting.cancelled_caught:
+                raise ScenarioFailed(f"{self.program.name}: the trace of {key} is {found}")
 
     async def _disturb(self, running: Running) -> None:
         await self._halfway.wait()
         assert self.disturb is not None
+        if self._traced:
+            kept = dict(self._traced)
+            await self._wait_traced(kept)
+            self._kept = kept
         await self.disturb()
         assert running.process.stdin is not None
         await running.process.stdin.send_all(b"\n")
@@ -141,9 +158,16 @@ class Check:
         match line:
             case {"event": "halfway"}:
                 self._halfway.set()
-            case {"event": "traced", "id": str(message_id)}:
-                self.traced = message_id
+            case {"event": "traced", "key": str(key), "id": str(msg_id)}:
+                self._traced[key] = msg_id
             case {"event": "error", "error": error}:
                 self.errors.append(str(error))
             case _:
                 pass
+
+
+def _is_whole(found: Trace) -> bool:
+    """Whether it tells of a send and of a consumption that went well, and can be read."""
+    sent, consumed = found.sent, found.consumed
+    good = bool(sent and consumed) and sent[0].success and consumed[0].success
+    return bool(good) and not found.unreadable

@@ -10,6 +10,9 @@ from attrs import define, field
 Place = tuple[int, int]
 """Queue and offset, of one broker."""
 
+NOT_TOLD = -1
+"""The queue, where the client tells the offset only."""
+
 
 @define
 class History:
@@ -74,10 +77,15 @@ class History:
     def missing(self) -> list[str]:
         """Acknowledged and asked for, but not received where the sender was told."""
         return [
-            key
-            for key, at in self.acked.items()
-            if self.chosen(key) and at not in self.received.get(key, set())
+            key for key, at in self.acked.items() if self.chosen(key) and not self._came(key, at)
         ]
+
+    def _came(self, key: str, at: Place) -> bool:
+        places = self.received.get(key, set())
+        queue, offset = at
+        return at in places or (
+            queue == NOT_TOLD and offset in {offset for _queue, offset in places}
+        )
 
     @property
     def unasked(self) -> list[str]:
@@ -125,7 +133,9 @@ def faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str
         found.append(f"{len(history.missing)} acknowledged and lost: {_some(history.missing)}")
     if history.unasked:
         found.append(f"{len(history.unasked)} received and not asked for: {_some(history.unasked)}")
-    places = Counter((history.acked_by[key], *at) for key, at in history.acked.items())
+    places = Counter(
+        (history.acked_by[key], *at) for key, at in history.acked.items() if at[0] != NOT_TOLD
+    )
     shared = [str(place) for place, times in places.items() if times > 1]
     if shared:
         found.append(f"one place, several messages (broker, queue, offset): {_some(shared)}")

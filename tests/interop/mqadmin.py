@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 from attrs import define, field, frozen
-from programs import MQADMIN, PROGRAMS
+from programs import Program
 from scenario import Result, Running, ScenarioFailed
 
 from dledger_py.cluster.local import LocalCluster
@@ -98,7 +98,7 @@ STEPS = (
     ),
     step(
         "queryMsgByKey -t orders -k shop-producer-000003",
-        r"^(?P<unique_id>[0-9A-F]{{32,64}}) +\d +\d+ *$",
+        r"^(?P<unique_id>[0-9A-F]{{32,64}}) +\d +\d+( +\S+)? *$",
     ),
     step("queryMsgByUniqueKey -t orders -i {unique_id}", r"^Keys: +\[shop-producer-000003\]$"),
     step("queryMsgByKey -t orders -k nobody", r"CODE: 208 "),
@@ -191,10 +191,13 @@ class MQAdminRun:
 
     cluster: LocalCluster
     folder: Path
+    tool: Program
+    java: Program
+    """The client of the same version."""
     known: dict[str, str] = field(factory=dict)
     faults: list[str] = field(factory=list)
     consumed: dict[str, int] = field(factory=dict)
-    _tool: trio.Process | None = None
+    _running: trio.Process | None = None
     _output: bytearray = field(factory=bytearray)
     _news: trio.Event = field(factory=trio.Event)
 
@@ -212,7 +215,7 @@ class MQAdminRun:
         except* ScenarioFailed as group:
             self.faults += [str(error) for error in group.exceptions]
         return Result(
-            client="mqadmin",
+            client=self.tool.name,
             scenario=f"{len(STEPS)} steps",
             history=None,
             duration_s=time.monotonic() - began,
@@ -258,13 +261,13 @@ class MQAdminRun:
         return found is not None
 
     async def _ask(self, command: str) -> str:
-        assert self._tool is not None
-        assert self._tool.stdin is not None
-        assert self._tool.stdout is not None
-        await self._tool.stdin.send_all("\t".join(command.split()).encode() + b"\n")
+        assert self._running is not None
+        assert self._running.stdin is not None
+        assert self._running.stdout is not None
+        await self._running.stdin.send_all("\t".join(command.split()).encode() + b"\n")
         with trio.move_on_after(COMMAND_LIMIT_S):
             while b"\nDONE\n" not in self._output:
-                chunk = await self._tool.stdout.receive_some()
+                chunk = await self._running.stdout.receive_some()
                 if not chunk:
                     raise ScenarioFailed(f"{command}: mqadmin ended")
                 self._output += chunk
@@ -296,14 +299,13 @@ class MQAdminRun:
     async def _started(self) -> AsyncIterator[None]:
         folder = self.folder / "mqadmin"
         folder.mkdir()
-        async with _killed_after(MQADMIN.command(folder), folder, self.known) as tool:
-            self._tool = tool
+        async with _killed_after(self.tool.command(folder), folder, self.known) as running:
+            self._running = running
             yield
 
     @asynccontextmanager
     async def _client(self, role: str, options: dict[str, object]) -> AsyncIterator[Running]:
         """Java's client, until the end of the block."""
-        java = next(program for program in PROGRAMS if program.name == "java")
         folder = self.folder / role
         folder.mkdir()
         given = options | {
@@ -316,7 +318,7 @@ class MQAdminRun:
         arguments = [role]
         for name, value in given.items():
             arguments += [f"--{name}", str(value)]
-        command = [*java.command(folder), *arguments]
+        command = [*self.java.command(folder), *arguments]
         async with _killed_after(command, folder, self.known) as process:
             running = Running(f"java {role}", process, folder, self._hear)
             async with trio.open_nursery() as nursery:

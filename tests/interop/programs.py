@@ -9,6 +9,17 @@ from functools import partial
 from pathlib import Path
 
 from attrs import field, frozen
+from matrix import (
+    FEATURES,
+    GO,
+    JAVA,
+    JAVA_49,
+    JAVA_55,
+    NODE,
+    PYTHON,
+    SCENARIOS,
+    Client,
+)
 
 HERE = Path(__file__).parent
 BUILD = HERE / ".build"
@@ -23,21 +34,26 @@ class BuildFailed(Exception):
 @frozen(kw_only=True)
 class Program:
     """One client. `command` is given the folder for what it writes; `creates_topics` tells whether
-    it relies on the broker to create them on use, `selects_by_sql` whether its consumer can;
-    `sends` and `replies` tell what it is here for.
-    """
+    it relies on the broker to create them on use."""
 
-    name: str
+    client: Client
     tools: tuple[str, ...]
     build: Callable[[], None]
     command: Callable[[Path], Sequence[str]] = field(repr=False)
     creates_topics: bool = True
-    checks: tuple[str, ...] = ()
-    """What its role `check` can try."""
-    selects_by_sql: bool = True
-    sends: bool = True
-    replies: bool = True
-    has_transactions: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.client.name
+
+    @property
+    def checks(self) -> list[str]:
+        """What its role `check` can try."""
+        proofs = FEATURES.values()
+        return [each for each in proofs if each in self.client.proven and each not in SCENARIOS]
+
+    def tries(self, scenario: str) -> bool:
+        return scenario in self.client.proven
 
     @property
     def missing_tools(self) -> list[str]:
@@ -57,6 +73,17 @@ def _build_mqadmin() -> None:
     _call(["mvn", "-q", "-B", f"-Dbuild.dir={BUILD / 'mqadmin'}", "package"], HERE / "mqadmin")
 
 
+def _build_mqadmin_with(version: str) -> None:
+    _build_mqadmin()
+    jars = f"-DoutputDirectory={_tool_jars(version)}"
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", jars]
+    _call(["mvn", "-q", "-B", f"-Drocketmq.version={version}", *goal], HERE / "mqadmin")
+
+
+def _tool_jars(version: str) -> Path:
+    return BUILD / f"mqadmin-{version}"
+
+
 def _build_java_with(version: str) -> None:
     """The same program, to be run with another version of the client."""
     _build_java()
@@ -73,9 +100,17 @@ def _build_node() -> None:
     """In a copy, because npm puts what it installs beside the program."""
     target = BUILD / "node"
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("interop.js", "package.json", "package-lock.json"):
+    for name in ("interop.js", "features.js", "package.json", "package-lock.json"):
         shutil.copy(HERE / "node" / name, target / name)
     _call(["npm", "ci", "--no-audit", "--no-fund"], target)
+
+
+def _build_python() -> None:
+    target = BUILD / "python"
+    if not (target / "bin" / "pip").exists():
+        _call(["python3", "-m", "venv", str(target)], HERE)
+    pip = [str(target / "bin" / "pip"), "install", "--quiet"]
+    _call([*pip, "-r", str(HERE / "python" / "requirements.txt")], HERE)
 
 
 def _call(command: Sequence[str], folder: Path) -> None:
@@ -102,62 +137,63 @@ def _java_command(folder: Path, jars: Path = BUILD / "java" / "lib") -> Sequence
     return ["java", "-Xmx128m", *own, "-cp", classpath, "interop.Interop"]
 
 
-def _mqadmin_command(folder: Path) -> Sequence[str]:
-    classpath = f"{BUILD / 'mqadmin' / 'mqadmin.jar'}:{BUILD / 'mqadmin' / 'lib'}/*"
+def _mqadmin_command(folder: Path, jars: Path = BUILD / "mqadmin" / "lib") -> Sequence[str]:
+    classpath = f"{BUILD / 'mqadmin' / 'mqadmin.jar'}:{jars}/*"
     own = [f"-Drocketmq.log.root={folder}", f"-Duser.home={folder}"]
     namesrv = "-Drocketmq.namesrv.addr=NAMESRV"  # whoever starts it knows
     return ["java", "-Xmx256m", *own, namesrv, "-cp", classpath, "interop.MQAdmin"]
 
 
 PROGRAMS = (
+    Program(client=JAVA, tools=("java", "mvn"), build=_build_java, command=_java_command),
     Program(
-        name="java",
-        tools=("java", "mvn"),
-        build=_build_java,
-        command=_java_command,
-        checks=(
-            *("sends", "delay", "recall", "retry", "orderly", "broadcast", "lite-pull"),
-            *("reset", "queries", "namespace", "trace"),
-        ),
-        replies=False,  # its request() gives up as soon as the send is acknowledged; 5.5.0 does not
-    ),
-    Program(
-        name="java55",
+        client=JAVA_55,
         tools=("java", "mvn"),
         build=partial(_build_java_with, "5.5.0"),
         command=partial(_java_command, jars=_jars("5.5.0")),
-        sends=False,
     ),
     Program(
-        name="java49",
+        client=JAVA_49,
         tools=("java", "mvn"),
         build=partial(_build_java_with, "4.9.8"),
         command=partial(_java_command, jars=_jars("4.9.8")),
-        sends=False,
     ),
     Program(
-        name="go",
+        client=GO,
         tools=("go",),
         build=_build_go,
         command=lambda folder: [str(BUILD / "go" / "interop")],
-        checks=(
-            *("sends", "delay", "retry", "orderly", "broadcast", "tags", "pull", "topics"),
-            *("namespace", "trace"),
-        ),
     ),
     Program(
-        name="node",
+        client=NODE,
         tools=("node", "npm"),
         build=_build_node,
         command=lambda folder: ["node", str(BUILD / "node" / "interop.js")],
-        has_transactions=False,
         creates_topics=False,  # ali-ons refuses to send to a topic without a route
-        selects_by_sql=False,
-        replies=False,
+    ),
+    Program(
+        client=PYTHON,
+        tools=("python3",),
+        build=_build_python,
+        command=lambda folder: [
+            str(BUILD / "python" / "bin" / "python"),
+            str(HERE / "python" / "interop.py"),
+        ],
     ),
 )
 
-MQADMIN = Program(
-    name="mqadmin", tools=("java", "mvn"), build=_build_mqadmin, command=_mqadmin_command
-)
-"""Apache's tools; no client that sends or consumes."""
+TOOLS = {
+    "java": Program(
+        client=Client(name="mqadmin", title="mqadmin 5.3.3", proven=frozenset()),
+        tools=("java", "mvn"),
+        build=_build_mqadmin,
+        command=_mqadmin_command,
+    ),
+    "java55": Program(
+        client=Client(name="mqadmin55", title="mqadmin 5.5.0", proven=frozenset()),
+        tools=("java", "mvn"),
+        build=partial(_build_mqadmin_with, "5.5.0"),
+        command=partial(_mqadmin_command, jars=_tool_jars("5.5.0")),
+    ),
+}
+"""Apache's mqadmin, no client that sends or consumes, by the program of the same version."""

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
-from features import UNDISTURBED, Check
+from features import Check
 from judge import History
+from matrix import CLIENTS, REQUEST, SQL, STEADY, TRANSACTIONS, table
 from mqadmin import MQAdminRun
-from programs import BUILD, MQADMIN, PROGRAMS, BuildFailed, Program
+from programs import BUILD, PROGRAMS, TOOLS, BuildFailed, Program
 from rich.console import Console
 from rich.table import Table
 from scenario import Result, Scenario, TransactionScenario
@@ -29,15 +30,22 @@ from scenario import Result, Scenario, TransactionScenario
 from dledger_py.cluster.errors import ClusterError
 from dledger_py.cluster.local import LocalCluster
 
-STEADY, SQL, FAILOVER, FEATURES, KILLED = "steady", "sql", "failover", "features", "killed"
-REQUEST, REQUEST_FAILOVER = "request", "request-failover"
-TRANSACTIONS, TRANSACTIONS_FAILOVER = "transactions", "transactions-failover"
-TOOLS = "mqadmin"
-SCENARIOS = (
-    *(STEADY, SQL, FAILOVER, REQUEST, REQUEST_FAILOVER, TRANSACTIONS, TRANSACTIONS_FAILOVER),
-    *(FEATURES, KILLED, TOOLS),
+FAILOVERS = {
+    "failover": STEADY,
+    "sql-failover": SQL,
+    "request-failover": REQUEST,
+    "transactions-failover": TRANSACTIONS,
+}
+"""With the leader killed in the middle."""
+
+TOLD = tuple(
+    name
+    for calm in (STEADY, SQL, REQUEST, TRANSACTIONS)
+    for name in (calm, *(failover for failover in FAILOVERS if FAILOVERS[failover] == calm))
 )
-KINDS = {TRANSACTIONS: TransactionScenario, TRANSACTIONS_FAILOVER: TransactionScenario}
+CHECKED, KILLED, MQADMIN = "features", "killed", "mqadmin"
+SCENARIOS = (*TOLD, CHECKED, KILLED, MQADMIN)
+KINDS = {TRANSACTIONS: TransactionScenario}
 
 STEADY_LIMIT_S = 60
 CHECK_LIMIT_S = 90
@@ -58,12 +66,15 @@ SQL_EXPRESSION = "TAGS = 'interop' AND third IN ('0', '1') AND number >= 10"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    if options.list:
+        print(table(CLIENTS))
+        return 0
     programs = [program for program in PROGRAMS if program.name in options.clients]
     try:
         for program in programs:
             _build(program)
-        if _tools_wanted(options):
-            _build(MQADMIN)
+        for name in _tools_wanted(options):
+            _build(TOOLS[name])
         BUILD.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
         _say(f"logs and data are in {folder}")
@@ -82,58 +93,49 @@ async def _run(
 ) -> list[Result]:
     if options.namesrv is not None:
         return [
-            await _steady(program, options, options.namesrv, folder)
+            await _played(_told(program, STEADY, options, options.namesrv, folder))
             for program in programs
-            if program.sends
         ]
     results: list[Result] = []
     async with LocalCluster(folder / "cluster", groups=options.groups).running() as cluster:
         await cluster.wait_leaders()
         await cluster.wait_preferred()
         for program in programs:
-            if STEADY in options.scenarios and program.sends:
-                results.append(await _steady(program, options, cluster.namesrv_address, folder))
-            if SQL in options.scenarios and program.sends and program.selects_by_sql:
-                results.append(await _sql(program, options, cluster.namesrv_address, folder))
-            if FAILOVER in options.scenarios and program.sends:
-                results.append(await _failover(program, options, cluster, folder, FAILOVER))
-            if REQUEST in options.scenarios and program.replies:
-                namesrv = cluster.namesrv_address
-                results.append(await _steady(program, options, namesrv, folder, REQUEST))
-            if REQUEST_FAILOVER in options.scenarios and program.replies:
-                results.append(await _failover(program, options, cluster, folder, REQUEST_FAILOVER))
-            if TRANSACTIONS in options.scenarios and program.has_transactions:
-                results.append(
-                    await _steady(program, options, cluster.namesrv_address, folder, TRANSACTIONS)
-                )
-            if TRANSACTIONS_FAILOVER in options.scenarios and program.has_transactions:
-                results.append(
-                    await _failover(program, options, cluster, folder, TRANSACTIONS_FAILOVER)
-                )
-            for scenario in (FEATURES, KILLED):
+            results += [
+                await _scenario(program, name, options, cluster, folder)
+                for name in TOLD
+                if name in options.scenarios and program.tries(FAILOVERS.get(name, name))
+            ]
+            for scenario in (CHECKED, KILLED):
                 checks = program.checks if scenario in options.scenarios else ()
                 results += [
                     await _check(program, check, scenario, cluster, folder)
                     for check in checks
                     if not options.checks or check in options.checks
-                    if scenario == FEATURES or check not in UNDISTURBED
                 ]
-        if _tools_wanted(options):
-            _say("mqadmin …")
-            results.append(await MQAdminRun(cluster, folder / "mqadmin").run())
-            for fault in results[-1].faults:
-                _say(f"  {fault}")
+    for program in programs:
+        if program.name in _tools_wanted(options):
+            results.append(await _tool(program, folder))
     return results
 
 
-def _tools_wanted(options: argparse.Namespace) -> bool:
+def _tools_wanted(options: argparse.Namespace) -> list[str]:
     """They are Java's, need its client beside them, and know one broker group by its name."""
-    return (
-        TOOLS in options.scenarios
-        and "java" in options.clients
-        and options.namesrv is None
-        and options.groups == 1
-    )
+    asked = MQADMIN in options.scenarios and options.namesrv is None and options.groups == 1
+    return [name for name in options.clients if name in TOOLS] if asked else []
+
+
+async def _tool(program: Program, folder: Path) -> Result:
+    """On a cluster of its own: what the steps print depends on all that was done before."""
+    tool = TOOLS[program.name]
+    _say(f"{tool.name} …")
+    async with LocalCluster(folder / f"cluster-{tool.name}").running() as cluster:
+        await cluster.wait_leaders()
+        await cluster.wait_preferred()
+        result = await MQAdminRun(cluster, folder / tool.name, tool, program).run()
+    for fault in result.faults:
+        _say(f"  {fault}")
+    return result
 
 
 async def _check(
@@ -153,7 +155,7 @@ async def _check(
             each.address for node, each in cluster.members.items() if node not in leaders.values()
         ),
         folder=folder / f"{program.name}-{scenario}-{name}",
-        limit_s=CHECK_LIMIT_S if scenario == FEATURES else FAILOVER_LIMIT_S,
+        limit_s=CHECK_LIMIT_S if scenario == CHECKED else FAILOVER_LIMIT_S,
         disturb=kill_leader if scenario == KILLED else None,
     )
     result = await _played(check)
@@ -161,45 +163,8 @@ async def _check(
     return result
 
 
-async def _steady(
-    program: Program, options: argparse.Namespace, namesrv: str, folder: Path, name: str = STEADY
-) -> Result:
-    scenario = KINDS.get(name, Scenario)(
-        program=program,
-        name=name,
-        namesrv=namesrv,
-        folder=folder / f"{program.name}-{name}",
-        converses=name == REQUEST,
-        count=options.messages,
-        interval_ms=0,
-        limit_s=STEADY_LIMIT_S,
-    )
-    return await _played(scenario)
-
-
-async def _sql(program: Program, options: argparse.Namespace, namesrv: str, folder: Path) -> Result:
-    scenario = Scenario(
-        program=program,
-        name=SQL,
-        namesrv=namesrv,
-        folder=folder / f"{program.name}-{SQL}",
-        count=options.messages,
-        interval_ms=SQL_INTERVAL_MS,
-        limit_s=STEADY_LIMIT_S,
-        sql=SQL_EXPRESSION,
-        history=History(chosen=_is_chosen),
-    )
-    return await _played(scenario)
-
-
-def _is_chosen(key: str) -> bool:
-    """What the expression says, by the key: a producer numbers its messages there."""
-    number = int(key.rpartition("-")[2])
-    return number % 3 < 2 and number >= 10
-
-
-async def _failover(
-    program: Program, options: argparse.Namespace, cluster: LocalCluster, folder: Path, name: str
+async def _scenario(
+    program: Program, name: str, options: argparse.Namespace, cluster: LocalCluster, folder: Path
 ) -> Result:
     killed: list[str] = []
 
@@ -207,20 +172,39 @@ async def _failover(
         killed.append(await cluster.kill_leader())
         _say(f"  killed the leader, {killed[-1]}")
 
-    scenario = KINDS.get(name, Scenario)(
-        program=program,
-        name=name,
-        namesrv=cluster.namesrv_address,
-        folder=folder / f"{program.name}-{name}",
-        converses=name == REQUEST_FAILOVER,
-        count=options.messages,
-        interval_ms=FAILOVER_INTERVAL_MS,
-        limit_s=FAILOVER_LIMIT_S,
-        disturb=kill_leader,
-    )
+    scenario = _told(program, name, options, cluster.namesrv_address, folder)
+    if name in FAILOVERS:
+        scenario.disturb = kill_leader
+        scenario.interval_ms = FAILOVER_INTERVAL_MS
+        scenario.limit_s = FAILOVER_LIMIT_S
     result = await _played(scenario)
     await _revive(cluster, killed)
     return result
+
+
+def _told(
+    program: Program, name: str, options: argparse.Namespace, namesrv: str, folder: Path
+) -> Scenario:
+    """Programs that say what they send and consume."""
+    proof = FAILOVERS.get(name, name)
+    return KINDS.get(proof, Scenario)(
+        program=program,
+        name=name,
+        namesrv=namesrv,
+        folder=folder / f"{program.name}-{name}",
+        converses=proof == REQUEST,
+        count=options.messages,
+        interval_ms=SQL_INTERVAL_MS if proof == SQL else 0,
+        limit_s=STEADY_LIMIT_S,
+        sql=SQL_EXPRESSION if proof == SQL else None,
+        history=History(chosen=_is_chosen) if proof == SQL else History(),
+    )
+
+
+def _is_chosen(key: str) -> bool:
+    """What the expression says, by the key: a producer numbers its messages there."""
+    number = int(key.rpartition("-")[2])
+    return number % 3 < 2 and number >= 10
 
 
 async def _revive(cluster: LocalCluster, killed: Sequence[str]) -> None:
@@ -250,16 +234,16 @@ def _report(results: Sequence[Result]) -> int:
     console = Console(width=100)
     told = [result for result in results if result.history is not None]
     if told:
-        console.print(_told(told))
+        console.print(_table_of_told(told))
     checked = [result for result in results if result.history is None]
     if checked:
-        console.print(_checked(checked))
+        console.print(_table_of_checked(checked))
     failed = sum(bool(result.faults) for result in results)
     print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed or not results else 0
 
 
-def _told(results: Sequence[Result]) -> Table:
+def _table_of_told(results: Sequence[Result]) -> Table:
     """Who sent and consumed what."""
     table = Table("client", "scenario", title="Unmodified clients")
     columns = ("brokers", "acked", "failed", "consumed", "again", "longest pause", "took")
@@ -284,7 +268,7 @@ def _told(results: Sequence[Result]) -> Table:
     return table
 
 
-def _checked(results: Sequence[Result]) -> Table:
+def _table_of_checked(results: Sequence[Result]) -> Table:
     """Which features of which client held."""
     clients = list(dict.fromkeys(result.client for result in results))
     table = Table("feature", *clients, title="Features")
@@ -306,6 +290,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__.splitlines()[0])
     parser.add_argument("--clients", nargs="+", choices=names, default=names)
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=SCENARIOS)
+    parser.add_argument("--list", action="store_true", help="what is tried with which client")
     parser.add_argument("--checks", nargs="+", help="of the features, only these")
     parser.add_argument("--groups", type=int, default=1, help="broker groups on the three nodes")
     parser.add_argument("--messages", type=int, default=300, help="acknowledged sends wanted")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.judge import History, conversation_faults, faults, transaction_faults
+from tests.interop.judge import (
+    NOT_TOLD,
+    History,
+    conversation_faults,
+    faults,
+    transaction_faults,
+)
 
 
 def history(*lines: dict[str, object]) -> History:
@@ -30,6 +36,7 @@ FAILED: dict[str, object] = {"event": "failed", "key": "f", "error": "no leader"
     [
         ([acked("a")], "1 acknowledged and lost: a"),
         ([acked("a", 0, 1), received("a", 0, 2)], "1 acknowledged and lost: a"),
+        ([acked("a", NOT_TOLD, 1), received("a", 0, 2)], "1 acknowledged and lost: a"),
         ([acked("a"), acked("b"), received("a"), received("b")], "one place, several messages"),
         ([received("a")], "only 0 of 1 sends were acknowledged"),
         ([acked("a"), received("a"), FAILED], "1 sends failed: no leader"),
@@ -143,3 +150,12 @@ def test_transactions_that_ended_as_they_should_have_no_faults() -> None:
     )
 
     assert [] == transaction_faults(taken, wanted=4, failures_allowed=False)
+
+
+def test_an_offset_in_a_queue_that_was_not_told_is_a_place_of_its_own() -> None:
+    taken = history(
+        *(acked("a", NOT_TOLD, 0), acked("b", NOT_TOLD, 0)),
+        *(received("a", 3, 0), received("b", 1, 0)),
+    )
+
+    assert [] == faults(taken, wanted=2, failures_allowed=False)

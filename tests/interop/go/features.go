@@ -48,8 +48,8 @@ func check(o options) int {
 		"tags":      f.tags,
 		"pull":      f.pull,
 		"topics":    f.topics,
-		"namespace": f.namespace,
 		"trace":     f.trace,
+		"namespace": f.namespace,
 	}
 	run, known := checks[o.check]
 	if !known {
@@ -426,10 +426,36 @@ func (f *features) topics() error {
 	if err := f.send(p, m); err != nil {
 		return err
 	}
-	return f.retrying(func() error {
+	if err := f.listed(a, name, true); err != nil {
+		return err
+	}
+	err = f.retrying(func() error {
 		return a.DeleteTopic(context.Background(),
 			admin.WithTopicDelete(name), admin.WithBrokerAddrDelete(f.broker), admin.WithNameSrvAddr([]string{f.namesrv}))
 	})
+	if err != nil {
+		return err
+	}
+	return f.listed(a, name, false)
+}
+
+func (f *features) listed(a admin.Admin, name string, wanted bool) error {
+	list, err := a.FetchAllTopicList(context.Background())
+	if err != nil {
+		return err
+	}
+	for _, each := range list.TopicList {
+		if each == name {
+			if wanted {
+				return nil
+			}
+			return fmt.Errorf("deleted and listed: %s", name)
+		}
+	}
+	if wanted {
+		return fmt.Errorf("made and not listed: %s", name)
+	}
+	return nil
 }
 
 // What is sent in a namespace is consumed there, and tried again there.
@@ -473,31 +499,54 @@ func (f *features) namespace() error {
 	return nil
 }
 
-// A message that is traced from end to end; whoever started this looks at its trace.
+// Records of what was sent and consumed. Whether they came is for the driver to find out, of
+// whatever is `traced`. Those that are sent while a leader dies may be lost: the client tries once.
 func (f *features) trace() error {
-	traced := &primitive.TraceConfig{Access: primitive.Local, NamesrvAddrs: []string{f.namesrv}}
+	config := &primitive.TraceConfig{NamesrvAddrs: []string{f.namesrv}, Access: primitive.Local}
 	s := newSeen()
-	c, err := f.newConsumer("trace", consumer.WithTrace(traced))
+	c, err := f.newConsumer("trace", consumer.WithTrace(config))
 	if err != nil {
 		return err
 	}
 	if err := f.start(c, f.topic, "*", s.listener(s.take)); err != nil {
 		return err
 	}
-	p, err := f.producer(producer.WithTrace(traced))
+	p, err := f.producer(producer.WithTrace(config))
 	if err != nil {
 		return err
 	}
-	result, err := p.SendSync(context.Background(), f.message("traced"))
-	if err != nil {
+	sent := map[string]bool{}
+	send := func(key string) error {
+		sent[key] = true
+		return f.retrying(func() error {
+			result, err := p.SendSync(context.Background(), f.message(key))
+			if err == nil {
+				say("traced", map[string]any{"key": key, "id": result.MsgID})
+			}
+			return err
+		})
+	}
+	for i := 0; i < 10; i++ {
+		if err := send(fmt.Sprintf("before-%d", i)); err != nil {
+			return err
+		}
+	}
+	if err := f.wait(func() bool { return s.all(sent) }, s.text); err != nil {
 		return err
 	}
-	if err := f.wait(func() bool { return s.all(map[string]bool{"traced": true}) }, s.text); err != nil {
-		return err
+	after, pause := 10, time.Duration(0)
+	if f.failover {
+		time.Sleep(2 * time.Second) // the client's own routine sends the records soon
+		after, pause = 90, 500*time.Millisecond
 	}
-	time.Sleep(time.Second) // its traces travel behind it
-	say("traced", map[string]any{"id": result.MsgID})
-	return nil
+	f.halfway()
+	for i := 0; i < after; i++ {
+		if err := send(fmt.Sprintf("after-%d", i)); err != nil {
+			return err
+		}
+		time.Sleep(pause) // until this client's tracer has asked for the leader
+	}
+	return f.wait(func() bool { return s.all(sent) }, s.text)
 }
 
 // --- pieces ---

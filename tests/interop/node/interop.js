@@ -1,5 +1,5 @@
 'use strict';
-// ali-ons, unmodified, as a producer or a consumer that says in JSON lines what it saw.
+// ali-ons, unmodified, as a producer, a consumer or a check that says in JSON lines what it saw.
 //
 // What every program here prints, and how it is told to stop, is in ../README.md.
 
@@ -7,6 +7,7 @@ const fs = require('fs');
 const util = require('util');
 const { parseArgs } = util;
 const { Consumer, Message, Producer } = require('ali-ons');
+const { features } = require('./features');
 
 const TAG = 'interop';
 const FROM_FIRST_OFFSET = 'CONSUME_FROM_FIRST_OFFSET';
@@ -23,6 +24,10 @@ const { values: options, positionals } = parseArgs({
     count: { type: 'string', default: '0' },
     'interval-ms': { type: 'string', default: '0' },
     'deadline-s': { type: 'string', default: '60' },
+    sql: { type: 'string' },
+    check: { type: 'string' },
+    broker: { type: 'string' },
+    failover: { type: 'string', default: 'false' },
   },
 });
 const count = Number(options.count);
@@ -56,6 +61,8 @@ async function produce() {
     const key = `${options.group}-${String(i).padStart(6, '0')}`;
     const message = new Message(options.topic, TAG, `body of ${key}`);
     message.keys = [ key ];
+    message.properties.number = String(i);
+    message.properties.third = String(i % 3);
     try {
       const result = await producer.send(message);
       if (result.sendStatus !== SEND_OK) throw new Error(`status ${result.sendStatus}`);
@@ -80,7 +87,8 @@ async function consume() {
   });
   consumer.on('error', error => common.logger.error(error));
   const finished = new Promise(resolve => {
-    consumer.subscribe(options.topic, TAG, async message => {
+    const what = options.sql ? { expressionType: 'SQL92', subString: options.sql } : TAG;
+    consumer.subscribe(options.topic, what, async message => {
       const key = message.keys.trim();
       const body = message.body.toString();
       if (body !== `body of ${key}`) say('error', { error: `${key} has the body ${body}` });
@@ -99,10 +107,21 @@ async function consume() {
   return complete ? 0 : 1;
 }
 
-const roles = { producer: produce, consumer: consume };
+async function check() {
+  const failover = options.failover === 'true';
+  const halfway = async () => {
+    say('halfway');
+    if (failover) await new Promise(resolve => process.stdin.once('data', resolve)); // the leader is dead
+  };
+  await features[options.check]({ common, topic: options.topic, failover, deadlineMs, halfway, sleep });
+  say('done');
+  return 0;
+}
+
+const roles = { producer: produce, consumer: consume, check };
 const role = roles[positionals[0]];
 if (!role) {
-  console.error('usage: interop.js producer|consumer --namesrv …');
+  console.error('usage: interop.js producer|consumer|check --namesrv …');
   process.exit(2);
 }
 role().then(code => process.exit(code), error => {

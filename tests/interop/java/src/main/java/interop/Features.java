@@ -13,11 +13,15 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BooleanSupplier;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
+import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.PullResult;
+import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.impl.factory.MQClientInstance;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
@@ -27,7 +31,6 @@ import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
-import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
 
 /**
  * What Apache's Java client can do besides sending and consuming: one check each, that says `halfway`
@@ -38,6 +41,8 @@ final class Features {
     private static final long EARLY_MS = 20;
     /** In time, where no leader is killed and the machine is busy. */
     private static final long LATE_MS = 1_500;
+    /** On a busy machine a cold JVM takes most of the usual three seconds to find its route. */
+    private static final int SEND_TIMEOUT_MS = 10_000;
 
     private final Interop program;
     private final String topic;
@@ -61,7 +66,10 @@ final class Features {
                 case "retry": retry(); break;
                 case "orderly": orderly(); break;
                 case "broadcast": broadcast(); break;
+                case "tags": tags(); break;
+                case "pull": pull(); break;
                 case "lite-pull": litePull(); break;
+                case "topics": topics(); break;
                 case "reset": reset(); break;
                 case "queries": queries(); break;
                 case "namespace": namespace(); break;
@@ -127,9 +135,9 @@ final class Features {
                 message.setDelayTimeLevel(level);
                 ms = level == 1 ? 1_000 : 5_000;
             } else if (i % 3 == 1) {
-                message.setDelayTimeMs(ms);
+                Versions.setDelayTimeMs(message, ms);
             } else {
-                message.setDeliverTimeMs(now + ms);
+                Versions.setDeliverTimeMs(message, now + ms);
             }
             due.put(message.getKeys(), now + ms);
             send(producer, message);
@@ -261,7 +269,7 @@ final class Features {
         for (int i = 0; i < all.size(); i++) {
             DefaultMQPushConsumer consumer = newConsumer("broadcast");
             consumer.setInstanceName("instance-" + i);
-            consumer.setMessageModel(MessageModel.BROADCASTING);
+            Versions.setBroadcasting(consumer);
             consumer.subscribe(topic, "*");
             Seen seen = all.get(i);
             consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
@@ -280,6 +288,149 @@ final class Features {
         }
         for (Seen seen : all) {
             await(() -> seen.keys().containsAll(sent), () -> "seen " + seen.keys());
+        }
+    }
+
+    /** Of several tags, those that were asked for. */
+    private void tags() throws Exception {
+        Seen seen = new Seen();
+        consumer("tags", "red || blue", seen::take);
+        DefaultMQProducer producer = producer();
+        List<String> tags = List.of("red", "green", "blue", "green", "red");
+        Set<String> wanted = new HashSet<>();
+        for (int i = 0; i < tags.size(); i++) {
+            if (i == 2) {
+                halfway();
+            }
+            Message message = message(tags.get(i) + "-" + i);
+            message.setTags(tags.get(i));
+            send(producer, message);
+            if (!tags.get(i).equals("green")) {
+                wanted.add(message.getKeys());
+            }
+        }
+        await(() -> seen.keys().containsAll(wanted), () -> "seen " + seen.keys());
+        demand(seen.keys().equals(wanted), "seen " + seen.keys());
+    }
+
+    /** The oldest consumer: it names queue and offset, and tells the broker where its group is. */
+    @SuppressWarnings("deprecation")
+    private void pull() throws Exception {
+        DefaultMQProducer producer = producer();
+        Set<String> sent = new HashSet<>();
+        for (int i = 0; i < 20; i++) {
+            sent.add(send(producer, message("pull-" + i)));
+        }
+        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group("pull"));
+        consumer.setNamesrvAddr(program.option("namesrv"));
+        consumer.setPollNameServerInterval(1_000);
+        consumer.start();
+        open.add(consumer::shutdown);
+        Map<MessageQueue, Long> next = new HashMap<>();
+        for (MessageQueue queue : consumer.fetchSubscribeMessageQueues(topic)) {
+            next.put(queue, 0L);
+        }
+        halfway();
+        Seen seen = new Seen();
+        for (MessageQueue queue : next.keySet()) {
+            retrying(() -> {
+                PullResult result = consumer.pull(queue, "*", next.get(queue), 3);
+                while (result.getPullStatus() == PullStatus.FOUND) {
+                    result.getMsgFoundList().forEach(seen::take);
+                    next.put(queue, result.getNextBeginOffset());
+                    result = consumer.pull(queue, "*", next.get(queue), 3);
+                }
+            });
+            consumer.updateConsumeOffset(queue, next.get(queue));
+        }
+        demand(seen.keys().equals(sent), "seen " + seen.keys());
+        consumer.getDefaultMQPullConsumerImpl().getOffsetStore().persistAll(next.keySet());
+        for (MessageQueue queue : next.keySet()) {
+            await(() -> committed(consumer, queue) == next.get(queue),
+                () -> queue + " is at " + committed(consumer, queue) + ", not " + next.get(queue));
+        }
+    }
+
+    /** What the broker has; it takes the commits one way. */
+    @SuppressWarnings("deprecation")
+    private static long committed(DefaultMQPullConsumer consumer, MessageQueue queue) {
+        try {
+            return consumer.fetchConsumeOffset(queue, true);
+        } catch (Exception error) {
+            return -2;
+        }
+    }
+
+    /**
+     * Records of what was sent and consumed. Whether they came is for the driver to find out, of
+     * whatever is `traced`. Those that are sent while a leader dies may be lost: the client tries once.
+     */
+    private void trace() throws Exception {
+        Seen seen = new Seen();
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group("trace"), true, null);
+        consumer.setNamesrvAddr(program.option("namesrv"));
+        consumer.setPollNameServerInterval(1_000);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(seen::take);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        start(consumer);
+        DefaultMQProducer producer = new DefaultMQProducer(group("producer"), true, null);
+        producer.setNamesrvAddr(program.option("namesrv"));
+        producer.setPollNameServerInterval(1_000);
+        producer.setSendMsgTimeout(SEND_TIMEOUT_MS);
+        producer.start();
+        open.add(producer::shutdown);
+        Set<String> sent = new HashSet<>();
+        for (int i = 0; i < 10; i++) {
+            sent.add(sendTraced(producer, "before-" + i));
+        }
+        await(() -> seen.keys().containsAll(sent), () -> "seen " + seen.keys());
+        if (failover) {
+            Thread.sleep(2_000); // the client's own thread sends the records soon
+        }
+        halfway();
+        for (int i = 0; i < (failover ? 90 : 10); i++) {
+            sent.add(sendTraced(producer, "after-" + i));
+            Thread.sleep(failover ? 500 : 0); // until this client's tracer has asked for the leader
+        }
+        await(() -> seen.keys().containsAll(sent), () -> "seen " + seen.keys());
+    }
+
+    private String sendTraced(DefaultMQProducer producer, String key) throws Exception {
+        retrying(() -> {
+            SendResult result = producer.send(message(key));
+            Interop.say("traced", Map.of("key", key, "id", result.getMsgId()));
+        });
+        return key;
+    }
+
+    /** Topics are made and deleted. */
+    private void topics() throws Exception {
+        DefaultMQProducer producer = producer();
+        MQClientInstance client = producer.getDefaultMQProducerImpl().getMqClientFactory();
+        String name = topic + "-made";
+        halfway();
+        retrying(() -> Versions.createTopic(producer, topic, name, 3));
+        Message message = new Message(name, "x".getBytes(StandardCharsets.UTF_8));
+        send(producer, message);
+        List<MessageQueue> queues = producer.fetchPublishMessageQueues(name);
+        demand(queues.size() == 3, "queues: " + queues);
+        String namesrv = program.option("namesrv");
+        retrying(() -> client.getMQClientAPIImpl().deleteTopicInBroker(
+            client.findBrokerAddressInPublish(queues.get(0).getBrokerName()), name, 5_000));
+        retrying(() -> Versions.deleteTopicInNameServer(client, namesrv, name));
+        DefaultMQProducer other = new DefaultMQProducer(group("other"));
+        other.setNamesrvAddr(namesrv);
+        other.setInstanceName("other");
+        other.start();
+        open.add(other::shutdown);
+        try {
+            demand(false, "deleted and routed: " + other.fetchPublishMessageQueues(name));
+        } catch (MQClientException gone) {
+            demand(gone.getMessage().contains("Can not find Message Queue"), gone.toString());
         }
     }
 
@@ -431,29 +582,6 @@ final class Features {
         demand(outside.keys().isEmpty(), "seen outside of the namespace: " + outside.keys());
     }
 
-    /** A message that is traced from end to end; whoever started this looks at its trace. */
-    private void trace() throws Exception {
-        Seen seen = new Seen();
-        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group("trace"));
-        consumer.setEnableTrace(true);
-        consumer.setNamesrvAddr(program.option("namesrv"));
-        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
-        consumer.subscribe(topic, "*");
-        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
-            messages.forEach(seen::take);
-            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
-        });
-        start(consumer);
-        DefaultMQProducer producer = new DefaultMQProducer(group("producer"));
-        producer.setEnableTrace(true);
-        producer.setNamesrvAddr(program.option("namesrv"));
-        producer.start();
-        open.add(producer::shutdown);
-        SendResult result = producer.send(message("traced"));
-        await(() -> seen.keys().contains("traced"), () -> "seen " + seen.keys());
-        Interop.say("traced", Map.of("id", result.getMsgId()));
-    }
-
     // --- pieces ---
 
     private static final class Seen {
@@ -503,6 +631,7 @@ final class Features {
         DefaultMQProducer producer = new DefaultMQProducer(group("producer"));
         producer.setNamesrvAddr(program.option("namesrv"));
         producer.setPollNameServerInterval(1_000);
+        producer.setSendMsgTimeout(SEND_TIMEOUT_MS);
         producer.start();
         open.add(producer::shutdown);
         return producer;
