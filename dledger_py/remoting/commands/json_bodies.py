@@ -71,7 +71,7 @@ _WRITERS: dict[type, _Writer] = {}
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it."""
+    """`value` as JSON knows it; a map keyed by records, which JSON does not know, as its text."""
     if value is None or isinstance(value, str | bool | float):
         return value
     if isinstance(value, IntEnum):
