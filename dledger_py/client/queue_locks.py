@@ -98,10 +98,13 @@ class QueueLocks:
                 self._until[queue] = asked_at + OWNED_S
 
     async def release(self, queues: Iterable[Queue]) -> None:
-        """Let go of *queues*; what is not heard is over by itself after a minute."""
-        owned = [queue for queue in queues if self._until.pop(queue, None) is not None]
+        """Let go of *queues*, also of those that were asked for, and nobody heard the answer; what is
+        not heard is over by itself after a minute."""
+        let_go = list(queues)
+        for queue in let_go:
+            self._until.pop(queue, None)
         async with anyio.create_task_group() as tasks:
-            for some in self._by_broker(owned):
+            for some in self._by_broker(let_go):
                 tasks.start_soon(self._release, some)
 
     async def _release(self, queues: list[Queue]) -> None:
