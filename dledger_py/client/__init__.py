@@ -1,7 +1,7 @@
 """The client: `from dledger_py.client import connect`.
 
 Runs under trio and asyncio.  Needs anyio, attrs and msgspec; loads no server and no Raft.  The
-guide with its guarantees is docs/client.md.
+guide with its guarantees is docs/client.md.  Without an event loop: `dledger_py.client.sync`.
 """
 
 from dledger_py.client.client import Client, connect
@@ -10,6 +10,7 @@ from dledger_py.client.errors import (
     CallTimedOut,
     ClientClosed,
     ClientError,
+    ClientForked,
     CommitUncertain,
     ConnectionLost,
     ConsumerFailed,
@@ -37,6 +38,7 @@ __all__ = [
     "Client",
     "ClientClosed",
     "ClientError",
+    "ClientForked",
     "CommitUncertain",
     "ConnectionLost",
     "Consumer",

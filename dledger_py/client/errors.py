@@ -102,6 +102,16 @@ class ClientClosed(Refused):
         super().__init__("the client is closed")
 
 
+class ClientForked(Refused):
+    """The client belongs to the process that this one was forked off; nothing was sent."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this client belongs to the parent process",
+            hint="connect again in each process, after the fork",
+        )
+
+
 class ConnectionLost(Indefinite):
     """The connection ended with the call unanswered."""
 

@@ -139,22 +139,32 @@ class _AckScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        if error is None:
-            self.settlement.acknowledge(self.message)
-            return False
-        if not isinstance(error, Exception):  # a cancellation, or the end of the program
-            self.settlement.put_back(self.message)
-            return False
-        self.settlement.give_back(self.message, self.after_s)
-        message = self.message
-        logger.warning(
-            "message %s of %s failed at attempt %d",
-            message.message_id,
-            message.queue,
-            message.delivery_attempt,
-            exc_info=error,
-        )
-        return True
+        return settle(self.message, self.settlement, self.after_s, error)
+
+
+def settle(
+    message: "Received",
+    settlement: Settlement,
+    after_s: float | None,
+    error: BaseException | None,
+) -> bool:
+    """Say what became of *message* when a block about it ended with *error*; whether the error ends
+    there, too."""
+    if error is None:
+        settlement.acknowledge(message)
+        return False
+    if not isinstance(error, Exception):  # a cancellation, or the end of the program
+        settlement.put_back(message)
+        return False
+    settlement.give_back(message, after_s)
+    logger.warning(
+        "message %s of %s failed at attempt %d",
+        message.message_id,
+        message.queue,
+        message.delivery_attempt,
+        exc_info=error,
+    )
+    return True
 
 
 @frozen(kw_only=True)
@@ -204,7 +214,7 @@ class Received:
 
     def ack(self) -> None:
         """Done: the message will not be delivered to this group again, once it is committed."""
-        self._settled_by().acknowledge(self)
+        self.settled_by().acknowledge(self)
 
     def nack(self, retry_after: float | timedelta | None = None) -> None:
         """It failed: deliver it again, after a back-off or *retry_after* (seconds).
@@ -213,13 +223,14 @@ class Received:
         dead letter.  Spans are rounded up to the broker's levels: 1 s, 5 s, 10 s, 30 s, 1 to
         10 min, 20 min, 30 min, 1 h, 2 h.
         """
-        self._settled_by().give_back(self, as_seconds(retry_after))
+        self.settled_by().give_back(self, as_seconds(retry_after))
 
     def reject(self) -> None:
         """It will never work: put it to the group's dead letters at once."""
-        self._settled_by().give_up(self)
+        self.settled_by().give_up(self)
 
-    def _settled_by(self) -> Settlement:
+    def settled_by(self) -> Settlement:
+        """Whom to tell.  **Raises** RuntimeError for a message that was pulled, or a reply."""
         if self._settlement is None:
             raise RuntimeError("a message that was pulled has nobody to acknowledge it to")
         return self._settlement
@@ -238,7 +249,7 @@ class Message(Received):
         the message is what `nack(retry_after)` says.  A cancellation passes through, and is no
         failure: the message comes again and nobody counts.
         """
-        return _AckScope(self, self._settled_by(), as_seconds(retry_after))
+        return _AckScope(self, self.settled_by(), as_seconds(retry_after))
 
     async def reply(
         self,
@@ -252,7 +263,7 @@ class Message(Received):
         **Raises** ResponseError if whoever asked is gone or does not wait any more; ValueError if
         this is no request.
         """
-        await self._settled_by().reply(self, checked_body(body), properties, timeout_s)
+        await self.settled_by().reply(self, checked_body(body), properties, timeout_s)
 
 
 def as_message(record: Record, queue: Queue, settlement: Settlement | None = None) -> Message:

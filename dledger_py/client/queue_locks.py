@@ -98,8 +98,10 @@ class QueueLocks:
                 self._until[queue] = asked_at + OWNED_S
 
     async def release(self, queues: Iterable[Queue]) -> None:
-        """Let go of *queues*, also of those that were asked for, and nobody heard the answer; what is
-        not heard is over by itself after a minute."""
+        """Let go of *queues*, also of those that were asked for, and nobody heard the answer.
+
+        What brokers do not hear is over by itself after a minute.
+        """
         let_go = list(queues)
         for queue in let_go:
             self._until.pop(queue, None)

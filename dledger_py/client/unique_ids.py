@@ -18,6 +18,11 @@ _forks = 0
 would be a tenth of what a send costs."""
 
 
+def forks() -> int:
+    """How often this process was forked off another."""
+    return _forks
+
+
 def _forked() -> None:
     global _forks
     _forks += 1
