@@ -339,6 +339,7 @@ class Client:
         concurrency: int = 16,
         from_: From = "last",
         ordered: bool = False,
+        broadcast: bool = False,
         max_reconsume_times: int | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
         """Be a member of *group* for as long as the block lasts, and read what falls to it.
@@ -353,12 +354,17 @@ class Client:
         other, each when the one before was settled, and no other member reads that queue
         meanwhile.  What failed is tried again in its place, after 1 s, 2 s, ... 60 s or
         `retry_after`: without limit, unless *max_reconsume_times* is given.
+
+        With *broadcast*, every member reads everything, from where *from_* says; the group has no
+        offsets, and no retries at the broker.
         """
         _checked_group(group)
         if max_reconsume_times is not None and max_reconsume_times < 0:
             raise ValueError(f"max_reconsume_times {max_reconsume_times}: 0 or more is expected")
         if concurrency < 1:
             raise ValueError(f"concurrency {concurrency}: at least 1 is expected")
+        if ordered and broadcast:
+            raise ValueError("ordered=True and broadcast=True: one of them is possible")
         if from_ not in ("last", "first") and not isinstance(from_, datetime):
             raise ValueError(f"from_ {from_!r}: 'last', 'first' or a datetime is expected")
         if isinstance(from_, datetime) and from_.tzinfo is None:
@@ -372,6 +378,7 @@ class Client:
                 from_=from_,
                 max_reconsume_times=max_reconsume_times,
                 ordered=ordered,
+                broadcast=broadcast,
             ),
             version=int(self._now_s() * 1000),
         )

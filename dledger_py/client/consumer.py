@@ -12,6 +12,8 @@ The laws.
 * A message that failed is sent back to the broker, which delivers it again later to whichever
   member, counts, and puts it to the dead letters in the end.  It is settled here once the broker
   has it.  Where the broker does not take it, this member delivers it again itself.
+* Broadcasting, a message that failed is tried again by its own member; what failed too often, where
+  the consumer has a limit, is dropped, and logged.
 * In order, a message that failed keeps its queue waiting, and is tried again here; only what failed
   too often is sent to the dead letters, where the consumer has a limit.
 * At most `concurrency` messages are handed out, or on their way back, and not settled.  Any number
@@ -120,20 +122,20 @@ class Consumer:
         handed = self._handed.pop(id(message), None)
         if handed is None:
             return
-        if self._lanes is None:
+        if self._lanes is None and not self._manner.broadcast:
             level = 0 if after_s is None else retry.delay_level(after_s)
             self._return(*handed, level, after_s)
             return
         most = self._manner.max_reconsume_times
-        if most is not None and message.delivery_attempt > most:
-            self._return(*handed, DEAD_LETTER, after_s)
-        else:
+        if most is None or message.delivery_attempt <= most:
             self._deliver_again(*handed, after_s)
+        else:
+            self._bury(*handed, after_s)
 
     def give_up(self, message: Received) -> None:
         """*message* is to go to the group's dead letters."""
         if (handed := self._handed.pop(id(message), None)) is not None:
-            self._return(*handed, DEAD_LETTER, None)
+            self._bury(*handed, None)
 
     def put_back(self, message: Received) -> None:
         """*message* was not handled; this member gets it again."""
@@ -157,6 +159,13 @@ class Consumer:
             if following is not None:
                 self._ready.append((following, reader))
         self._news.set()
+
+    def _bury(self, message: Message, reader: QueueReader, after_s: float | None) -> None:
+        if not self._manner.broadcast:
+            self._return(message, reader, DEAD_LETTER, after_s)
+            return
+        logger.error("%s drops message %s of %s", self.group, message.message_id, message.queue)
+        self._settle(message, reader)
 
     def _return(
         self, message: Message, reader: QueueReader, level: int, after_s: float | None
@@ -285,11 +294,13 @@ async def open_consumer(
     version: int,
 ) -> AsyncIterator[Consumer]:
     """A member of *group* for as long as the block lasts."""
-    retries = retries_of(group)
-    everything = {**subscriptions, retries.topic: retries}
+    everything = dict(subscriptions)
+    if not manner.broadcast:
+        retries = retries_of(group)
+        everything[retries.topic] = retries
     async with open_tasks() as tasks:
         consumer = Consumer(services, tasks, group, everything, manner)
-        data = consumer_data(group, everything, manner.from_, version)
+        data = consumer_data(group, everything, manner, version)
         services.membership.join(data, consumer.rebalance_soon)
         tasks.start_soon(consumer.run, name=f"consumer {group}")
         try:

@@ -7,6 +7,8 @@ The laws.
 * At most `IN_HAND_MAX` messages or `IN_HAND_BYTES_MAX` bytes wait to be settled, and never more
   than `SPAN_MAX` offsets lie behind the oldest of them: that much is repeated after a crash.
 * Tags are compared as strings again: a broker compares hashes, which may collide.
+* Broadcasting, nothing is committed: the start is what `from_` says, or where the reader before
+  this one stopped in the same member.
 * A reader that was stopped never delivers, settles or commits again.
 * In order (with `locks`), nothing is read, handed out, settled or committed while the queue is not
   owned.  When it is again, reading begins at what is committed, after what is in a user's hands has
@@ -42,7 +44,7 @@ from dledger_py.client.pull import (
 )
 from dledger_py.client.queue_locks import QueueLocks
 from dledger_py.client.queues import Queue
-from dledger_py.client.subscriptions import RETRY_PREFIX, From, Subscription
+from dledger_py.client.subscriptions import RETRY_PREFIX, Manner, Subscription
 from dledger_py.remoting.commands.offsets import (
     GetMaxOffset,
     GetMinOffset,
@@ -113,11 +115,12 @@ class QueueReader:
         queue: Queue,
         group: str,
         subscription: Subscription,
-        from_: From,
+        manner: Manner,
         asker: Asker,
         consumer: Deliver,
         on_unregistered: Callable[[], None],
         locks: QueueLocks | None = None,
+        resume_at: int | None = None,
     ) -> None:
         self.queue = queue
         self.stopped = False
@@ -125,7 +128,9 @@ class QueueReader:
         self._locks = locks
         self._group = group
         self._subscription = subscription
-        self._from = from_
+        self._from = manner.from_
+        self._broadcast = manner.broadcast
+        self._resume_at = resume_at
         self._asker = asker
         self._consumer = consumer
         self._on_unregistered = on_unregistered
@@ -298,7 +303,21 @@ class QueueReader:
 
     # --- offsets ---------------------------------------------------------------------------------
 
+    @property
+    def position(self) -> int | None:
+        """Where a successor would have to start; None before the start is known."""
+        return self._resume_at if self._progress is None else self._progress.commit_offset
+
     async def _start_offset(self) -> int:
+        if self._resume_at is not None:
+            return self._resume_at
+        if not self._broadcast:
+            committed = await self._committed_offset()
+            if committed is not None:
+                return committed
+        return await self._first_offset()
+
+    async def _committed_offset(self) -> int | None:
         request = QueryConsumerOffset(
             consumer_group=self._group, topic=self.queue.topic, queue_id=self.queue.queue_id
         )
@@ -308,6 +327,10 @@ class QueueReader:
         except ResponseError as error:
             if error.code != ResponseCode.QUERY_NOT_FOUND:
                 raise
+            return None
+
+    async def _first_offset(self) -> int:
+        """Where a group begins that was never here."""
         topic, queue_id = self.queue.topic, self.queue.queue_id
         is_retry = topic.startswith(RETRY_PREFIX)
         if isinstance(self._from, datetime) and not is_retry:
@@ -328,7 +351,9 @@ class QueueReader:
 
         **Durability**: on return the offset is in the replicated log.  **Raises** ClientError.
         """
-        if self._progress is None or (self._locks is not None and not self._locks.owns(self.queue)):
+        if self._progress is None or self._broadcast:
+            return
+        if self._locks is not None and not self._locks.owns(self.queue):
             return
         offset = self._progress.commit_offset
         if offset == self._committed:

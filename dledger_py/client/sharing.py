@@ -10,6 +10,9 @@ The laws.
 * In order, a queue that is lost stays locked until what is in a user's hands is settled and
   committed; only then is it let go.
 
+* Broadcasting, nothing is shared: every member reads every queue, and remembers where it stopped
+  for as long as it lives.
+
 Reading one queue is `queue_reader`; being known to the brokers is `membership`.
 """
 
@@ -105,6 +108,8 @@ class Shares:
         self._consumer = consumer
         self._readers: dict[Queue, QueueReader] = {}
         self._retiring: dict[Queue, QueueReader] = {}
+        self._stopped_at: dict[Queue, int | None] = {}
+        """Broadcasting: of queues that were there once, and may come again."""
         self._locks: QueueLocks | None = None
         if manner.ordered:
             client_id = services.membership.client_id
@@ -230,8 +235,10 @@ class Shares:
         route = await self._services.routes.get(subscription.topic)
         if route is not known:
             await self._services.membership.beat()  # brokers we had not met
-        members = await self._members(route)
-        share = averaged(route.read_queues, members, self._services.membership.client_id)
+        share: tuple[Queue, ...] | None = route.read_queues
+        if not self._manner.broadcast:
+            members = await self._members(route)
+            share = averaged(route.read_queues, members, self._services.membership.client_id)
         if share is None:
             await self._services.membership.beat(route.addresses)
             return False
@@ -271,11 +278,12 @@ class Shares:
             queue,
             self.group,
             subscription,
-            self._manner.from_,
+            self._manner,
             self._services.asker,
             self._consumer,
             self._unregistered,
             self._locks,
+            self._stopped_at.pop(queue, None),
         )
         self._tasks.start_soon(reader.run, name=f"{self.group} reads {queue}")
 
@@ -290,6 +298,8 @@ class Shares:
             return
         for reader in readers:
             reader.stop()
+            if self._manner.broadcast:
+                self._stopped_at[reader.queue] = reader.position
         await self._commit(readers)
 
     async def _retire(self, reader: QueueReader, locks: QueueLocks) -> None:

@@ -11,6 +11,7 @@ from dledger_py.remoting.commands.heartbeats import (
     TAG_EXPRESSION,
     ConsumeFromWhere,
     ConsumerData,
+    MessageModel,
     SubscriptionData,
     tag_subscription,
 )
@@ -82,6 +83,9 @@ class Manner:
     ordered: bool = False
     """One message of a queue after the other, and one member for each queue."""
 
+    broadcast: bool = False
+    """Every member reads everything, and nobody commits."""
+
 
 def retries_of(group: str) -> Subscription:
     """The group's own retry topic, which every member reads."""
@@ -117,15 +121,17 @@ def parse_subscriptions(
 
 
 def consumer_data(
-    group: str, subscriptions: Mapping[str, Subscription], from_: From, version: int
+    group: str, subscriptions: Mapping[str, Subscription], manner: Manner, version: int
 ) -> ConsumerData:
     """What the brokers are told about a membership."""
     where = {
         "last": ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET,
         "first": ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
     }
+    from_ = manner.from_
     return ConsumerData(
         group_name=group,
+        message_model=MessageModel.BROADCASTING if manner.broadcast else MessageModel.CLUSTERING,
         consume_from_where=(
             where[from_] if isinstance(from_, str) else ConsumeFromWhere.CONSUME_FROM_TIMESTAMP
         ),

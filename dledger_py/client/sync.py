@@ -431,6 +431,7 @@ class Client:
         concurrency: int = 16,
         from_: From = "last",
         ordered: bool = False,
+        broadcast: bool = False,
         max_reconsume_times: int | None = None,
     ) -> AbstractContextManager[Consumer]:
         """Be a member of *group* for as long as the block lasts, and read what falls to it."""
@@ -440,6 +441,7 @@ class Client:
             concurrency=concurrency,
             from_=from_,
             ordered=ordered,
+            broadcast=broadcast,
             max_reconsume_times=max_reconsume_times,
         )
         return self._consuming(manager)
