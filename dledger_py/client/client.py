@@ -39,7 +39,13 @@ from dledger_py.client.queues import Queue
 from dledger_py.client.replying import Replier, Requests
 from dledger_py.client.routes import Routes, parse_name_servers
 from dledger_py.client.sharing import Services
-from dledger_py.client.subscriptions import From, Manner, Selection, parse_subscriptions
+from dledger_py.client.subscriptions import (
+    From,
+    Manner,
+    Selection,
+    checked_place,
+    parse_subscriptions,
+)
 from dledger_py.client.surroundings import HERE, Surroundings
 from dledger_py.client.transactions import Check, Transaction, Transactions
 from dledger_py.client.unique_ids import UniqueIds
@@ -365,10 +371,7 @@ class Client:
             raise ValueError(f"concurrency {concurrency}: at least 1 is expected")
         if ordered and broadcast:
             raise ValueError("ordered=True and broadcast=True: one of them is possible")
-        if from_ not in ("last", "first") and not isinstance(from_, datetime):
-            raise ValueError(f"from_ {from_!r}: 'last', 'first' or a datetime is expected")
-        if isinstance(from_, datetime) and from_.tzinfo is None:
-            raise ValueError(f"from_ {from_}: a datetime with a time zone is expected")
+        checked_place(from_)
         return open_consumer(
             self._services,
             group,
@@ -455,6 +458,19 @@ class Client:
             raise ValueError(f"offset {offset}: 0 or more is expected")
         queue = await self._puller.find(topic, queue_id, broker)
         await self._puller.commit_offset(queue, _checked_group(group), offset, self._timeout_s)
+
+    async def reset_offset(self, group: str, topic: str, to: From) -> dict[Queue, int]:
+        """Let *group* go on at a time, or at the first or the last message, in every queue.
+
+        Members that are connected are moved by their next pull, and what they commit until then
+        does not count.  Returns where each queue goes on.
+
+        **Durability**: on return it is as safe as an acknowledged message.  **Raises**
+        ResponseError with 26 if there is no such group.
+        """
+        return await self._puller.reset_offset(
+            _checked_group(group), checked_topic(topic), checked_place(to), self._timeout_s
+        )
 
 
 @asynccontextmanager

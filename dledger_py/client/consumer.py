@@ -42,7 +42,14 @@ from dledger_py.client.messages import Message, Received
 from dledger_py.client.queue_reader import QueueReader
 from dledger_py.client.queues import Queue
 from dledger_py.client.sharing import Services, Shares
-from dledger_py.client.subscriptions import Manner, Subscription, consumer_data, retries_of
+from dledger_py.client.subscriptions import (
+    From,
+    Manner,
+    Subscription,
+    checked_place,
+    consumer_data,
+    retries_of,
+)
 from dledger_py.remoting.commands.send_back import SendBack
 from dledger_py.remoting.wire.message import parse_offset_message_id
 
@@ -89,6 +96,21 @@ class Consumer:
     def queues(self) -> tuple[Queue, ...]:
         """The queues assigned to this member now."""
         return self._shares.queues
+
+    async def seek(self, queue: Queue, to: int | From) -> None:
+        """Go on in *queue*, one of `queues`, at an offset, a time, or its first or last message.
+
+        What was read there and is not acknowledged is forgotten, and acknowledging it means
+        nothing any more.  The new place is committed like any other.
+
+        **Raises** NoQueue if the queue is not assigned to this member; ClientError.
+        """
+        if isinstance(to, int):
+            if to < 0:
+                raise ValueError(f"offset {to}: 0 or more is expected")
+        else:
+            checked_place(to)
+        await self._shares.seek(queue, to)
 
     # --- handing out -----------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from dledger_py.client.errors import (
 from dledger_py.client.messages import Message, as_message
 from dledger_py.client.queues import Queue
 from dledger_py.client.routes import Routes
-from dledger_py.client.subscriptions import Selection, Sql
+from dledger_py.client.subscriptions import From, Selection, Sql
 from dledger_py.remoting.commands.heartbeats import SQL_EXPRESSION, TAG_EXPRESSION
+from dledger_py.remoting.commands.json_bodies import MalformedBody, decode_body
 from dledger_py.remoting.commands.offsets import (
     GetMaxOffset,
     GetMinOffset,
@@ -30,6 +31,7 @@ from dledger_py.remoting.commands.pulling import (
     PullMessage,
     PullReply,
 )
+from dledger_py.remoting.commands.resets import OffsetsByQueue, ResetOffsets
 from dledger_py.remoting.wire.codes import ResponseCode
 from dledger_py.remoting.wire.message import MalformedRecord, Record, decode_records
 
@@ -168,6 +170,26 @@ class Puller:
             commit_offset=offset,
         )
         await self._asker.ask(queue, request, timeout_s)
+
+    async def reset_offset(
+        self, group: str, topic: str, to: From, timeout_s: float
+    ) -> dict[Queue, int]:
+        """Let *group* go on there, in every queue of *topic*."""
+        at_ms = as_timestamp_ms(to) if isinstance(to, datetime) else {"first": 0, "last": -1}[to]
+        route = await self._routes.get(topic)
+        found: dict[Queue, int] = {}
+        for queue in {queue.broker: queue for queue in route.read_queues}.values():
+            request = ResetOffsets(group=group, topic=topic, timestamp=at_ms, is_force=True)
+            reply = await self._asker.ask(queue, request, timeout_s)
+            try:
+                table = decode_body(OffsetsByQueue, reply.body).offset_table
+            except MalformedBody as error:
+                raise MalformedAnswer(f"the broker of {queue}", str(error)) from error
+            found |= {
+                Queue(each.topic, each.broker_name, each.queue_id): offset
+                for each, offset in table.items()
+            }
+        return found
 
 
 def pull_request(

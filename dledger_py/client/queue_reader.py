@@ -44,7 +44,7 @@ from dledger_py.client.pull import (
 )
 from dledger_py.client.queue_locks import QueueLocks
 from dledger_py.client.queues import Queue
-from dledger_py.client.subscriptions import RETRY_PREFIX, Manner, Subscription
+from dledger_py.client.subscriptions import RETRY_PREFIX, From, Manner, Subscription
 from dledger_py.remoting.commands.offsets import (
     GetMaxOffset,
     GetMinOffset,
@@ -140,6 +140,8 @@ class QueueReader:
         self._committed: int | None = None
         self._room = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._pulling = anyio.CancelScope()
+        self._seek_to: int | None = None
 
     # --- settling --------------------------------------------------------------------------------
 
@@ -178,6 +180,14 @@ class QueueReader:
         self._held_bytes -= len(message.stored_body)
         return True
 
+    def seek(self, offset: int) -> None:
+        """Go on at *offset*.  What was read and is not settled is forgotten."""
+        self._held.clear()
+        self._held_bytes = 0
+        self._progress = None
+        self._seek_to = offset
+        self._pulling.cancel()
+
     # --- reading ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -188,12 +198,15 @@ class QueueReader:
                 try:
                     if self._locks is not None and not self._locks.owns(self.queue):
                         await self._own(self._locks)
-                    if self._progress is None:
+                    if self._progress is None and self._seek_to is None:
                         start = await self._start_offset()
                         logger.info("%s reads %s from %d", self._group, self.queue, start)
                         self._progress = Progress(start)
-                    await self._wait_room()
-                    await self._pull(self._progress)
+                    if self._seek_to is not None:
+                        await self._start_over()
+                        self._progress, self._seek_to = Progress(self._seek_to), None
+                    with anyio.CancelScope() as self._pulling:
+                        await self._read()
                     failures = 0
                 except ClientClosed:
                     return
@@ -227,9 +240,13 @@ class QueueReader:
         logger.log(level, "%s cannot be read at the moment: %s", self.queue, error)
         await anyio.sleep(retry.CONSUME_BACK_OFF.pause_s(failures, random.random()))
 
-    async def _wait_room(self) -> None:
+    async def _read(self) -> None:
         progress = self._progress
         assert progress is not None
+        await self._wait_room(progress)
+        await self._pull(progress)
+
+    async def _wait_room(self, progress: Progress) -> None:
         while (
             progress.in_hand >= IN_HAND_MAX
             or progress.span >= SPAN_MAX
@@ -306,7 +323,9 @@ class QueueReader:
     @property
     def position(self) -> int | None:
         """Where a successor would have to start; None before the start is known."""
-        return self._resume_at if self._progress is None else self._progress.commit_offset
+        if self._progress is not None:
+            return self._progress.commit_offset
+        return self._resume_at if self._seek_to is None else self._seek_to
 
     async def _start_offset(self) -> int:
         if self._resume_at is not None:
@@ -331,14 +350,17 @@ class QueueReader:
 
     async def _first_offset(self) -> int:
         """Where a group begins that was never here."""
+        return await self.find("first" if self.queue.topic.startswith(RETRY_PREFIX) else self._from)
+
+    async def find(self, where: From) -> int:
+        """The offset of a place in this queue.  **Raises** ClientError."""
         topic, queue_id = self.queue.topic, self.queue.queue_id
-        is_retry = topic.startswith(RETRY_PREFIX)
-        if isinstance(self._from, datetime) and not is_retry:
-            at = as_timestamp_ms(self._from)
+        if isinstance(where, datetime):
+            at = as_timestamp_ms(where)
             return await self._ask_offset(
                 SearchOffset(topic=topic, queue_id=queue_id, timestamp=at)
             )
-        if self._from == "first" or is_retry:
+        if where == "first":
             return await self._ask_offset(GetMinOffset(topic=topic, queue_id=queue_id))
         return await self._ask_offset(GetMaxOffset(topic=topic, queue_id=queue_id))
 

@@ -28,6 +28,7 @@ from dledger_py.client.errors import (
     ClientClosed,
     ClientError,
     ConsumerFailed,
+    NoQueue,
     NoRoute,
     ResponseError,
     subscription_refused,
@@ -41,7 +42,7 @@ from dledger_py.client.rebalance import averaged, change
 from dledger_py.client.replying import Replier
 from dledger_py.client.route_tables import TopicRoute
 from dledger_py.client.routes import Routes
-from dledger_py.client.subscriptions import RETRY_PREFIX, Manner, Subscription
+from dledger_py.client.subscriptions import RETRY_PREFIX, From, Manner, Subscription
 from dledger_py.remoting.commands.clients import (
     CheckClientConfig,
     CheckClientRequestBody,
@@ -120,6 +121,20 @@ class Shares:
     def queues(self) -> tuple[Queue, ...]:
         """The queues assigned to this member now."""
         return tuple(sorted(self._readers))
+
+    async def seek(self, queue: Queue, to: int | From) -> None:
+        """See `Consumer.seek`."""
+        reader = self._reader(queue)
+        offset = to if isinstance(to, int) else await reader.find(to)
+        self._reader(queue).seek(offset)  # asking took time
+
+    def _reader(self, queue: Queue) -> QueueReader:
+        reader = self._readers.get(queue)
+        if reader is None:
+            raise NoQueue(
+                f"{queue} is not assigned to this member now", hint="`queues` lists those that are"
+            )
+        return reader
 
     def look_soon(self) -> None:
         """Look at the shares now."""

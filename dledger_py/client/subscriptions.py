@@ -87,6 +87,16 @@ class Manner:
     """Every member reads everything, and nobody commits."""
 
 
+def checked_place(where: From) -> From:
+    """*where*, if it is one."""
+    if isinstance(where, datetime):
+        if where.tzinfo is None:
+            raise ValueError(f"{where}: a datetime with a time zone is expected")
+    elif where not in ("last", "first"):
+        raise ValueError(f"{where!r}: 'last', 'first' or a datetime is expected")
+    return where
+
+
 def retries_of(group: str) -> Subscription:
     """The group's own retry topic, which every member reads."""
     return Subscription(topic=RETRY_PREFIX + group, expression="*", tags=frozenset())

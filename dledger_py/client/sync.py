@@ -259,6 +259,10 @@ class Consumer:
         """The queues assigned to this member now."""
         return self._consumer.queues
 
+    def seek(self, queue: Queue, to: int | From) -> None:
+        """Go on in *queue*, one of `queues`, at an offset, a time, or its first or last message."""
+        self._thread.call(self._consumer.seek, queue, to)
+
     def __iter__(self) -> Iterator[Message]:
         return self
 
@@ -518,6 +522,11 @@ class Client:
     ) -> None:
         """Let *group* go on at *offset*, forwards or backwards: for consumers that pull."""
         self._thread.call(self._client.commit_offset, group, topic, queue_id, offset, broker=broker)
+
+    def reset_offset(self, group: str, topic: str, to: From) -> dict[Queue, int]:
+        """Let *group* go on at a time, or at the first or the last message, in every queue."""
+        found: dict[Queue, int] = self._thread.call(self._client.reset_offset, group, topic, to)
+        return found
 
 
 def connect(
