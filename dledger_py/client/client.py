@@ -19,7 +19,14 @@ from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.asking import Asker
 from dledger_py.client.connection import Connection
 from dledger_py.client.consumer import Consumer, open_consumer
-from dledger_py.client.errors import ClientError, NoReply, NoRoute, SendUncertain, Unreachable
+from dledger_py.client.errors import (
+    ClientError,
+    NoReply,
+    NoRoute,
+    ResponseError,
+    SendUncertain,
+    Unreachable,
+)
 from dledger_py.client.members import Members
 from dledger_py.client.membership import Membership
 from dledger_py.client.messages import (
@@ -47,6 +54,8 @@ from dledger_py.client.subscriptions import (
     parse_subscriptions,
 )
 from dledger_py.client.surroundings import HERE, Surroundings
+from dledger_py.client.tracing import PRODUCER_GROUP as TRACE_GROUP
+from dledger_py.client.tracing import TracedProducer, Tracer
 from dledger_py.client.transactions import Check, Transaction, Transactions
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.remoting.commands.sending import RecallMessage
@@ -79,6 +88,7 @@ class Client:
         address: str,
         producer_group: str,
         check: Check | None,
+        trace: bool,
         timeout_s: float,
         surroundings: Surroundings,
     ) -> None:
@@ -88,14 +98,25 @@ class Client:
         self._timeout_s = timeout_s
         self._now_s = surroundings.now_s
         self._ids = UniqueIds(address, surroundings)
-        self._producer = Producer(pool, routes, members, producer_group, self._now_s)
+        self._tracer: Tracer | None = None
+        sending = (pool, routes, members)
+        if trace:
+            untraced = Producer(*sending, TRACE_GROUP, self._now_s)
+            self._tracer = Tracer(untraced, producer_group, self._ids.make, self._now_s)
+            tasks.start_soon(self._tracer.run, name="message trace")
+            self._producer: Producer = TracedProducer(*sending, producer_group, self._now_s)
+            self._producer.tracer = self._tracer
+        else:
+            self._producer = Producer(*sending, producer_group, self._now_s)
         self._puller = Puller(routes, asker)
         self._membership = Membership(pool, routes, client_id, producer_group)
         replier = Replier(routes, asker, producer_group, self._ids.make, self._now_s)
-        self._services = Services(pool, routes, asker, self._membership, replier, timeout_s)
+        self._services = Services(
+            pool, routes, asker, self._membership, replier, timeout_s, self._tracer
+        )
         self._requests = Requests(routes, self._membership)
         self._transactions = Transactions(
-            tasks, self._producer, asker, self._membership, producer_group, check
+            tasks, self._producer, asker, self._membership, producer_group, check, self._tracer
         )
         if check is not None:
             self._membership.be_known_everywhere()
@@ -166,7 +187,14 @@ class Client:
             raise ValueError(f"message {receipt.message_id} was not sent with a delay")
         queue = Queue(receipt.topic, receipt.broker, receipt.queue_id)
         request = RecallMessage(topic=receipt.topic, recall_handle=receipt.recall_handle)
-        await self._services.asker.ask(queue, request, self._timeout_s)
+        try:
+            await self._services.asker.ask(queue, request, self._timeout_s)
+        except ResponseError:
+            if self._tracer is not None:
+                self._tracer.recalled(receipt, success=False)
+            raise
+        if self._tracer is not None:
+            self._tracer.recalled(receipt, success=True)
 
     async def send_batch(
         self,
@@ -479,6 +507,7 @@ async def connect(
     *,
     producer_group: str = PRODUCER_GROUP,
     check: Check | None = None,
+    trace: bool = False,
     client_id: str | None = None,
     timeout_s: float = retry.CALL_TIMEOUT_S,
     surroundings: Surroundings = HERE,
@@ -487,8 +516,9 @@ async def connect(
 
     *name_servers* is "host:port;host:port".  *timeout_s* is the default deadline of each call,
     and of finding a name server here.  *check* says what became of a transaction of
-    *producer_group* that this client does not remember: see `transaction`.  *surroundings* are
-    other ones in simulations.
+    *producer_group* that this client does not remember: see `transaction`.  With *trace*, what
+    becomes of each message is told to RMQ_SYS_TRACE_TOPIC.  *surroundings* are other ones in
+    simulations.
 
     **Raises** Unreachable if no name server can be reached in that time.
     """
@@ -518,6 +548,7 @@ async def connect(
             address=first.local_host,
             producer_group=producer_group,
             check=check,
+            trace=trace,
             timeout_s=timeout_s,
             surroundings=surroundings,
         )
@@ -527,6 +558,8 @@ async def connect(
         try:
             yield client
         finally:
+            if client._tracer is not None:
+                await client._tracer.close()
             await pool.close()
 
 

@@ -129,6 +129,8 @@ class Consumer:
                     message, reader = self._ready.popleft()
                     if reader.delivers(message):
                         self._handed[id(message)] = (message, reader)
+                        if self._services.tracer is not None:
+                            self._services.tracer.handed_out(message, self.group)
                         return message
             if self._news.is_set():
                 self._news = anyio.Event()
@@ -136,12 +138,12 @@ class Consumer:
 
     def acknowledge(self, message: Received) -> None:
         """*message* is done with; only the first word about a delivery counts."""
-        if (handed := self._handed.pop(id(message), None)) is not None:
+        if (handed := self._taken_back(message, success=True)) is not None:
             self._settle(*handed)
 
     def give_back(self, message: Received, after_s: float | None) -> None:
         """*message* failed; it is to be delivered again, after *after_s* or a pause."""
-        handed = self._handed.pop(id(message), None)
+        handed = self._taken_back(message)
         if handed is None:
             return
         if self._lanes is None and not self._manner.broadcast:
@@ -156,13 +158,21 @@ class Consumer:
 
     def give_up(self, message: Received) -> None:
         """*message* is to go to the group's dead letters."""
-        if (handed := self._handed.pop(id(message), None)) is not None:
+        if (handed := self._taken_back(message)) is not None:
             self._bury(*handed, None)
 
     def put_back(self, message: Received) -> None:
         """*message* was not handled; this member gets it again."""
-        if (handed := self._handed.pop(id(message), None)) is not None:
+        if (handed := self._taken_back(message)) is not None:
             self._deliver_again(*handed, None, failed=False)
+
+    def _taken_back(
+        self, message: Received, *, success: bool = False
+    ) -> tuple[Message, QueueReader] | None:
+        """*message*, if it is still in somebody's hands; it no longer is."""
+        if self._services.tracer is not None:
+            self._services.tracer.settled(message, self.group, success)
+        return self._handed.pop(id(message), None)
 
     async def reply(
         self,

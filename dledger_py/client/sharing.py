@@ -43,6 +43,7 @@ from dledger_py.client.replying import Replier
 from dledger_py.client.route_tables import TopicRoute
 from dledger_py.client.routes import Routes
 from dledger_py.client.subscriptions import RETRY_PREFIX, From, Manner, Subscription
+from dledger_py.client.tracing import Tracer
 from dledger_py.remoting.commands.clients import (
     CheckClientConfig,
     CheckClientRequestBody,
@@ -87,6 +88,7 @@ class Services:
     replier: Replier
     timeout_s: float
     """The deadline of a call that has none of its own."""
+    tracer: Tracer | None
 
 
 class Shares:

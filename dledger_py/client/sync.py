@@ -534,6 +534,7 @@ def connect(
     *,
     producer_group: str = PRODUCER_GROUP,
     check: Check | None = None,
+    trace: bool = False,
     client_id: str | None = None,
     timeout_s: float = retry.CALL_TIMEOUT_S,
     backend: Literal["trio", "asyncio"] = "trio",
@@ -552,6 +553,7 @@ def connect(
         name_servers,
         producer_group=producer_group,
         check=None if check is None else checked,
+        trace=trace,
         client_id=client_id,
         timeout_s=timeout_s,
     )

@@ -35,6 +35,7 @@ from dledger_py.client.messages import Message, Receipt, as_message
 from dledger_py.client.producer import Producer, Sealed, receipt_of
 from dledger_py.client.queues import Queue
 from dledger_py.client.retry import Verdict
+from dledger_py.client.tracing import Tracer
 from dledger_py.remoting.commands.transactions import (
     COMMIT,
     ROLLBACK,
@@ -79,6 +80,13 @@ class TransactionState(Enum):
     """Not known yet: the broker asks again."""
 
 
+TRACED = {
+    TransactionState.COMMIT: "COMMIT_MESSAGE",
+    TransactionState.ROLLBACK: "ROLLBACK_MESSAGE",
+    TransactionState.UNKNOWN: "UNKNOW",
+}
+"""What a trace says; the protocol's spelling."""
+
 Check = Callable[[Message], Awaitable[TransactionState]]
 """Finds out what became of the transaction that its half message belongs to."""
 
@@ -108,6 +116,7 @@ class _Half:
 
     queue: Queue
     unique_id: str
+    offset_message_id: str
     end: EndTransaction
 
 
@@ -122,6 +131,7 @@ class Transactions:
         membership: Membership,
         group: str,
         check: Check | None,
+        tracer: Tracer | None,
     ) -> None:
         self._tasks = tasks
         self._producer = producer
@@ -129,6 +139,7 @@ class Transactions:
         self._membership = membership
         self._group = group
         self._check = check
+        self._tracer = tracer
         self._open: set[str] = set()
         self._ended: OrderedDict[str, TransactionState] = OrderedDict()
         self._checking: set[str] = set()
@@ -191,7 +202,7 @@ class Transactions:
             topic=sealed.topic,
             broker_name=queue.broker,
         )
-        half = _Half(queue, sealed.unique_id, end)
+        half = _Half(queue, sealed.unique_id, receipt.offset_message_id, end)
         if receipt.status:  # a half that may vanish again is not built upon; nor do Java and Go
             await self._roll_back(half)
             why = f"it is stored, but not as safely as asked for (status {receipt.status})"
@@ -226,6 +237,9 @@ class Transactions:
 
         request = evolve(half.end, commit_or_rollback=state.value)
         await self._asker.ask(half.queue, request, timeout_s, judge=judge)
+        if self._tracer is not None:
+            where = (half.queue.topic, half.unique_id)
+            self._tracer.ended(*where, TRACED[state], half.offset_message_id, asked=False)
 
     def _verdict(self, unique_id: str, state: TransactionState) -> None:
         self._open.discard(unique_id)
@@ -277,6 +291,10 @@ class Transactions:
                 broker_name=question.broker_name,
             )
             await connection.call(end, timeout_s=ANSWER_TIMEOUT_S)
+            if self._tracer is not None:
+                where = (message.topic, unique_id)
+                offset_id = message.offset_message_id
+                self._tracer.ended(*where, TRACED[state], offset_id, asked=True)
         except ClientError as error:
             logger.info("transaction %s: the answer was not taken: %s", unique_id, error)
         finally:
