@@ -149,7 +149,7 @@ async def test_a_block_can_roll_back_without_an_error() -> None:
 
 @on_both_loops
 async def test_a_block_does_not_begin_without_its_half_and_the_verdict_is_rolled_back() -> None:
-    async with desk(timeout_s=0.3, producer_group="payers") as (made, mq):
+    async with desk(timeout_s=1, producer_group="payers") as (made, mq):
 
         def swallow(peer: Peer, frame: Frame) -> None:
             made.prepare(peer, frame)
@@ -182,7 +182,7 @@ async def test_a_half_that_is_stored_weakly_is_rolled_back() -> None:
 
 @on_both_loops
 async def test_a_commit_nobody_confirms_is_uncertain_and_told_again_when_asked() -> None:
-    async with desk(timeout_s=0.3) as (made, mq):
+    async with desk(timeout_s=1) as (made, mq):
         made.lost = 1
         with pytest.raises(CommitUncertain, match="keep what the block did") as raised:
             async with mq.transaction("t", b"pay") as transaction:
@@ -303,7 +303,7 @@ def test_a_check_that_fails_leaves_it_open(answer: object) -> None:
 
 @on_both_loops
 async def test_questions_about_another_group_are_not_ours() -> None:
-    async with desk(timeout_s=0.3, producer_group="payers") as (made, mq):
+    async with desk(timeout_s=1, producer_group="payers") as (made, mq):
         made.cluster.store.append("t", 0, b"x", "PGROUP\x01others\x02UNIQ_KEY\x01u\x02")
         made.halves[0] = made.cluster.store.queues["t", 0][-1]
         await mq._membership.beat([made.cluster.broker.address])
