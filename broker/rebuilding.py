@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from attrs import evolve
 
 from broker.formats import UNIT
-from broker.machine import end_transaction, moves
+from broker.machine import end_transaction, moves, revivals
 from broker.machine.codec import decode_command
 from broker.machine.commands import Queue
 from broker.machine.effects import DropQueues, Effect, IndexMessages
@@ -29,6 +29,7 @@ from broker.machine.end_transaction import EndTransaction
 from broker.machine.machine import Machine
 from broker.machine.moves import MoveMessages
 from broker.machine.put_messages import PutMessages
+from broker.machine.revivals import RevivePops
 from broker.machine.topics import QUEUES_MAX
 from broker.store.consume_queues import ConsumeQueues
 from dledger_py.actors import FailStop
@@ -104,13 +105,15 @@ def _replayed(
 
 
 def _effects(machine: Machine, state: Machine, command: Committed) -> Iterable[Effect]:
-    if command.payload[0] not in (moves.TAG, end_transaction.TAG):
+    if command.payload[0] not in (moves.TAG, end_transaction.TAG, revivals.TAG):
         return machine.apply(command).effects
     if command.position in state.declined_puts:
         return ()
     match decode_command(command.payload):
         case MoveMessages() as move:
             messages, messages_at = move.messages, move.messages_at
+        case RevivePops() as revived:
+            messages, messages_at = revived.messages, revived.messages_at
         case EndTransaction(messages=PutMessages() as messages):
             messages_at = end_transaction.HEAD.size
         case _:

@@ -1,8 +1,9 @@
 """Commands ↔ the payloads of log entries.
 
-Every payload begins with a tag and a version, one byte each. `PutMessages`, `MoveMessages` and
-`EndTransaction` go on with layouts of their own (`put_messages`, `moves`, `end_transaction`); every
-other with one canonical CBOR array, its fields in the order below.
+Every payload begins with a tag and a version, one byte each. `PutMessages`, `MoveMessages`,
+`EndTransaction` and `RevivePops` go on with layouts of their own (`put_messages`, `moves`,
+`end_transaction`, `revivals`); every other with one canonical CBOR array, its fields in the order
+below.
 
 Laws: a tag is never reused and a table row never changes once released: a new meaning is a new tag,
 more fields are a new version beside the old one. What cannot be understood stops the member
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from broker.machine import end_transaction, moves, put_messages
+from broker.machine import end_transaction, moves, put_messages, revivals
 from broker.machine.commands import (
     CheckedTransactions,
     Command,
@@ -26,10 +27,14 @@ from broker.machine.commands import (
     EnsureTopics,
     Initialise,
     LockQueues,
+    Pop,
+    PopMessages,
     PutGroup,
     PutTopic,
     RecallMessage,
     ResetOffsets,
+    SetRequestMode,
+    SettlePops,
     TrimLog,
     UnlockQueues,
 )
@@ -41,7 +46,9 @@ from broker.machine.end_transaction import (
 from broker.machine.errors import MalformedCommand, UnknownCommand
 from broker.machine.groups import GroupConfig
 from broker.machine.moves import MoveMessages, decode_move
+from broker.machine.pops import Claim
 from broker.machine.put_messages import PutMessages, decode_put_messages
+from broker.machine.revivals import RevivePops, decode_revival
 from broker.machine.shapes import (
     FLAG,
     INT,
@@ -59,6 +66,8 @@ from broker.machine.topics import TopicConfig
 QUEUES: Final = many(row(TEXT, INT))
 
 POSITIONS: Final = many(row(INT, INT))
+
+RUNS: Final = many(row(INT, INT))
 
 ATTRIBUTES: Final = many(row(TEXT, TEXT))
 
@@ -90,6 +99,13 @@ GROUP_CONFIG: Final = record(
     sys_flag=INT,
     consume_timeout_minutes=INT,
     attributes=ATTRIBUTES,
+)
+
+
+CLAIM: Final = record(Claim, topic=TEXT, queue_id=INT, first_offset=INT, next_offset=INT, runs=RUNS)
+
+POP: Final = record(
+    Pop, group=TEXT, invisible_ms=INT, ordered=FLAG, attempt_id=TEXT, claims=many(CLAIM)
 )
 
 
@@ -156,18 +172,37 @@ ROWS: Mapping[type[Command], _Row] = {
     EndResets: _Row(
         18, 1, record(EndResets, stamped_ms=INT, group=TEXT, topic=TEXT, queues=POSITIONS)
     ),
+    PopMessages: _Row(19, 1, record(PopMessages, stamped_ms=INT, pops=many(POP))),
+    SettlePops: _Row(
+        20,
+        1,
+        record(
+            SettlePops,
+            stamped_ms=INT,
+            acks=many(row(TEXT, TEXT, INT, INT, INT, RUNS)),
+            changes=many(row(TEXT, TEXT, INT, INT, INT, INT, INT)),
+        ),
+    ),
+    # Tag 21 is RevivePops.
+    SetRequestMode: _Row(
+        22,
+        1,
+        record(
+            SetRequestMode, stamped_ms=INT, topic=TEXT, group=TEXT, mode=TEXT, pop_share_queues=INT
+        ),
+    ),
 }
 
 _BY_TAG: Mapping[tuple[int, int], _Row] = {(row.tag, row.version): row for row in ROWS.values()}
 assert len(_BY_TAG) == len(ROWS)
-OWN_TAGS: Final = frozenset({put_messages.TAG, moves.TAG, end_transaction.TAG})
+OWN_TAGS: Final = frozenset({put_messages.TAG, moves.TAG, end_transaction.TAG, revivals.TAG})
 assert not OWN_TAGS & {tag for tag, _version in _BY_TAG}
 
 
 def encode_command(command: Command) -> bytes:
-    """The payload of a command. Messages go through `encode_put_messages` instead, and moved ones
-    through `encode_move`."""
-    assert not isinstance(command, PutMessages | MoveMessages)
+    """The payload of a command. Messages go through `encode_put_messages` instead, moved ones
+    through `encode_move` and revived ones through `encode_revival`."""
+    assert not isinstance(command, PutMessages | MoveMessages | RevivePops)
     if isinstance(command, EndTransaction):
         return encode_end_transaction(command)
     found = ROWS[type(command)]
@@ -189,6 +224,8 @@ def decode_command(payload: bytes | memoryview) -> Command:
         return decode_move(payload)
     if tag == end_transaction.TAG:
         return decode_end_transaction(payload)
+    if tag == revivals.TAG:
+        return decode_revival(payload)
     found = _BY_TAG.get((tag, version))
     if found is None:
         raise UnknownCommand(tag, version)
@@ -209,4 +246,7 @@ def first_record_at(payload: bytes | memoryview) -> int | None:
     if payload[0] == moves.TAG:
         moved = decode_move(payload)
         return moved.messages_at + moved.messages.records_at if moved.messages.table else None
+    if payload[0] == revivals.TAG:
+        revived = decode_revival(payload)
+        return revived.messages_at + revived.messages.records_at if revived.messages.table else None
     return None

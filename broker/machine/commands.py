@@ -2,9 +2,9 @@
 
 Laws: whoever proposes stamps the time, so that applying needs no clock. A command says what is
 wanted, not what the proposer saw: applying decides against the state of that moment. `PutMessages`
-has a layout, and a module, of its own (`put_messages`), because it carries every message; so has
-`MoveMessages` (`moves`), which carries them on, and `EndTransaction` (`end_transaction`), which
-carries one.
+has a layout, and a module, of its own (`put_messages`), because it carries every message; so have
+`MoveMessages` (`moves`) and `RevivePops` (`revivals`), which carry them on, and `EndTransaction`
+(`end_transaction`), which carries one.
 """
 
 from attrs import frozen
@@ -13,7 +13,9 @@ from broker.machine.attributes import Change
 from broker.machine.end_transaction import EndTransaction
 from broker.machine.groups import GroupConfig
 from broker.machine.moves import MoveMessages
+from broker.machine.pops import Claim, Run
 from broker.machine.put_messages import PutMessages
+from broker.machine.revivals import RevivePops
 from broker.machine.topics import TopicConfig
 
 
@@ -185,6 +187,54 @@ class CheckedTransactions:
     """Log positions of their records."""
 
 
+@frozen(kw_only=True)
+class Pop:
+    """What one pop takes."""
+
+    group: str
+    invisible_ms: int
+    """How long nobody else gets it, from the stamp of the command on."""
+    ordered: bool
+    attempt_id: str
+    """Of a pop in order: the same as last time, if it did not hear the answer."""
+    claims: tuple[Claim, ...]
+
+
+@frozen(kw_only=True)
+class PopMessages:
+    """Let consumers take messages: nobody else of their groups gets them for a while."""
+
+    stamped_ms: int
+    pops: tuple[Pop, ...]
+
+
+Ack = tuple[str, str, int, int, int, tuple[Run, ...]]
+"""(group, topic, queue id, first offset and stamp of the handle, runs of offsets)."""
+
+HandleChange = tuple[str, str, int, int, int, int, int]
+"""(group, topic, queue id, first offset and stamp of the handle, offset, new time in ms)."""
+
+
+@frozen(kw_only=True)
+class SettlePops:
+    """Consumers are done with messages in flight, or want them for another time from now on."""
+
+    stamped_ms: int
+    acks: tuple[Ack, ...]
+    changes: tuple[HandleChange, ...]
+
+
+@frozen(kw_only=True)
+class SetRequestMode:
+    """Let the consumers of a group get the messages of a topic by pull or by pop."""
+
+    stamped_ms: int
+    topic: str
+    group: str
+    mode: str
+    pop_share_queues: int
+
+
 Command = (
     PutMessages
     | MoveMessages
@@ -204,4 +254,8 @@ Command = (
     | EndResets
     | EndTransaction
     | CheckedTransactions
+    | PopMessages
+    | SettlePops
+    | RevivePops
+    | SetRequestMode
 )

@@ -83,6 +83,26 @@ class OffsetsReset:
     topic: str
 
 
+@frozen
+class PopsBegan:
+    """Something of this queue that a group has in flight is due sooner than anything before."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    group: str
+    topic: str
+    queue_id: int
+
+
+@frozen
+class QueueFreed:
+    """What a group consumes of this queue in order has changed: its next pop may come sooner."""
+
+    audience: ClassVar[Audience] = Audience.EVERYWHERE
+    group: str
+    topic: str
+    queue_id: int
+
+
 Effect = (
     IndexMessages
     | DropQueues
@@ -91,4 +111,6 @@ Effect = (
     | TopicsChanged
     | GroupsChanged
     | OffsetsReset
+    | PopsBegan
+    | QueueFreed
 )

@@ -18,6 +18,7 @@ from attrs import define, field, fields
 from broker.machine import groups as group_settings
 from broker.machine import names
 from broker.machine import topics as topic_settings
+from broker.machine.apply_pops import pop_messages, revive_pops, set_request_mode, settle_pops
 from broker.machine.attributes import InvalidAttributes, altered
 from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG, decode_command
 from broker.machine.commands import (
@@ -31,10 +32,13 @@ from broker.machine.commands import (
     EnsureTopics,
     Initialise,
     LockQueues,
+    PopMessages,
     PutGroup,
     PutTopic,
     RecallMessage,
     ResetOffsets,
+    SetRequestMode,
+    SettlePops,
     TrimLog,
     UnlockQueues,
 )
@@ -56,10 +60,13 @@ from broker.machine.groups import GroupConfig, Groups
 from broker.machine.locks import Locks
 from broker.machine.moves import MoveMessages, Moves
 from broker.machine.offsets import Offsets
+from broker.machine.pops import Pops
 from broker.machine.put_messages import PutMessages
 from broker.machine.queues import Queues
 from broker.machine.replies import Applied, Declined, Done, Owned, Reason
+from broker.machine.request_modes import RequestModes
 from broker.machine.resets import RESETS_MAX, Resets
+from broker.machine.revivals import RevivePops
 from broker.machine.shapes import Plain, encode
 from broker.machine.topics import TopicConfig, Topics
 from broker.machine.transactions import Transactions
@@ -90,6 +97,8 @@ class Machine:
     declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
     resets: Resets = field(factory=Resets)
     transactions: Transactions = field(factory=Transactions)
+    pops: Pops = field(factory=Pops)
+    request_modes: RequestModes = field(factory=RequestModes)
 
     def apply(self, committed: Committed) -> Applied:
         """Carry out one committed entry.
@@ -103,6 +112,8 @@ class Machine:
             return self._move(command, committed.position)
         if type(command) is EndTransaction:
             return self._end(command, committed.position)
+        if type(command) is RevivePops:
+            return revive_pops(self, command, committed.position)
         return APPLY[type(command)](self, command)
 
     def become(self, other: "Machine") -> None:
@@ -121,6 +132,8 @@ class Machine:
             (self.declined_puts, other.declined_puts),
             (self.resets, other.resets),
             (self.transactions, other.transactions),
+            (self.pops, other.pops),
+            (self.request_modes, other.request_modes),
         ):
             for attribute in fields(type(mine)):
                 setattr(mine, attribute.name, getattr(theirs, attribute.name))
@@ -139,6 +152,8 @@ class Machine:
             self.declined_puts.state(),
             self.resets.state(),
             self.transactions.state(),
+            self.pops.state(),
+            self.request_modes.state(),
         ]
 
     def state_digest(self) -> bytes:
@@ -273,6 +288,8 @@ def _delete_topic(machine: Machine, command: DeleteTopic) -> Applied:
     machine.locks.drop_topic(command.name)
     machine.moves.drop_topic(command.name)
     machine.resets.drop_topic(command.name)
+    machine.pops.drop_topic(command.name)
+    machine.request_modes.drop_topic(command.name)
     if command.name == names.HALF_TOPIC:
         machine.transactions.drop()  # their records cannot be found any more
     return Applied(Done(changed=True), [DropQueues(command.name), TopicsChanged((command.name,))])
@@ -294,6 +311,8 @@ def _delete_group(machine: Machine, command: DeleteGroup) -> Applied:
     dropped = machine.groups.drop(command.name, command.stamped_ms)
     machine.locks.drop_group(command.name)
     machine.resets.drop_group(command.name)
+    machine.pops.drop_group(command.name)
+    machine.request_modes.drop_group(command.name)
     cleaned = command.clean_offsets and machine.offsets.drop_group(command.name)
     return Applied(
         Done(changed=dropped or cleaned), [GroupsChanged((command.name,))] if dropped else []
@@ -309,6 +328,8 @@ def _commit_offsets(machine: Machine, command: CommitOffsets) -> Applied:
                 reset = machine.resets.get(group, topic, queue_id)
                 if reset is not None and not machine.resets.end(group, topic, queue_id, offset):
                     continue  # it tells of what was consumed before the reset
+            if machine.pops.count and machine.pops.get((group, topic, queue_id)) is not None:
+                continue  # how far the group is follows from what is in flight
             machine.offsets.put(group, topic, queue_id, offset)
     return Applied(Done(changed=True))
 
@@ -330,6 +351,7 @@ def _reset_offsets(machine: Machine, command: ResetOffsets) -> Applied:
     for queue_id, offset in command.queues:
         machine.offsets.put(group, topic, queue_id, offset)
         machine.resets.put(group, topic, queue_id, (offset, command.stamped_ms))
+        machine.pops.drop((group, topic, queue_id))
     return Applied(Done(changed=True), [OffsetsReset(group, topic)])
 
 
@@ -396,6 +418,9 @@ APPLY: Mapping[type[Command], Callable[[Machine, Any], Applied]] = {
     ResetOffsets: _reset_offsets,
     EndResets: _end_resets,
     CheckedTransactions: _checked_transactions,
+    PopMessages: pop_messages,
+    SettlePops: settle_pops,
+    SetRequestMode: set_request_mode,
 }
 
 

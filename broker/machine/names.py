@@ -128,6 +128,11 @@ def dead_letter_topic_name(group: str) -> str:
     return DEAD_LETTER_PREFIX + group
 
 
+def pop_retry_topic_name(group: str, topic: str) -> str:
+    """The topic of what a group popped of a topic and did not acknowledge in time."""
+    return f"{RETRY_PREFIX}{group}_{topic}"
+
+
 def reply_topic_name(cluster: str) -> str:
     """The topic of request-reply answers."""
     return f"{cluster}_REPLY_TOPIC"

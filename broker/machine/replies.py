@@ -58,7 +58,24 @@ class Owned:
     queues: tuple[tuple[str, int], ...]
 
 
-Reply = list[MessageReply] | Done | Declined | Owned
+@frozen(kw_only=True)
+class Popped:
+    """For each pop, what became of each of its claims: a reason why it takes nothing; or how often
+    each message was popped before, if they are popped in order."""
+
+    outcomes: tuple[tuple[Reason | tuple[int, ...], ...], ...]
+
+
+@frozen(kw_only=True)
+class Settled:
+    """What became of messages in flight."""
+
+    acked: int
+    changed: tuple[Reason | int, ...]
+    """For each change the stamp of the new handle, or why it has no effect."""
+
+
+Reply = list[MessageReply] | Done | Declined | Owned | Popped | Settled
 
 
 @frozen

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG
+from broker.machine.codec import GROUP_CONFIG, RUNS, TOPIC_CONFIG
 from broker.machine.config_tables import DataVersion
 from broker.machine.declined_puts import DeclinedPuts
 from broker.machine.errors import MalformedCommand, SnapshotRefused
@@ -34,15 +34,26 @@ from broker.machine.locks import Lock, Locks
 from broker.machine.machine import Machine
 from broker.machine.moves import Moves, Recall
 from broker.machine.offsets import Offsets
+from broker.machine.pops import (
+    MESSAGES_MAX,
+    Checkpoint,
+    Held,
+    Order,
+    PopQueue,
+    Pops,
+    count_of,
+    offsets_of,
+)
 from broker.machine.queues import Queue, Queues
+from broker.machine.request_modes import RequestMode, RequestModes
 from broker.machine.resets import Resets
 from broker.machine.shapes import INT, TEXT, Plain, decode, encode, many, record, row
 from broker.machine.topics import TopicConfig, Topics
 from broker.machine.transactions import Half, Transactions
 
 MAGIC: Final = b"DLEDGMS\0"
-VERSION: Final = 3
-VERSIONS: Final = (1, 2, 3)  # 1 had no locks, 2 nothing that waits, is reset or is half
+VERSION: Final = 4
+VERSIONS: Final = (1, 2, 3, 4)  # 1: no locks; 2: nothing waits, is reset or half; 3: nothing popped
 
 HEADER = struct.Struct(">8sHHQQQI")
 assert HEADER.size == 40
@@ -72,6 +83,8 @@ class Kind(IntEnum):
     RESETS = 10
     MOVES = 11
     DECLINED_PUTS = 12
+    POPS = 13
+    REQUEST_MODES = 14
 
 
 @frozen(kw_only=True)
@@ -113,6 +126,10 @@ _MOVES = row(INT, INT)
 _DECLINED_PUTS = many(INT)
 _RESETS = many(row(TEXT, TEXT, INT, INT, INT))
 _TRANSACTIONS = many(row(INT, INT, INT, INT, INT, INT))
+_CHECKPOINTS = many(row(INT, INT, INT, INT, RUNS))
+_ORDER = many(row(INT, INT, INT, INT))
+_POPS = many(row(TEXT, TEXT, INT, INT, _CHECKPOINTS, TEXT, _ORDER))
+_REQUEST_MODES = many(row(TEXT, TEXT, TEXT, INT))
 
 
 @frozen(kw_only=True)
@@ -141,6 +158,10 @@ class Captured:
     """(group, topic, queue id, offset, stamped ms), sorted."""
     transactions: Sequence[Plain]
     """(log position, queue offset, size, stamped ms, checks, checked ms), sorted."""
+    pops: Sequence[Plain]
+    """(group, topic, queue id, frontier, checkpoints, attempt id, messages in order), sorted."""
+    request_modes: Sequence[Plain]
+    """(topic, group, mode, queues shared), sorted."""
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in pieces, none much larger than `BODY_BYTES_MAX`."""
@@ -177,6 +198,10 @@ class Captured:
         yield Kind.MOVES, encode(self.moves)
         for first in range(0, len(self.declined_puts), ROWS_MAX):
             yield Kind.DECLINED_PUTS, encode(self.declined_puts[first : first + ROWS_MAX])
+        for kind, rows in ((Kind.POPS, self.pops), (Kind.REQUEST_MODES, self.request_modes)):
+            for first in range(0, len(rows), ROWS_MAX):
+                for body in _bounded(rows[first : first + ROWS_MAX]):
+                    yield kind, body
 
 
 def capture(machine: Machine, at: Place) -> Captured:
@@ -201,6 +226,8 @@ def capture(machine: Machine, at: Place) -> Captured:
         declined_puts=machine.declined_puts.state(),
         resets=machine.resets.state(),
         transactions=machine.transactions.state(),
+        pops=machine.pops.state(),
+        request_modes=machine.request_modes.state(),
     )
 
 
@@ -290,6 +317,8 @@ class _Tables:
     declined_puts: DeclinedPuts = field(factory=DeclinedPuts)
     resets: Resets = field(factory=Resets)
     transactions: Transactions = field(factory=Transactions)
+    pops: Pops = field(factory=Pops)
+    request_modes: RequestModes = field(factory=RequestModes)
     _last: tuple[Kind, Any] = (Kind.END, None)
 
     def add(self, kind: Kind, plain: Plain) -> None:
@@ -363,6 +392,20 @@ class _Tables:
                 if min(position, *half) < 0:
                     raise MalformedCommand(f"a half message at {position} cannot be: {half}")
                 self.transactions.put(position, Half(*half))
+        elif kind is Kind.POPS:
+            for group, name, queue_id, frontier, *in_flight in _POPS.from_plain(plain):
+                self._ascend(kind, (group, name, queue_id))
+                popped = _pop_queue(frontier, *in_flight)
+                if self.offsets.get(group, {}).get(name, {}).get(queue_id) != popped.progress:
+                    raise MalformedCommand(
+                        f"messages of queue {queue_id} of {name!r} in flight from"
+                        f" {popped.progress} cannot be"
+                    )
+                self.pops.put((group, name, queue_id), popped)
+        elif kind is Kind.REQUEST_MODES:
+            for name, group, mode, shared in _REQUEST_MODES.from_plain(plain):
+                self._ascend(kind, (name, group))
+                self.request_modes.put(name, group, RequestMode(mode, shared))
 
     def machine(self) -> Machine:
         """The machine, once everything was read. **Raises** `MalformedCommand`."""
@@ -379,6 +422,8 @@ class _Tables:
             declined_puts=self.declined_puts,
             resets=self.resets,
             transactions=self.transactions,
+            pops=self.pops,
+            request_modes=self.request_modes,
         )
 
     def _ascend(self, kind: Kind, key: Any) -> None:
@@ -386,6 +431,23 @@ class _Tables:
         if kind is last_kind and not last < key:
             raise MalformedCommand(f"{key!r} comes after {last!r}")
         self._last = (kind, key)
+
+
+def _pop_queue(frontier: int, checkpoints: Plain, attempt_id: str, held: Plain) -> PopQueue:
+    """**Raises** `MalformedCommand`."""
+    queue = PopQueue(frontier)
+    for first, pop_ms, until_ms, pending, runs in checkpoints:
+        count = count_of(runs)
+        if not 0 < count <= MESSAGES_MAX or any(size < 1 for _first, size in runs):
+            raise MalformedCommand(f"a checkpoint of {count} messages")
+        if not 0 < pending < 1 << count or (first, pop_ms) in queue.checkpoints:
+            raise MalformedCommand(f"checkpoint {first} of {pop_ms} with bits {pending} cannot be")
+        queue.add((first, pop_ms), Checkpoint(offsets_of(runs), pending, until_ms))
+    queue.order = Order(attempt_id, {offset: Held(*each) for offset, *each in held})
+    queue.in_flight += len(queue.order.held)
+    if not queue.in_flight or list(queue.order.held) != sorted(queue.order.held):
+        raise MalformedCommand("a queue with nothing in flight, or in no order")
+    return queue
 
 
 def _bounded(rows: Sequence[Plain]) -> Iterator[bytes]:

@@ -10,10 +10,11 @@ from typing import Protocol
 
 from attrs import frozen
 
-from broker.machine import end_transaction, moves, put_messages
+from broker.machine import end_transaction, moves, put_messages, revivals
 from broker.machine.end_transaction import decode_end_transaction
 from broker.machine.moves import decode_move
 from broker.machine.put_messages import MESSAGE, PutMessages, decode_put_messages
+from broker.machine.revivals import decode_revival
 from dledger_py.remoting.wire import properties
 from dledger_py.remoting.wire.message import (
     TRANSACTION_MASK,
@@ -71,6 +72,9 @@ def puts_in(payload: memoryview) -> Iterator[tuple[int, PutMessages]]:
     elif payload[0] == moves.TAG:
         command = decode_move(payload)
         yield command.messages_at, command.messages
+    elif payload[0] == revivals.TAG:
+        revived = decode_revival(payload)
+        yield revived.messages_at, revived.messages
     elif payload[0] == end_transaction.TAG:
         messages = decode_end_transaction(payload).messages
         if messages is not None:

@@ -16,10 +16,14 @@ from broker.machine.commands import (
     EnsureTopics,
     Initialise,
     LockQueues,
+    Pop,
+    PopMessages,
     PutGroup,
     PutTopic,
     RecallMessage,
     ResetOffsets,
+    SetRequestMode,
+    SettlePops,
     TrimLog,
     UnlockQueues,
 )
@@ -27,7 +31,9 @@ from broker.machine.end_transaction import EndTransaction, Verdict
 from broker.machine.groups import GroupConfig
 from broker.machine.moves import Move, encode_move
 from broker.machine.names import HALF_TOPIC
+from broker.machine.pops import Claim
 from broker.machine.put_messages import Message, encode_put_messages
+from broker.machine.revivals import Revival, encode_revival
 from broker.machine.topics import TopicConfig
 
 
@@ -118,6 +124,53 @@ EXAMPLES: dict[str, Command] = {
     "18-end-resets": EndResets(
         stamped_ms=1_700_000_000_000, group="shop", topic="orders", queues=((3, 42),)
     ),
+    "19-pop-messages": PopMessages(
+        stamped_ms=1_700_000_000_000,
+        pops=(
+            Pop(
+                group="shop",
+                invisible_ms=60_000,
+                ordered=False,
+                attempt_id="",
+                claims=(
+                    Claim(
+                        topic="orders",
+                        queue_id=3,
+                        first_offset=0,
+                        next_offset=2,
+                        runs=((0, 2),),
+                    ),
+                ),
+            ),
+            Pop(
+                group="shop",
+                invisible_ms=30_000,
+                ordered=True,
+                attempt_id="a1",
+                claims=(
+                    Claim(
+                        topic="%RETRY%shop",
+                        queue_id=0,
+                        first_offset=0,
+                        next_offset=1,
+                        runs=((0, 1),),
+                    ),
+                ),
+            ),
+        ),
+    ),
+    "20-settle-pops": SettlePops(
+        stamped_ms=1_700_000_001_000,
+        acks=(("shop", "orders", 3, 0, 1_700_000_000_000, ((0, 1), (2, 2))),),
+        changes=(("shop", "orders", 3, 0, 1_700_000_000_000, 1, 10_000),),
+    ),
+    "22-set-request-mode": SetRequestMode(
+        stamped_ms=1_700_000_000_000,
+        topic="orders",
+        group="shop",
+        mode="POP",
+        pop_share_queues=8,
+    ),
 }
 
 MOVE = Move(
@@ -129,6 +182,14 @@ MOVE = Move(
     soonest_ms=0,
     latest_ms=0,
     recalls_seen=0,
+)
+
+REVIVAL = Revival(
+    stamped_ms=1_700_000_060_001,
+    group="shop",
+    topic="orders",
+    queue_id=3,
+    checkpoints=((0, 1_700_000_000_000, 3),),
 )
 
 MESSAGES: list[Message] = [
@@ -172,6 +233,55 @@ _reset = {
 }
 # Where the records of the first entries are, and where none is.
 _positions = st.integers(0, 3000)
+
+_claims = st.builds(
+    lambda first, count, skipped, **fields: Claim(
+        first_offset=first,
+        next_offset=first + count + skipped,
+        runs=((first + skipped, count),) if count else (),
+        **fields,
+    ),
+    first=st.integers(0, 3),
+    count=st.integers(0, 3),
+    skipped=st.integers(0, 1),
+    topic=_names,
+    queue_id=_queue_ids,
+)
+_soon = st.integers(0, 5)
+_handled = (_groups, _names, _queue_ids, st.integers(0, 3), _soon)
+_runs = st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 3)), max_size=2).map(tuple)
+
+_pops = st.one_of(
+    st.builds(
+        PopMessages,
+        stamped_ms=_soon,
+        pops=st.lists(
+            st.builds(
+                Pop,
+                group=_groups,
+                invisible_ms=_soon,
+                ordered=st.booleans(),
+                attempt_id=st.sampled_from(["", "a"]),
+                claims=st.lists(_claims, max_size=3).map(tuple),
+            ),
+            max_size=2,
+        ).map(tuple),
+    ),
+    st.builds(
+        SettlePops,
+        stamped_ms=_soon,
+        acks=st.lists(st.tuples(*_handled, _runs), max_size=3).map(tuple),
+        changes=st.lists(st.tuples(*_handled, st.integers(0, 3), _soon), max_size=3).map(tuple),
+    ),
+    st.builds(
+        SetRequestMode,
+        stamped_ms=_times,
+        topic=_names,
+        group=_groups,
+        mode=st.sampled_from(["POP", "PULL", "PUSH"]),
+        pop_share_queues=_small,
+    ),
+)
 
 _ends = st.one_of(
     st.builds(
@@ -233,6 +343,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(ResetOffsets, **_reset),
     st.builds(EndResets, **_reset),
     _ends,
+    _pops,
     st.builds(
         CheckedTransactions,
         stamped_ms=_times,
@@ -257,10 +368,22 @@ _moves = st.builds(
     recalls_seen=st.integers(0, 2),
 )
 
+_revivals = st.builds(
+    Revival,
+    stamped_ms=_soon,
+    group=_groups,
+    topic=_names,
+    queue_id=st.integers(0, 3),
+    checkpoints=st.lists(
+        st.tuples(st.integers(0, 3), _soon, st.integers(0, 7)), min_size=1, max_size=2
+    ).map(tuple),
+)
+
 payloads: st.SearchStrategy[bytes] = st.one_of(
     commands.map(encode_command),
     st.builds(encode_put_messages, _times, messages),
     st.builds(encode_move, _moves, messages),
+    st.builds(encode_revival, _revivals, messages),
 )
 
 

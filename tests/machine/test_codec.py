@@ -23,7 +23,15 @@ from broker.machine.put_messages import (
     PutMessages,
     encode_put_messages,
 )
-from tests.machine.machine_commands import EXAMPLES, MESSAGES, MOVE, commands, messages
+from broker.machine.revivals import RevivePops, encode_revival
+from tests.machine.machine_commands import (
+    EXAMPLES,
+    MESSAGES,
+    MOVE,
+    REVIVAL,
+    commands,
+    messages,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "machine"
 
@@ -45,6 +53,10 @@ def test_messages_keep_their_bytes() -> None:
 
 def test_moved_messages_keep_their_bytes() -> None:
     assert golden("13-move-messages") == encode_move(MOVE, MESSAGES)
+
+
+def test_revived_messages_keep_their_bytes() -> None:
+    assert golden("21-revive-pops") == encode_revival(REVIVAL, MESSAGES)
 
 
 def test_every_tag_has_golden_bytes() -> None:
@@ -73,6 +85,34 @@ def test_a_move_that_nobody_writes_is_refused() -> None:
         good[:at] + b"\x05" + good[at + 1 :],
         good[:6] + b"\x80" + good[7:],
         backwards,
+    ):
+        with pytest.raises(MalformedCommand):
+            decode_command(bad)
+    with pytest.raises(UnknownCommand):
+        decode_command(good[:1] + b"\x02" + good[2:])
+
+
+def test_revived_messages_come_back() -> None:
+    payload = encode_revival(REVIVAL, MESSAGES)
+    command = decode_command(payload)
+
+    assert isinstance(command, RevivePops)
+    assert REVIVAL == command.revival
+    assert decode_command(payload[command.messages_at :]) == command.messages
+    assert payload[first_record_at(payload) :].startswith(MESSAGES[0][3])
+    assert None is first_record_at(encode_revival(REVIVAL, []))
+
+
+def test_a_revival_that_nobody_writes_is_refused() -> None:
+    good = encode_revival(REVIVAL, MESSAGES)
+    at = decode_command(good).messages_at
+    for bad in (
+        good[:at],
+        good[:7],
+        good[:2] + b"\xff\xff\xff\xff" + good[6:],
+        good[:at] + b"\x05" + good[at + 1 :],
+        good[:6] + b"\x80" + good[7:],
+        encode_revival(evolve(REVIVAL, checkpoints=()), MESSAGES),
     ):
         with pytest.raises(MalformedCommand):
             decode_command(bad)

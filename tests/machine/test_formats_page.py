@@ -6,12 +6,15 @@ from pathlib import Path
 import attrs
 
 from broker.formats import UNIT, UNITS_PER_FILE
-from broker.machine import end_transaction, moves, put_messages, snapshot
+from broker.machine import end_transaction, moves, put_messages, revivals, snapshot
 from broker.machine.codec import ROWS
+from broker.machine.commands import Pop
 from broker.machine.end_transaction import EndTransaction
 from broker.machine.groups import GroupConfig
 from broker.machine.moves import Move, MoveMessages
+from broker.machine.pops import Claim
 from broker.machine.put_messages import PutMessages
+from broker.machine.revivals import Revival, RevivePops
 from broker.machine.topics import TopicConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats-broker.md").read_text()
@@ -44,6 +47,7 @@ def test_every_command_is_on_the_page() -> None:
             (put_messages, PutMessages),
             (moves, MoveMessages),
             (end_transaction, EndTransaction),
+            (revivals, RevivePops),
         )
     }
 
@@ -60,6 +64,19 @@ def test_every_field_of_a_setting_is_on_the_page() -> None:
 
 def test_every_field_of_a_move_is_on_the_page() -> None:
     assert f"the head, one canonical CBOR array: {fields(Move)} |" in PAGE
+
+
+def test_every_field_of_a_revival_is_on_the_page() -> None:
+    assert f"the head, one canonical CBOR array: {fields(Revival)} |" in PAGE
+
+
+def test_every_field_of_a_pop_is_on_the_page() -> None:
+    rows = dict(table("value", "array of"))
+
+    assert (f"arrays of {fields(Pop)}", f"arrays of {fields(Claim)}") == (
+        rows["pops"],
+        rows["claims"],
+    )
 
 
 def test_every_section_of_a_snapshot_is_on_the_page() -> None:

@@ -33,10 +33,14 @@ from broker.machine.commands import (
     EnsureTopics,
     Initialise,
     LockQueues,
+    Pop,
+    PopMessages,
     PutGroup,
     PutTopic,
     RecallMessage,
     ResetOffsets,
+    SetRequestMode,
+    SettlePops,
     TrimLog,
     UnlockQueues,
 )
@@ -47,6 +51,8 @@ from broker.machine.effects import (
     GroupsChanged,
     IndexMessages,
     OffsetsReset,
+    PopsBegan,
+    QueueFreed,
     TopicsChanged,
     TrimQueues,
 )
@@ -54,8 +60,10 @@ from broker.machine.end_transaction import EndTransaction, Verdict
 from broker.machine.groups import GroupConfig, standard_groups
 from broker.machine.machine import Machine
 from broker.machine.moves import Move, encode_move
+from broker.machine.pops import Claim, offsets_of, runs_of
 from broker.machine.put_messages import Message, encode_put_messages
-from broker.machine.replies import Declined, Done, Owned, Reason
+from broker.machine.replies import Declined, Done, Owned, Popped, Reason, Settled
+from broker.machine.revivals import Revival, encode_revival
 from broker.machine.topics import TopicConfig, standard_topics
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
@@ -266,6 +274,124 @@ class Stage:
                 yield f"stored {queue} offset {reply[0]} at {reply[1]}"
         yield from map(effect_line, applied.effects)
 
+    def do_pop(self, group: str, *words: str) -> Iterator[str]:
+        """`pop group queue:first-next[=offset,…] … [for=ms] [in-order] [attempt=id]`"""
+        settings = dict(word.split("=") for word in words if word.startswith(("for=", "attempt=")))
+        queues = [word for word in words if "/" in word]
+        command = PopMessages(
+            stamped_ms=self.stamped_ms,
+            pops=(
+                Pop(
+                    group=group,
+                    invisible_ms=int(settings.get("for", 60_000)),
+                    ordered="in-order" in words,
+                    attempt_id=settings.get("attempt", ""),
+                    claims=tuple(map(_claim, queues)),
+                ),
+            ),
+        )
+        applied = self.machine.apply(self._entry(encode_command(command)))
+        assert isinstance(applied.reply, Popped)
+        for claim, outcome in zip(command.pops[0].claims, applied.reply.outcomes[0], strict=True):
+            queue = f"{claim.topic}/{claim.queue_id}"
+            offsets = offsets_of(claim.runs)
+            if isinstance(outcome, Reason):
+                yield f"declined {queue}, {outcome.value}"
+            elif offsets:
+                counts = f", counts {' '.join(map(str, outcome))}" if outcome else ""
+                listed = ",".join(map(str, offsets))
+                yield f"popped {queue} {listed} as {offsets[0]}@{self.stamped_ms}{counts}"
+            else:
+                yield f"passed {queue} up to {claim.next_offset}"
+        yield from map(effect_line, applied.effects)
+
+    def do_ack(self, group: str, queue: str, handle: str, offsets: str) -> Iterator[str]:
+        """`ack group queue first@stamp offset,…`"""
+        runs = runs_of(int(each) for each in offsets.split(","))
+        ack = (*_pop_key(group, queue), *_handle(handle), runs)
+        yield from self._settle(SettlePops(stamped_ms=self.stamped_ms, acks=(ack,), changes=()))
+
+    def do_change(
+        self, group: str, queue: str, handle: str, offset: str, invisible: str
+    ) -> Iterator[str]:
+        """`change group queue first@stamp offset for=ms`"""
+        invisible_ms = int(invisible.removeprefix("for="))
+        change = (*_pop_key(group, queue), *_handle(handle), int(offset), invisible_ms)
+        yield from self._settle(SettlePops(stamped_ms=self.stamped_ms, acks=(), changes=(change,)))
+
+    def _settle(self, command: SettlePops) -> Iterator[str]:
+        applied = self.machine.apply(self._entry(encode_command(command)))
+        assert isinstance(applied.reply, Settled)
+        if command.acks:
+            yield f"acked {applied.reply.acked}"
+        for change, outcome in zip(command.changes, applied.reply.changed, strict=True):
+            new = outcome.value if isinstance(outcome, Reason) else f"{change[5]}@{outcome}"
+            yield f"changed to {new}"
+        yield from map(effect_line, applied.effects)
+
+    def do_revive(self, group: str, queue: str, *words: str) -> Iterator[str]:
+        """`revive group queue first@stamp=offset,… … put …`: with the offsets seen in flight"""
+        at = words.index("put")
+        key = _pop_key(group, queue)
+        found = self.machine.pops.get(key)
+        expired = []
+        for word in words[:at]:
+            handle, _, offsets = word.partition("=")
+            checkpoint = found.checkpoints.get(_handle(handle)) if found else None
+            numbers = [
+                checkpoint.offsets.index(int(each)) if checkpoint else 0
+                for each in offsets.split(",")
+            ]
+            expired.append((*_handle(handle), sum(1 << number for number in numbers)))
+        revival = Revival(
+            stamped_ms=self.stamped_ms,
+            group=group,
+            topic=key[1],
+            queue_id=key[2],
+            checkpoints=tuple(expired),
+        )
+        messages = messages_of(words[at + 1 :])
+        applied = self.machine.apply(self._entry(encode_revival(revival, messages)))
+        if isinstance(applied.reply, Declined):
+            yield f"declined, {applied.reply.reason.value}: {applied.reply.detail}"
+        else:
+            yield "revived"
+        yield from map(effect_line, applied.effects)
+
+    def do_in_flight(self) -> Iterator[str]:
+        """What is in flight, and how far each group is with that queue."""
+        for (group, topic, queue_id), queue in sorted(
+            self.machine.pops.queues(), key=lambda item: item[0]
+        ):
+            progress = self.machine.offsets.get(group, topic, queue_id)
+            yield f"{group} of {topic}/{queue_id} is at {progress}, pops from {queue.frontier}"
+            for (first, pop_ms), each in sorted(queue.checkpoints.items(), key=lambda i: i[0]):
+                offsets = ",".join(map(str, each.in_flight()))
+                yield f"  {first}@{pop_ms}: {offsets} until {each.until_ms}"
+            for offset, held in queue.order.held.items():
+                until = f"until {held.until_ms}, {held.count} before"
+                yield f"  in order {offset}@{held.pop_ms} {until}"
+        yield f"{self.machine.pops.count} checkpoints"
+        for position in self.machine.declined_puts.state():
+            yield f"never put: what came at {position}"
+
+    def do_request_mode(self, topic: str, group: str, mode: str, shared: str) -> Iterator[str]:
+        yield from self.apply(
+            SetRequestMode(
+                stamped_ms=self.stamped_ms,
+                topic=topic,
+                group=group,
+                mode=mode,
+                pop_share_queues=int(shared),
+            )
+        )
+
+    def do_request_modes(self) -> Iterator[str]:
+        for topic, group, mode, shared in self.machine.request_modes.state():
+            yield f"{group} of {topic}: {mode}, {shared} shared"
+        if not self.machine.request_modes.state():
+            yield "no modes"
+
     def do_commit_half(self, position: str, queue: str) -> Iterator[str]:
         """`commit-half 66 orders/0`: end the half at log position 66 with a message there."""
         yield from self._end_half(Verdict.COMMITTED, position, queue)
@@ -380,6 +506,32 @@ def effect_line(effect: Effect) -> str:
             return f"> {name} {' '.join(effect.groups)}"
         case OffsetsReset():
             return f"> {name} {effect.group} {effect.topic}"
+        case PopsBegan() | QueueFreed():
+            return f"> {name} {effect.group} {effect.topic}/{effect.queue_id}"
+
+
+def _claim(word: str) -> Claim:
+    queue, _, rest = word.partition(":")
+    stretch, _, offsets = rest.partition("=")
+    topic, _, queue_id = queue.rpartition("/")
+    first, following = stretch.split("-")
+    return Claim(
+        topic=topic,
+        queue_id=int(queue_id),
+        first_offset=int(first),
+        next_offset=int(following),
+        runs=runs_of(int(each) for each in offsets.split(",")) if offsets else (),
+    )
+
+
+def _pop_key(group: str, queue: str) -> tuple[str, str, int]:
+    topic, _, queue_id = queue.rpartition("/")
+    return group, topic, int(queue_id)
+
+
+def _handle(word: str) -> tuple[int, int]:
+    first, _, pop_ms = word.partition("@")
+    return int(first), int(pop_ms)
 
 
 def _positions(words: tuple[str, ...]) -> tuple[tuple[int, int], ...]:

@@ -20,8 +20,10 @@ from broker.machine.machine import Machine
 from broker.machine.moves import Moves, Recall, encode_move
 from broker.machine.names import HALF_TOPIC
 from broker.machine.offsets import Offsets
+from broker.machine.pops import Checkpoint, Held, Order, PopQueue, Pops
 from broker.machine.put_messages import encode_put_messages
 from broker.machine.queues import Queue, Queues
+from broker.machine.request_modes import RequestMode, RequestModes
 from broker.machine.resets import Resets
 from broker.machine.shapes import encode
 from broker.machine.snapshot import (
@@ -79,6 +81,12 @@ def example(version: int = snapshot.VERSION) -> Machine:
         second = len(b"".join(log)) + 40 * len(log) - len(b"half")
         checked = CheckedTransactions(stamped_ms=1_700_000_000_005, halves=(second,))
         log.append(encode_command(checked))
+    if version >= 4:
+        log.append(encode_put_messages(1_700_000_000_006, MESSAGES))
+        log += [
+            encode_command(EXAMPLES[name])
+            for name in ("19-pop-messages", "20-settle-pops", "22-set-request-mode")
+        ]
     return machine_of(log)
 
 
@@ -190,11 +198,14 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
     fields[DeclinedPuts] = {f.name for f in attrs.fields(DeclinedPuts)}
     fields[Resets] = {f.name for f in attrs.fields(Resets)}
     fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Transactions, Half)}
+    fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Pops, PopQueue, Order)}
+    fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (Checkpoint, Held)}
+    fields |= {kind: {f.name for f in attrs.fields(kind)} for kind in (RequestModes, RequestMode)}
 
     assert {
         Machine: {
             *("topics", "groups", "queues", "offsets", "locks", "moves", "declined_puts"),
-            *("resets", "transactions"),
+            *("resets", "transactions", "pops", "request_modes"),
         },
         Topics: {"data_version", "_configs"},
         Groups: {"data_version", "_configs"},
@@ -209,6 +220,16 @@ def test_every_field_of_the_state_is_in_the_snapshot() -> None:
         Resets: {"_groups", "count"},
         Transactions: {"_pending"},
         Half: {"queue_offset", "size", "stamped_ms", "checks", "checked_ms"},
+        Pops: {"count", "_queues"},
+        PopQueue: {
+            *("frontier", "checkpoints", "order"),
+            *("in_flight", "_by_lowest", "_by_time"),  # these follow from the others
+        },
+        Order: {"attempt_id", "held"},
+        Checkpoint: {"offsets", "pending", "until_ms"},
+        Held: {"pop_ms", "until_ms", "count"},
+        RequestModes: {"_modes"},
+        RequestMode: {"mode", "pop_share_queues"},
     } == fields
 
 
@@ -312,13 +333,20 @@ COUNTERS = (Kind.COUNTERS, [[0, 0], [0, 0], 0, 0])
 TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
 
 
+def pops(checkpoints: object = None, in_order: object = ()) -> list[object]:
+    """A row of what a group has in flight."""
+    if checkpoints is None:
+        checkpoints = [[5, 1, 9, 1, [[5, 1]]]]
+    return ["g", "a", 0, 7, checkpoints, "", list(in_order)]
+
+
 @pytest.mark.parametrize(
     "data, reason",
     [
         (b"", "0 bytes, a header has 40: cut off"),
         (b"x" + GOOD[1:], "magic .* not a snapshot"),
         (damaged(20), "header: crc .* damaged"),
-        (headed(4), "version 4 flags 0, this build knows versions up to 3, flags 0"),
+        (headed(5), "version 5 flags 0, this build knows versions up to 4, flags 0"),
         (headed(0), "version 0 flags 0, this build knows"),
         (headed(1, 1), "version 1 flags 1, this build knows"),
         (GOOD[: HEADER.size], "byte 40: the snapshot is cut off, a section is missing"),
@@ -366,6 +394,16 @@ TOPIC = ["a", 1, 1, 6, "SINGLE_TAG", 0, False, []]
         (
             snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.QUEUES, [["a", 0, 2, 1, 1]])),
             "queue 0 of 'a' cannot be: 2-1",
+        ),
+        (snapshot_of(COUNTERS, (Kind.POPS, [pops()])), "in flight from 5 cannot be"),
+        (snapshot_of(COUNTERS, (Kind.POPS, [pops([])])), "nothing in flight"),
+        (snapshot_of(COUNTERS, (Kind.POPS, [pops([[5, 1, 9, 0, [[5, 2]]]])])), "with bits 0"),
+        (snapshot_of(COUNTERS, (Kind.POPS, [pops([[5, 1, 9, 4, [[5, 2]]]])])), "with bits 4"),
+        (snapshot_of(COUNTERS, (Kind.POPS, [pops([[5, 1, 9, 1, [[5, 1]]]] * 2)])), "5 of 1 with"),
+        (snapshot_of(COUNTERS, (Kind.POPS, [pops([[5, 1, 9, 1, [[5, 99]]]])])), "of 99 messages"),
+        (
+            snapshot_of(COUNTERS, (Kind.POPS, [pops([], [[6, 1, 9, 0], [5, 1, 9, 0]])])),
+            "in no order",
         ),
         (
             snapshot_of(COUNTERS, (Kind.TOPICS, [TOPIC]), (Kind.OFFSETS, [["g", "a", 0, -1]])),
