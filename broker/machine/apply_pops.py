@@ -5,6 +5,7 @@ group's progress among the offsets, in the same entry. A reset that an operator 
 once the group pops from there.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.machine.commands import Pop, PopMessages, SetRequestMode, SettlePops
@@ -92,6 +93,16 @@ def set_request_mode(machine: "Machine", command: SetRequestMode) -> Applied:
         return Applied(Declined(reason=Reason.TABLE_FULL, detail=detail))
     mode = RequestMode(command.mode, command.pop_share_queues)
     return Applied(Done(changed=machine.request_modes.put(topic, group, mode)))
+
+
+def trim_pops(machine: "Machine", moved: Sequence[tuple[str, int, int]]) -> list[Effect]:
+    """What the log has let go of is not in flight any more."""
+    effects: list[Effect] = []
+    if machine.pops.count:
+        starts = {(topic, queue_id): first for topic, queue_id, first in moved}
+        for key in machine.pops.trim(starts):
+            _settle(machine, key, (None, True), effects)
+    return effects
 
 
 def frontier(machine: "Machine", key: PopKey) -> int | None:

@@ -18,7 +18,13 @@ from attrs import define, field, fields
 from broker.machine import groups as group_settings
 from broker.machine import names
 from broker.machine import topics as topic_settings
-from broker.machine.apply_pops import pop_messages, revive_pops, set_request_mode, settle_pops
+from broker.machine.apply_pops import (
+    pop_messages,
+    revive_pops,
+    set_request_mode,
+    settle_pops,
+    trim_pops,
+)
 from broker.machine.attributes import InvalidAttributes, altered
 from broker.machine.codec import GROUP_CONFIG, TOPIC_CONFIG, decode_command
 from broker.machine.commands import (
@@ -367,6 +373,7 @@ def _trim_log(machine: Machine, command: TrimLog) -> Applied:
     effects: list[Effect] = []
     if moved := machine.queues.trim(command.queues):
         effects.append(TrimQueues(moved))
+        effects += trim_pops(machine, moved)
     if command.index > 0:
         machine.declined_puts.trim(command.position)
         effects.append(DropEntries(command.index))

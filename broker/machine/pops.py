@@ -31,7 +31,7 @@ Elsewhere: which messages a pop wants, and what becomes of them when they are re
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from attrs import define, field, frozen
@@ -352,6 +352,28 @@ class Pops:
         queue = self._queues.pop(key, None)
         if queue is not None:
             self.count -= len(queue.checkpoints) + bool(queue.order.held)
+
+    def trim(self, starts: Mapping[tuple[str, int], int]) -> tuple[PopKey, ...]:
+        """These queues begin there now: nothing before is in flight any more. Whose is concerned;
+        each is to be settled."""
+        concerned = [
+            (key, queue)
+            for key, queue in self._queues.items()
+            if queue.progress < starts.get(key[1:], 0)
+        ]
+        for key, queue in concerned:
+            first = starts[key[1:]]
+            self.count -= len(queue.checkpoints) + bool(queue.order.held)
+            for handle, each in list(queue.checkpoints.items()):
+                for offset in each.in_flight():
+                    if offset < first:
+                        queue.take(handle, offset)
+            for offset in [each for each in queue.order.held if each < first]:
+                del queue.order.held[offset]
+                queue.in_flight -= 1
+            queue.frontier = max(queue.frontier, first)
+            self.count += len(queue.checkpoints) + bool(queue.order.held)
+        return tuple(key for key, _queue in concerned)
 
     def drop_topic(self, topic: str) -> None:
         """Forget a deleted topic, in every group."""
