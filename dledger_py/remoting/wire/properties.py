@@ -43,6 +43,7 @@ TTL: Final = "TTL"
 MSG_TYPE: Final = "MSG_TYPE"
 PUSH_REPLY_TIME: Final = "PUSH_REPLY_TIME"
 POP_CK: Final = "POP_CK"
+FIRST_POP_TIME: Final = "1ST_POP_TIME"
 SHARDING_KEY: Final = "__SHARDINGKEY"
 
 # The record gives their length as a signed 16-bit number.
