@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from broker.config import BrokerConfig
 from broker.log_readers import IndexedReader, OldestMessage
 from broker.rooms._stored_times import StoredTimes
+from broker.rooms.assignments import AssignmentRoom
 from broker.rooms.consensus import Consensus
 from broker.rooms.groups import Groups
 from broker.rooms.locks import Locks
 from broker.rooms.lookups import Lookups
 from broker.rooms.offsets import Offsets
 from broker.rooms.operations import Operations
+from broker.rooms.popping import Popping
+from broker.rooms.popping_acks import PoppingAcks
+from broker.rooms.popping_questions import PoppingQuestions
 from broker.rooms.progress import Progress
 from broker.rooms.pulling import Pulling
 from broker.rooms.recalling import Recalling
@@ -31,6 +35,7 @@ from broker.rooms.usual_sends import UsualSends
 from broker.runtime_table import RuntimeTable
 from broker.serving.client_calls import ClientCalls
 from broker.serving.key_search import KeySearch
+from broker.serving.topic_queues import TopicQueues
 from broker.store.message_reader import MessageReader
 from dledger_py.client.unique_ids import UniqueIds
 from dledger_py.ledger.ledger import Ledger
@@ -51,6 +56,7 @@ def rooms_of(broker: "Broker") -> Routes:
             (
                 lookups,
                 *_messages(broker, reader, stored_times),
+                *_pops(broker, reader),
                 *_between_clients(broker, lookups),
                 *_state(broker, reader, stored_times),
             )
@@ -171,6 +177,38 @@ def _resets(broker: "Broker", stored_times: StoredTimes) -> Resets:
     )
 
 
+def _pops(broker: "Broker", reader: MessageReader) -> tuple[object, ...]:
+    """Who hands messages out for a while, and hears what became of them."""
+    return (
+        Popping(
+            broker_name=broker.config.broker_name,
+            of=broker.pop_queues,
+            waits=broker.pop_waits,
+            batch=broker.pop_batch,
+            reader=reader,
+            cold_reads=broker.cold_reads,
+            clients=broker.table,
+            leadership=broker.leadership,
+            rates=broker.rates,
+            now_ms=broker.ground.now_ms,
+            monotonic_ms=broker.ground.monotonic_ms,
+        ),
+        PoppingQuestions(
+            of=broker.pop_queues,
+            waits=broker.pop_waits,
+            reader=reader,
+            cold_reads=broker.cold_reads,
+            monotonic_ms=broker.ground.monotonic_ms,
+        ),
+        PoppingAcks(
+            machine=broker.machine,
+            queues=broker.queues,
+            batch=broker.pop_batch,
+            leadership=broker.leadership,
+        ),
+    )
+
+
 def _between_clients(broker: "Broker", lookups: Lookups) -> tuple[object, ...]:
     """Who hands on what one client has for another."""
     config = broker.config
@@ -227,6 +265,7 @@ def _state(
             now_ms=now_ms,
         ),
         broker.clients,
+        _assignments(broker),
         Locks(
             broker_name=config.broker_name,
             machine=machine,
@@ -292,6 +331,24 @@ def _topics(broker: "Broker") -> Topics:
 
     broker.settings.on_change(changed)
     return topics
+
+
+def _assignments(broker: "Broker") -> AssignmentRoom:
+    config = broker.config
+    queues = TopicQueues(
+        broker_name=config.broker_name,
+        topics=broker.machine.topics,
+        ask=broker.registrar.ask if config.namesrv else None,
+        monotonic_ms=broker.ground.monotonic_ms,
+    )
+    return AssignmentRoom(
+        machine=broker.machine,
+        clients=broker.table,
+        queues_of=queues.of,
+        leadership=broker.leadership,
+        proposals=broker.proposals,
+        now_ms=broker.ground.now_ms,
+    )
 
 
 def _sending(broker: "Broker") -> Sending:

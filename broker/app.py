@@ -9,6 +9,7 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
     ├─ cold reads    reads that wait for the disk
     ├─ leadership    hands writes on to the leader
     ├─ deliveries    moves messages for later to their topics, if this member leads
+    ├─ revivals      moves popped messages that nobody acknowledged, if this member leads
     ├─ clock         deadlines of held pulls, silent clients, gathered offsets, rates
     ├─ server        the listeners, once the log is replayed
     ├─ registrar     tells the name servers
@@ -47,6 +48,8 @@ from broker.machine.effects import (
     GroupsChanged,
     IndexMessages,
     OffsetsReset,
+    PopsBegan,
+    QueueFreed,
     TopicsChanged,
     TrimQueues,
 )
@@ -56,6 +59,8 @@ from broker.machine.names import TEMPLATE_TOPIC, TIMER_TOPIC
 from broker.machine.timer_wheel import WAITING_TOPICS, WHEEL_QUEUES
 from broker.machine.topics import standard_topics
 from broker.remembering import RememberingBroker
+from broker.rooms._pop_queues import PopQueues
+from broker.rooms._pop_waits import PopWaits
 from broker.rooms.clients import Clients
 from broker.serving.check_back import CheckBack, CheckTimes
 from broker.serving.client_table import ClientTable
@@ -69,12 +74,15 @@ from broker.serving.leadership import Leadership
 from broker.serving.live_settings import LiveSettings
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
+from broker.serving.pop_batch import PopBatch
+from broker.serving.pop_choice import PopChoice
 from broker.serving.preferred_leader import PreferredLeader
 from broker.serving.proposals import Proposals
 from broker.serving.put_batch import PutBatch
 from broker.serving.rates import Rates
 from broker.serving.registrar import Registrar
 from broker.serving.retention import Retention, Wish
+from broker.serving.revivals import Revivals
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
 from broker.store.queue_files import QueueFiles
@@ -146,6 +154,7 @@ class Broker:
         self.batch = PutBatch(self.ledger, ground.now_ms)
         self.halves = self._half_messages()
         self.commits = OffsetCommits(self.ledger, ground.now_ms, ground.monotonic_ms)
+        self.pop_batch = PopBatch(self.ledger, ground.now_ms)
         self.proposals = Proposals(self.ledger, self.batch)
         self.leadership = Leadership(
             node=config.node,
@@ -167,6 +176,7 @@ class Broker:
             leads=lambda: self.leadership.leads,
             now_ms=ground.now_ms,
         )
+        self.revivals = self._new_revivals()
         self.disk = DiskWatch(
             floor_bytes=config.disk_floor_bytes,
             free_bytes=lambda: ground.files.free_bytes(str(config.data_dir)),
@@ -192,6 +202,7 @@ class Broker:
             now_ms=ground.now_ms,
             monotonic_ms=ground.monotonic_ms,
         )
+        self.pop_queues, self.pop_waits = self._popping()
         self.routes = rooms_of(self)
         self.server = self._new_server()
         self.preferred = self._preferred_leader()
@@ -238,6 +249,7 @@ class Broker:
                 Child("cold reads", lambda: self.cold_reads),
                 Child("leadership", lambda: self.leadership),
                 Child("deliveries", lambda: self.deliveries),
+                Child("revivals", lambda: self.revivals),
                 Child("clock", lambda: _Clock(self)),
                 Child("server", lambda: _Listening(self)),
                 Child("registrar", lambda: self.registrar),
@@ -255,6 +267,33 @@ class Broker:
             raise FailStop("the ledger ended by itself; the log above this line says why")
         self._ledger_ran = True
         return self.ledger
+
+    def _new_revivals(self) -> Revivals:
+        return Revivals(
+            store_host=self.store_host,
+            machine=self.machine,
+            queues=self.queues,
+            reader=self.reader,
+            cold_reads=self.cold_reads,
+            ledger=self.ledger,
+            proposals=self.proposals,
+            leads=lambda: self.leadership.leads,
+            now_ms=self.ground.now_ms,
+        )
+
+    def _popping(self) -> tuple[PopQueues, PopWaits]:
+        ground = self.ground
+        choice = PopChoice(
+            machine=self.machine,
+            queues=self.queues,
+            reader=self.reader,
+            now_ms=ground.now_ms,
+            monotonic_ms=ground.monotonic_ms,
+        )
+        queues = PopQueues(
+            machine=self.machine, choice=choice, ensure_group=self.clients.ensure_group
+        )
+        return queues, PopWaits(now_ms=ground.now_ms, monotonic_ms=ground.monotonic_ms)
 
     def _new_server(self) -> Server:
         return Server(
@@ -314,6 +353,8 @@ class Broker:
                 if self.polls.waits(topic, queue_id):
                     codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
                     self.polls.wake(topic, queue_id, codes)
+                if self.pop_waits.busy:
+                    self.pop_waits.arrived(topic, queue_id)
                 if topic in WAITING_TOPICS:
                     self.deliveries.indexed(topic, queue_id)
                 continue
@@ -328,11 +369,17 @@ class Broker:
                     self.rates.forget_topic(topic)
                 case TopicsChanged(topics):
                     self.polls.wake_topics(topics)
+                    self.pop_waits.polls.wake_topics(topics)
                     self.registrar.changed()
                 case GroupsChanged():
                     pass  # groups are looked up at each use
                 case OffsetsReset(_group, topic):
                     self.polls.wake_topics((topic,))
+                    self.pop_waits.polls.wake_topics((topic,))
+                case PopsBegan(group, topic, queue_id):
+                    self.revivals.began((group, topic, queue_id))
+                case QueueFreed(group, topic, _queue_id):
+                    self.pop_waits.freed(group, topic)
 
     def _role_changed(self, view: RoleView) -> None:
         log.info(
@@ -351,7 +398,10 @@ class Broker:
         if leads != self._led:
             self._led = leads
             self.polls.wake_all()  # their clients may want to ask somebody else now
+            self.pop_queues.choice.forget()
+            self.pop_waits.polls.wake_all()
             self.deliveries.role_changed()
+            self.revivals.role_changed()
         if leads:
             self._initialise()
             self.clients.role_changed()
@@ -392,6 +442,7 @@ class Broker:
     def _turn_end(self) -> None:
         """Everything the sockets had is handled: propose what was gathered."""
         self.batch.turn_ended()
+        self.pop_batch.turn_ended()
         self.commits.propose_if_due()
 
     def _flush(self) -> None:
@@ -444,7 +495,11 @@ class Broker:
 
     def _held(self) -> int | None:
         """The log position of the first message that is still to be delivered, if any is."""
-        held = (self.deliveries.held(), self.machine.transactions.lowest_position())
+        held = (
+            self.deliveries.held(),
+            self.revivals.held(),
+            self.machine.transactions.lowest_position(),
+        )
         return min((position for position in held if position is not None), default=None)
 
     def _half_messages(self) -> HalfMessages:
@@ -515,6 +570,7 @@ class _Listening:
             on_ready()
             await inbox.wait_closed()
             broker.polls.wake_all()  # a last answer instead of a broken connection
+            broker.pop_waits.end_all()
             nursery.cancel_scope.cancel()
 
 
@@ -537,6 +593,7 @@ class _Clock:
         while True:
             await trio.sleep(CLOCK_S)
             broker.polls.expire(broker.ground.monotonic_ms())
+            broker.pop_waits.polls.expire(broker.ground.monotonic_ms())
             seconds = int(trio.current_time())
             if seconds != self._seconds:
                 self._seconds = seconds

@@ -253,6 +253,22 @@ class OffsetNotFound(Refused):
         super().__init__("Not found, maybe this group consumer boot first")
 
 
+class NothingThere(Refused):
+    """No message is where one was named, by a consumer that pops."""
+
+    code = ResponseCode.NO_MESSAGE
+
+
+class HandleOutdated(NothingThere):
+    """The message is not the consumer's any more: it is done with, moved, or has another handle."""
+
+    def __init__(self, topic: str, queue_id: int, offset: int) -> None:
+        super().__init__(
+            f"offset {offset} of queue {queue_id} of topic '{topic}' is not in flight by this"
+            " handle; nothing was changed"
+        )
+
+
 class MessageNotFound(Refused):
     """The whole log was searched, and nothing in it is what was asked for."""
 

@@ -32,6 +32,7 @@ Elsewhere: which messages a pop wants, and what becomes of them when they are re
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from attrs import define, field, frozen
@@ -187,6 +188,16 @@ class PopQueue:
                 return until_ms
             heapq.heappop(heap)
         return None
+
+    def needed_from(self, now_ms: int) -> int | None:
+        """The first offset whose time is not over, or which is to be revived; None if there is
+        none: what was popped in order and abandoned stays where it is, if it can."""
+        kept = (offset for offset, held in self.order.held.items() if held.until_ms > now_ms)
+        found = [*islice(kept, 1)]
+        if self.checkpoints:
+            _progress = self.progress  # brings the heap up to date
+            found.append(self._by_lowest[0][0])
+        return min(found, default=None)
 
     def due(self, now_ms: int) -> Iterator[tuple[Handle, Checkpoint]]:
         """The checkpoints whose time is up, the first first."""

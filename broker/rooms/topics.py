@@ -109,8 +109,14 @@ class Topics:
         self._refuse_system_topic(request.topic)
         if request.topic not in self.machine.topics:
             return Answer()
-        command = commands.DeleteTopic(stamped_ms=self.now_ms(), name=request.topic)
-        return self.proposals.answer(command, caller)
+        # What groups popped of it and did not acknowledge is of no use to anybody either.
+        retries = (
+            names.pop_retry_topic_name(group, request.topic)
+            for group in self.machine.groups.names()
+        )
+        topics = (*(name for name in retries if name in self.machine.topics), request.topic)
+        deletions = [commands.DeleteTopic(stamped_ms=self.now_ms(), name=name) for name in topics]
+        return self.proposals.answer_all(deletions, caller)
 
     @handles(GetTopic)
     def get(self, request: GetTopic, caller: Caller) -> Answer[None]:

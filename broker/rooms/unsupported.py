@@ -1,8 +1,7 @@
 """Requests RocketMQ's brokers know and this one does not answer yet: refused by name.
 
 The code is the same as for a number nobody knows; the remark tells an operator that it is the
-broker that lacks something, not the request. Clients fall back where they can: a consumer that is
-refused an assignment rebalances on its own.
+broker that lacks something, not the request.
 
 `docs/compatibility.md` lists these and the codes that are served.
 """
@@ -14,23 +13,12 @@ from broker.errors import NotSupported
 from dledger_py.remoting.rooms import Caller, Route, Routes
 from dledger_py.remoting.wire.schema import Request
 
-_POP: Final = "pop consumption"
 _ACL: Final = "managing users and access rules"
 
 UNSUPPORTED: Final[Mapping[int, str]] = {
     353: "forbidding a group one topic (UPDATE_AND_GET_GROUP_FORBIDDEN)",
-    400: "assigning queues by the broker (QUERY_ASSIGNMENT)",
-    401: f"{_POP} (SET_MESSAGE_REQUEST_MODE)",
-    402: f"{_POP} (GET_ALL_MESSAGE_REQUEST_MODE)",
     513: "static topics (UPDATE_AND_CREATE_STATIC_TOPIC)",
     **dict.fromkeys(range(3001, 3011), _ACL),
-    200050: f"{_POP} (POP_MESSAGE)",
-    200051: f"{_POP} (ACK_MESSAGE)",
-    200052: f"{_POP} (PEEK_MESSAGE)",
-    200053: f"{_POP} (CHANGE_MESSAGE_INVISIBLETIME)",
-    200054: f"{_POP} (NOTIFICATION)",
-    200055: f"{_POP} (POLLING_INFO)",
-    200151: f"{_POP} (BATCH_ACK_MESSAGE)",
 }
 
 

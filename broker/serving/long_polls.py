@@ -5,6 +5,9 @@ topic or this member's role changes, or until the time the client allowed has pa
 same way: the whole pull is run again, this time forbidden to wait, so there is one place that
 decides what a pull answers. When its connection ends it is forgotten at once.
 
+Pops wait in the same way, of another instance: for any queue of a topic (`ANY_QUEUE`), and for
+several things at once, as several pulls of which the first that is woken releases the others.
+
 Deadlines are on a monotonic clock. Source: protocol page 07, long polling.
 """
 
@@ -16,6 +19,7 @@ from attrs import define, field, frozen
 
 HELD_MAX: Final = 100_000  # one per (client, queue): 2,000 clients with 50 queues each
 HOLD_MS_MAX: Final = 100_000  # clients ask for 15 to 20 s; silent connections are closed at 120 s
+ANY_QUEUE: Final = -1  # where pops wait that take messages of any queue of a topic
 DONE_MAX: Final = 1_024  # entries of the deadline heap that may be dead beyond as many live ones
 
 
@@ -45,6 +49,8 @@ class HeldPull:
     again: Callable[[], None]
     looks: Callable[[], bool] | None = None
     done: bool = False
+    group: str = ""
+    """Of a pop: who waits."""
 
 
 @define(eq=False)
@@ -66,6 +72,16 @@ class LongPolls:
     def waits(self, topic: str, queue_id: int) -> bool:
         """Whether anybody waits for this queue."""
         return (topic, queue_id) in self._by_queue
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for anything."""
+        return bool(self._by_queue)
+
+    def count(self, group: str, topic: str, queue_id: int) -> int:
+        """How many pops of a group wait for this queue."""
+        waiting = self._by_queue.get((topic, queue_id), ())
+        return sum(pull.group == group for pull in waiting)
 
     def hold(self, pull: HeldPull) -> None:
         """Keep the pull until something happens."""
@@ -107,6 +123,14 @@ class LongPolls:
         for waiting in queues.values():
             self._wake(waiting)
 
+    def release(self, pull: HeldPull) -> None:
+        """Whoever waits has what it waits for: forget this; nothing if it is done already."""
+        if pull.done:
+            return
+        if pull in self._by_queue.get((pull.topic, pull.queue_id), ()):  # not if all are woken
+            self._take_from_queue(pull)
+        self._forget(pull)
+
     def drop(self, owner: int) -> None:
         """The connection has ended: forget its pulls."""
         for pull in tuple(self._by_owner.get(owner, ())):
@@ -130,9 +154,10 @@ class LongPolls:
 
     def _wake(self, pulls: list[HeldPull]) -> None:
         for pull in pulls:
-            self._forget(pull)
-            self._woken += 1
-            pull.again()
+            if not pull.done:  # one before it may have released it
+                self._forget(pull)
+                self._woken += 1
+                pull.again()
 
     def _take_from_queue(self, pull: HeldPull) -> None:
         key = (pull.topic, pull.queue_id)

@@ -128,13 +128,12 @@ class PopChoice:
             queue is not None and queue.in_flight >= pops.IN_FLIGHT_MAX
         ):
             raise Full
-        if queue is not None:
-            limit = min(limit, pops.IN_FLIGHT_MAX - queue.in_flight)
+        limit = min(limit, pops.IN_FLIGHT_MAX - (queue.in_flight if queue is not None else 0))
         if queue is not None and (queue.order.held or (asked.ordered and queue.checkpoints)):
             return self._choose_again(asked, queue, limit, bytes_max)
         at = self._stands(asked.key, asked.init_mode)
         _group, topic, queue_id = asked.key
-        end = self.machine.queues.next_offset(topic, queue_id)
+        end = self.queues.next_offset(topic, queue_id)
         if at > end:
             return self._passing(asked, end, end)
         if at == end:
@@ -149,14 +148,27 @@ class PopChoice:
         if queue is not None and (queue.order.held or (asked.ordered and queue.checkpoints)):
             return not self._blocked_until_ms(asked, queue) > self.now_ms()
         _group, topic, queue_id = asked.key
-        end = self.machine.queues.next_offset(topic, queue_id)
+        end = self.queues.next_offset(topic, queue_id)
         return self._stands(asked.key, asked.init_mode) != end
 
-    def left(self, key: PopKey, init_mode: int = FROM_FIRST) -> int:
+    def reading(self, asked: Asked) -> Callable[[], object]:
+        """What to run in a thread before `choose` is called again, where it had to read records
+        that are not in memory."""
+        _group, topic, queue_id = asked.key
+        at = self._stands(asked.key, asked.init_mode)
+        cursor = self._cursors.get(asked.key)
+        if cursor is not None and cursor.wants == asked.wants:
+            at = max(at, cursor.looked)
+        units = self.queues.range(topic, queue_id, at, SCANNED_MAX)
+        wants = asked.wants
+        assert isinstance(wants, SqlFilter)
+        return lambda: self.reader.select(units, at, wants.matches)
+
+    def left(self, asked: Asked) -> int:
         """How many messages of a queue the group was not given yet."""
-        _group, topic, queue_id = key
-        end = self.machine.queues.next_offset(topic, queue_id)
-        return max(0, end - self._stands(key, init_mode))
+        _group, topic, queue_id = asked.key
+        end = self.queues.next_offset(topic, queue_id)
+        return max(0, end - self._stands(asked.key, asked.init_mode))
 
     def passed(self, asked: Asked) -> Part | None:
         """What was looked at in vain and is not proposed yet."""
@@ -188,7 +200,7 @@ class PopChoice:
     def _stands(self, key: PopKey, init_mode: int) -> int:
         """The offset the next pop begins at; one beyond the end of a queue that began again."""
         _group, topic, queue_id = key
-        first = self.machine.queues.min_offset(topic, queue_id)
+        first = self.queues.min_offset(topic, queue_id)
         cursor = self._cursors.get(key)
         if cursor is not None and cursor.under_way > 0:
             return max(cursor.next_offset, first)
@@ -197,7 +209,7 @@ class PopChoice:
             # As for pulls, a queue that still has all of its messages is read from the first on.
             if init_mode == FROM_FIRST or not first:
                 return first
-            return max(first, self.machine.queues.next_offset(topic, queue_id) - 1)
+            return max(first, self.queues.next_offset(topic, queue_id) - 1)
         return max(stands, first)
 
     def _under_way(self, key: PopKey) -> bool:

@@ -12,7 +12,7 @@ Source: protocol page 10 (§1, 2, 5).
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Never
+from typing import Any, Final, Never
 
 import structlog
 import trio
@@ -22,17 +22,19 @@ from broker.machine.topics import Topics
 from broker.wire_records import topic_table_on_wire
 from dledger_py.actors import Inbox
 from dledger_py.client.connection import Connection, open_connection
-from dledger_py.client.errors import ClientError
+from dledger_py.client.errors import ClientError, ResponseError, Unreachable
 from dledger_py.client.surroundings import Dial, dial
 from dledger_py.ledger.config import split_address
 from dledger_py.ledger.machine import RoleView
 from dledger_py.remoting.commands.registrations import RegisterBody, crc_of, encode_registration
 from dledger_py.remoting.commands.routing import RegisterBroker
+from dledger_py.remoting.wire.schema import Request
 
 log = structlog.get_logger()
 
 LEADER_ID: Final = 0
 REDIAL_S: Final = 0.2  # a name server that is down costs five attempts a second
+ASK_TIMEOUT_S: Final = 1.0  # consumers wait three seconds for what it is asked for
 EXPIRY_PERIODS: Final = 4  # a name server waits so many periods before it forgets a silent broker
 
 
@@ -62,6 +64,7 @@ class Registrar:
     _registered: dict[str, int] = field(factory=dict)  # name server → change it has heard of
     _silent: set[str] = field(factory=set)  # name servers whose failure was logged
     _any_registered: trio.Event = field(factory=trio.Event)
+    _connections: dict[str, Connection] = field(factory=dict)
 
     def changed(self) -> None:
         """The role or the topics are others: register now."""
@@ -73,6 +76,18 @@ class Registrar:
         """Until one name server has taken a registration; at once if there is none to ask."""
         if self.name_servers:
             await self._any_registered.wait()
+
+    async def ask(self, request: Request[Any]) -> bytes:
+        """What the first name server answers that can be reached: the body. Raises: ClientError."""
+        failure: ClientError = Unreachable("name servers", "none of them is connected")
+        for connection in tuple(self._connections.values()):
+            try:
+                return (await connection.call(request, timeout_s=ASK_TIMEOUT_S)).body
+            except ResponseError:
+                raise
+            except ClientError as error:
+                failure = error
+        raise failure
 
     def statistics(self) -> RegistrarStatistics:
         return RegistrarStatistics(
@@ -94,12 +109,14 @@ class Registrar:
         while True:
             try:
                 async with open_connection(host, port, dial=self.dial) as connection:
+                    self._connections[name_server] = connection
                     await self._keep_registered(name_server, connection)
             except ClientError as error:
                 if name_server not in self._silent:  # one line per outage, not five a second
                     log.warning("registrar.failed", name_server=name_server, reason=str(error))
                 self._silent.add(name_server)
             self._registered.pop(name_server, None)
+            self._connections.pop(name_server, None)
             await trio.sleep(REDIAL_S)
 
     async def _keep_registered(self, name_server: str, connection: Connection) -> None:

@@ -418,7 +418,7 @@ class Desk:
             replies,
             relays,
         )
-        self.routes = with_refusals(routes(rooms))
+        self.routes = with_refusals(routes((*rooms, *self.more_rooms(reader, proposals))))
         ledger.apply(
             encode_command(
                 Initialise(
@@ -429,6 +429,10 @@ class Desk:
             )
         )
         self.client = self.connect()
+
+    def more_rooms(self, reader: MessageReader, proposals: Proposals) -> tuple[object, ...]:
+        """For kits that build on this one."""
+        return ()
 
     # --- asking ----------------------------------------------------------------------------------
 
