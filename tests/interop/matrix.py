@@ -26,6 +26,7 @@ FEATURES: Mapping[str, str] = {
     "broadcast": "broadcast",
     "pull": "pull",
     "lite pull": "lite-pull",
+    "pop": "pop",
     "transactions": TRANSACTIONS,
     "request and reply": REQUEST,
     "message trace": "trace",
@@ -63,7 +64,7 @@ _ONE_WAY = "one way only where no leader is killed: nobody would know of the los
 JAVA = Client(
     name="java",
     title="Java 5.3.3",
-    proven=_JAVA_4 - {REQUEST} | {"recall"},
+    proven=_JAVA_4 - {REQUEST} | {"recall", "pop"},
     lacks={
         REQUEST: "`request` stops waiting for the reply as soon as the send is acknowledged"
         " (`DefaultMQProducerImpl.request`, apache/rocketmq issue 9319)"
@@ -73,14 +74,14 @@ JAVA = Client(
 JAVA_55 = Client(
     name="java55",
     title="Java 5.5.0",
-    proven=_JAVA_4 | {"recall"},
+    proven=_JAVA_4 | {"recall", "pop"},
     remarks={"sends": _ONE_WAY},
 )
 JAVA_49 = Client(
     name="java49",
     title="Java 4.9.8",
     proven=_JAVA_4,
-    lacks={"recall": _NO_API},
+    lacks={"recall": _NO_API, "pop": _NO_API},
     remarks={"sends": _ONE_WAY, "delay": "a message with a time of its own has it as a property"},
 )
 GO = Client(
@@ -88,7 +89,7 @@ GO = Client(
     title="Go 2.1.2",
     proven=_EVERYWHERE
     | {"sends", SQL, "pull", TRANSACTIONS, REQUEST, "trace", "topics", "namespace"},
-    lacks={"lite-pull": _NO_API, "recall": _NO_API, "reset": _NO_API, "queries": _NO_API},
+    lacks=dict.fromkeys(("lite-pull", "pop", "recall", "reset", "queries"), _NO_API),
     remarks={
         "sends": _ONE_WAY,
         "delay": "a message with a time of its own has it as a property",

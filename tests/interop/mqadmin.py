@@ -155,6 +155,12 @@ STEPS = (
         r"^reset consumer offset to 2$",
     ),
     step("brokerConsumeStats -b {leader}", r"^orders +audit +broker-a +1 +3 +2 +1 "),
+    step(
+        "setConsumeMode -c DefaultCluster -t orders -g audit -m POP -q 8",
+        r"^set consume mode to {leader} success",
+        r"consume mode\[POP\] popShareQueueNum\[8\]$",
+    ),
+    step("setConsumeMode -b {follower} -t orders -g audit -m PULL", r"to {follower} success"),
     step("skipAccumulatedMessage -g audit -t orders -f true", r"^broker-a +1 +3 *$"),
     step("resetOffsetByTime -g nobody -t orders -s 0", r"CODE: 26 "),
     # Name servers.

@@ -45,8 +45,8 @@ final class Features {
     private static final int SEND_TIMEOUT_MS = 10_000;
 
     private final Interop program;
-    private final String topic;
-    private final boolean failover;
+    final String topic;
+    final boolean failover;
     private final long limitMs;
     private final List<AutoCloseable> open = new ArrayList<>();
 
@@ -74,6 +74,7 @@ final class Features {
                 case "queries": queries(); break;
                 case "namespace": namespace(); break;
                 case "trace": trace(); break;
+                case "pop": new Popping(this).run(); break;
                 default: throw new IllegalArgumentException("no check " + check);
             }
         } finally {
@@ -608,26 +609,26 @@ final class Features {
         void run() throws Exception;
     }
 
-    private interface Text {
+    interface Text {
         String get();
     }
 
-    private void halfway() {
+    void halfway() {
         Interop.say("halfway", Map.of());
         if (failover) {
             program.awaitLine(); // the leader is dead
         }
     }
 
-    private String group(String check) {
+    String group(String check) {
         return topic + "-" + check;
     }
 
-    private Message message(String key) {
+    Message message(String key) {
         return new Message(topic, "tag", key, ("body of " + key).getBytes(StandardCharsets.UTF_8));
     }
 
-    private DefaultMQProducer producer() throws Exception {
+    DefaultMQProducer producer() throws Exception {
         DefaultMQProducer producer = new DefaultMQProducer(group("producer"));
         producer.setNamesrvAddr(program.option("namesrv"));
         producer.setPollNameServerInterval(1_000);
@@ -637,7 +638,7 @@ final class Features {
         return producer;
     }
 
-    private String send(DefaultMQProducer producer, Message message) throws Exception {
+    String send(DefaultMQProducer producer, Message message) throws Exception {
         retrying(() -> {
             SendResult result = producer.send(message);
             demand(result.getSendStatus() == SendStatus.SEND_OK, "status " + result.getSendStatus());
@@ -647,10 +648,14 @@ final class Features {
 
     private DefaultMQPushConsumer newConsumer(String check) {
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group(check));
+        prepare(consumer);
+        return consumer;
+    }
+
+    void prepare(DefaultMQPushConsumer consumer) {
         consumer.setNamesrvAddr(program.option("namesrv"));
         consumer.setPollNameServerInterval(1_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
-        return consumer;
     }
 
     private void consumer(String check, String expression, Handler handler) throws Exception {
@@ -663,13 +668,13 @@ final class Features {
         start(consumer);
     }
 
-    private void start(DefaultMQPushConsumer consumer) throws Exception {
+    void start(DefaultMQPushConsumer consumer) throws Exception {
         consumer.start();
         open.add(consumer::shutdown);
     }
 
     /** As an application would: once, or again and again while a leader is missed. */
-    private void retrying(Action action) throws Exception {
+    void retrying(Action action) throws Exception {
         long end = System.currentTimeMillis() + limitMs;
         while (true) {
             try {
@@ -684,7 +689,7 @@ final class Features {
         }
     }
 
-    private void await(BooleanSupplier condition, Text otherwise) throws Exception {
+    void await(BooleanSupplier condition, Text otherwise) throws Exception {
         long end = System.currentTimeMillis() + limitMs;
         while (!condition.getAsBoolean()) {
             demand(System.currentTimeMillis() < end, otherwise.get());
@@ -692,7 +697,7 @@ final class Features {
         }
     }
 
-    private static void demand(boolean good, String otherwise) {
+    static void demand(boolean good, String otherwise) {
         if (!good) {
             throw new IllegalStateException(otherwise);
         }
