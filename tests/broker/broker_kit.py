@@ -20,6 +20,7 @@ from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, MAY_SUSPE
 from dledger_py.remoting.commands.sending import SendMessage
 
 PATIENCE_S = 20.0
+LOOK_S = 0.05
 GROUP = "TOOLS_CONSUMER"
 
 
@@ -135,11 +136,13 @@ class BrokerGroup:
         await member.ended.wait()
 
     async def wait_until(self, condition: Callable[[], Any]) -> Any:
-        """Look again whenever a member's role changes or it has applied anything."""
+        """Look again whenever a member's role changes or it has applied anything that had an
+        effect; now and then for the rest, of which nobody is told."""
         with trio.fail_after(PATIENCE_S):
             while not (found := condition()):
                 self._news = trio.Event()
-                await self._news.wait()
+                with trio.move_on_after(LOOK_S):
+                    await self._news.wait()
         return found
 
     async def wait_leader(self) -> Member:

@@ -195,11 +195,22 @@ class Got:
     """The answer to a pop, as clients read it."""
 
     def __init__(self, frame: Frame, topic: str = "orders") -> None:
-        self.code, self.remark = frame.code, frame.remark
-        self.reply = decode(PopReply, frame.fields)
-        self.records: list[Record] = decode_records(frame.body)
-        queues = parse_popped(self.reply)
-        assert frame.code != 0 or self.records, "code 0 comes with messages"
+        self.remark = frame.remark
+        self._read(frame.code, decode(PopReply, frame.fields), frame.body, topic)
+
+    @classmethod
+    def of(cls, code: int, reply: PopReply, body: bytes) -> "Got":
+        """The answer that came over a real connection."""
+        got = cls.__new__(cls)
+        got.remark = None
+        got._read(code, reply, body, "orders")
+        return got
+
+    def _read(self, code: int, reply: PopReply, body: bytes, topic: str) -> None:
+        self.code, self.reply = code, reply
+        self.records: list[Record] = decode_records(body)
+        queues = parse_popped(reply)
+        assert code != 0 or self.records, "code 0 comes with messages"
         self.handles: list[Handle] = []
         self.counts: list[int] = []
         for record in self.records:
