@@ -11,12 +11,23 @@ from structlog.testing import capture_logs
 from broker.formats import UNIT
 from broker.machine import names
 from broker.machine.codec import encode_command
-from broker.machine.commands import DeleteTopic, EnsureTopics, PutTopic, TrimLog
+from broker.machine.commands import (
+    DeleteTopic,
+    EnsureGroups,
+    EnsureTopics,
+    Pop,
+    PopMessages,
+    PutTopic,
+    TrimLog,
+)
 from broker.machine.effects import DropQueues, IndexMessages
 from broker.machine.end_transaction import EndTransaction, Verdict
+from broker.machine.groups import GroupConfig
 from broker.machine.machine import Machine
 from broker.machine.moves import Move, encode_move
+from broker.machine.pops import Claim
 from broker.machine.put_messages import encode_put_messages
+from broker.machine.revivals import Revival, encode_revival
 from broker.machine.snapshot import Place, capture, restore_snapshot
 from broker.machine.topics import TopicConfig
 from broker.rebuilding import index_again
@@ -183,6 +194,54 @@ def test_moved_messages_are_indexed_where_they_were_and_declined_ones_are_not(
         assert reached == again.next_offset("a", queue_id)
         assert units_of(queues, "a", queue_id, first) == units_of(again, "a", queue_id, first)
         assert first == 0 or kept > 2
+    queues.close()
+    again.close()
+
+
+@settings(deadline=None)
+@given(
+    revived=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=10),
+    kept=st.integers(0, 15),
+)
+def test_revived_messages_are_indexed_where_they_were_and_declined_ones_are_not(
+    tmp_path_factory, revived, kept
+) -> None:
+    folder: Path = tmp_path_factory.mktemp("queues")
+    machine, queues = Machine(), ConsumeQueues.create(folder / "whole")
+    topics = tuple(TopicConfig(name=name) for name in TOPICS)
+    claims = tuple(
+        Claim(topic="b", queue_id=0, first_offset=at, next_offset=at + 1, runs=((at, 1),))
+        for at in range(4)
+    )
+    pops = tuple(
+        Pop(group="g", invisible_ms=1, ordered=False, attempt_id="", claims=(claim,))
+        for claim in claims
+    )
+    payloads = [
+        encode_command(EnsureTopics(stamped_ms=1, topics=topics)),
+        encode_command(EnsureGroups(stamped_ms=1, groups=(GroupConfig(name="g"),))),
+        encode_put_messages(2, [("b", 0, 5, b"popped")] * 4),
+        encode_command(PopMessages(stamped_ms=3, pops=pops)),
+    ]
+    for offset, empty in revived:  # the second time, it is in flight no more
+        revival = Revival(
+            stamped_ms=9, group="g", topic="b", queue_id=0, checkpoints=((offset, 3, 1),)
+        )
+        payloads.append(encode_revival(revival, [] if empty else [("a", offset % 3, 7, b"again")]))
+    log = log_of(payloads)
+    for entry in log:
+        perform(queues, machine.apply(entry).effects)
+    body = b"".join(capture(machine, Place(index=9, term=1, position=9)).chunks())
+    restored, _at = restore_snapshot(body)
+    again = ConsumeQueues.create(folder / "again")
+    index_again(again, restored, lambda: log[kept:])
+
+    for queue_id in machine.queues.written("a"):
+        reached = machine.queues.next_offset("a", queue_id)
+        first = again.min_offset("a", queue_id)
+        assert reached == again.next_offset("a", queue_id)
+        assert units_of(queues, "a", queue_id, first) == units_of(again, "a", queue_id, first)
+        assert first == 0 or kept > 4
     queues.close()
     again.close()
 

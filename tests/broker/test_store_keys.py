@@ -8,6 +8,7 @@ from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic
 from broker.machine.end_transaction import EndTransaction, Verdict, encode_end_transaction
 from broker.machine.moves import Move, encode_move
+from broker.machine.revivals import Revival, encode_revival
 from broker.store import key_files
 from broker.store.key_files import DamagedFile, KeyFile, likely, write_key_file
 from broker.store.key_stretches import (
@@ -238,6 +239,19 @@ def test_a_moved_message_is_found_where_it_was_put() -> None:
     )
     records = [record("a"), record("b")]
     log = ListLog([encode_move(move, [("orders", 0, 0, each) for each in records])])
+    stretch = read_stretch(log, 1, 1)
+
+    assert stretch is not None
+    assert (NOW_MS, True) == (stretch.first_ms, bool(places(stretch.hashes, hash_of("b"))))
+    assert [log.end.position - len(records[1])] == matches(log.entries, wanted("b"))
+
+
+def test_a_revived_message_is_found_where_it_was_put() -> None:
+    revival = Revival(
+        stamped_ms=NOW_MS, group="g", topic="orders", queue_id=0, checkpoints=((0, 1, 1),)
+    )
+    records = [record("a"), record("b")]
+    log = ListLog([encode_revival(revival, [("orders", 0, 0, each) for each in records])])
     stretch = read_stretch(log, 1, 1)
 
     assert stretch is not None
