@@ -381,6 +381,8 @@ def _runtime_table(broker: "Broker", reader: MessageReader) -> RuntimeTable:
         earliest_ms=OldestMessage(broker.ledger, reader).stored_ms,
         started_ms=broker.ground.now_ms(),
         disk=broker.disk,
+        revivals=broker.revivals.statistics,
+        pops_waiting=lambda: broker.pop_waits.waiting,
     )
 
 

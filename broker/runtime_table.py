@@ -14,6 +14,7 @@ from broker.machine.machine import Machine
 from broker.machine.names import SCHEDULE_TOPIC
 from broker.serving.disk_watch import DiskWatch
 from broker.serving.rates import Rates
+from broker.serving.revivals import RevivalStatistics
 from dledger_py.ledger.ledger import Ledger
 from dledger_py.remoting.wire.codes import OUR_VERSION
 
@@ -33,6 +34,8 @@ class RuntimeTable:
     earliest_ms: Callable[[], int]
     started_ms: int
     disk: DiskWatch
+    revivals: Callable[[], RevivalStatistics]
+    pops_waiting: Callable[[], int]
 
     def text(self, now_ms: int) -> dict[str, str]:
         """All figures, by key."""
@@ -74,6 +77,7 @@ class RuntimeTable:
             | self._disk()
             | self._rates()
             | self._transactions()
+            | self._pops()
         )
 
     def _levels(self) -> dict[str, str]:
@@ -133,6 +137,18 @@ class RuntimeTable:
             "transactionsRolledBack": str(rates.transactions_rolled_back.total),
             "transactionsExpired": str(rates.transactions_expired.total),
             "transactionChecks": str(rates.transaction_checks.total),
+        }
+
+    def _pops(self) -> dict[str, str]:
+        """Popped messages that wait to be acknowledged, requests that wait here, and what this
+        member did with messages that nobody acknowledged; keys of our own."""
+        pops, revivals = self.machine.pops, self.revivals()
+        return {
+            "popInFlight": str(sum(queue.in_flight for _key, queue in pops.queues())),
+            "popCheckpoints": str(pops.count),
+            "popsWaiting": str(self.pops_waiting()),
+            "popRetried": str(revivals.retried),
+            "popGivenUp": str(revivals.given_up),
         }
 
     def _rates(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Requests that wait until a pop would find something: of any queue, and of the group's retries.
 
-Each waits in two places at least (`serving.long_polls`); whatever ends it in one releases it from
+Each waits in two places (`serving.long_polls`); whatever ends it in one releases it from
 the others. Of one that arrives only as many are woken as get something: the first that looks takes
 it, and the next finds nothing.
 """
@@ -38,6 +38,11 @@ class PopWaits:
         """Whether anybody waits."""
         return self.polls.busy
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait. Each does so in two places."""
+        return self.polls.statistics().held // 2
+
     def wait_ms(self, born_ms: int, poll_ms: int) -> int | None:
         """How long a request may be held; None if its client has given it up."""
         now_ms = self.now_ms()
@@ -62,7 +67,7 @@ class PopWaits:
         places = [(topic, queue_id)]
         if request.order:
             places.append((_order(group, topic), ANY_QUEUE))
-        elif not names.is_retry_topic(topic):
+        else:
             places.append((names.pop_retry_topic_name(group, topic), ANY_QUEUE))
         held = [
             HeldPull(

@@ -20,6 +20,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from broker.errors import GroupNotFound
 from broker.machine.commands import Pop
 from broker.machine.replies import Reason
 from broker.rooms._filters import Wants
@@ -247,6 +248,8 @@ class Popping:
                 return
             elif Reason.TABLE_FULL in outcomes:
                 self._miss(pop, ResponseCode.POLLING_FULL, "too many messages are in flight")
+            elif Reason.UNKNOWN_GROUP in outcomes and pop.declined:
+                pop.later.refuse(GroupNotFound(pop.request.consumer_group))  # nor can it be made
             elif declined and pop.declined >= DECLINED_MAX:
                 self._miss(pop, ResponseCode.POLLING_TIMEOUT, "others came first")
             else:

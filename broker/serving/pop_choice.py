@@ -129,7 +129,10 @@ class PopChoice:
         ):
             raise Full
         limit = min(limit, pops.IN_FLIGHT_MAX - (queue.in_flight if queue is not None else 0))
-        if queue is not None and (queue.order.held or (asked.ordered and queue.checkpoints)):
+        if queue is not None and asked.ordered and queue.checkpoints:
+            # Given out in no order; until they are acknowledged or moved, there is none.
+            return Blocked(max(queue.due_ms or 0, self.now_ms() + AGAIN_MS))
+        if queue is not None and queue.order.held:
             return self._choose_again(asked, queue, limit, bytes_max)
         at = self._stands(asked.key, asked.init_mode)
         _group, topic, queue_id = asked.key
@@ -145,8 +148,10 @@ class PopChoice:
     def available(self, asked: Asked) -> bool:
         """Whether a pop might find something, whatever it wants."""
         queue = self.machine.pops.get(asked.key)
-        if queue is not None and (queue.order.held or (asked.ordered and queue.checkpoints)):
-            return not self._blocked_until_ms(asked, queue) > self.now_ms()
+        if queue is not None and asked.ordered and queue.checkpoints:
+            return False
+        if queue is not None and queue.order.held:
+            return self._blocked_until_ms(asked, queue) <= self.now_ms()
         _group, topic, queue_id = asked.key
         end = self.queues.next_offset(topic, queue_id)
         return self._stands(asked.key, asked.init_mode) != end
@@ -335,8 +340,6 @@ class PopChoice:
         )
 
     def _blocked_until_ms(self, asked: Asked, queue: PopQueue) -> int:
-        if asked.ordered and queue.checkpoints:
-            return max(each.until_ms for each in queue.checkpoints.values())
         if asked.attempt_id and asked.ordered and asked.attempt_id == queue.order.attempt_id:
             return 0
         return queue.order.blocked_until_ms()

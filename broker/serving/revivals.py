@@ -30,7 +30,13 @@ from broker.machine.pops import Handle, PopKey
 from broker.machine.put_messages import Message
 from broker.machine.replies import Declined
 from broker.machine.revivals import Expired, Revival, encode_revival
-from broker.machine.topics import PERM_READ, PERM_WRITE, TopicConfig, dead_letter_topic
+from broker.machine.topics import (
+    PERM_READ,
+    PERM_WRITE,
+    TOPICS_MAX,
+    TopicConfig,
+    dead_letter_topic,
+)
 from broker.serving.cold_reads import ColdReads
 from broker.serving.proposals import Proposals
 from broker.serving.put_batch import Proposer
@@ -63,6 +69,9 @@ SLEEP_MAX_S: Final = 1.0
 
 PAUSE_MS: Final = 100
 """Before a queue is looked at again whose revival was refused."""
+
+LONG_PAUSE_MS: Final = 5_000
+"""The same, where an operator has to do something first: an entry that is declined takes room."""
 
 # What is of an earlier life of a message that is given up, as where one is sent back.
 _EARLIER: Final = (
@@ -206,10 +215,10 @@ class Revivals:
             self.cold_reads.submit(
                 lambda: self._read(part, nowait=False),
                 lambda found: self._propose(part, found),
-                lambda _error: self._ended(key, pause=True),
+                lambda _error: self._ended(key, pause_ms=PAUSE_MS),
             )
         except MessagesGone:
-            self._ended(key, pause=True)
+            self._ended(key, pause_ms=PAUSE_MS)
 
     def _due(self, key: PopKey, now_ms: int) -> _Part | None:
         """The first checkpoints that are due; None if none is."""
@@ -260,7 +269,9 @@ class Revivals:
                 messages.append(self._laid_out(record, letters, pop_ms, now_ms, is_letter=True))
             else:
                 messages.append(self._laid_out(record, retries, pop_ms, now_ms))
-        self._ensure({target for target, *_ in messages}, group, now_ms)
+        if not self._ensure({target for target, *_ in messages}, group, now_ms):
+            self._ended(part.key, pause_ms=LONG_PAUSE_MS)
+            return
         revival = Revival(
             stamped_ms=now_ms,
             group=group,
@@ -271,10 +282,10 @@ class Revivals:
 
         def settle(outcome: object) -> None:
             if isinstance(outcome, LedgerError):
-                self._ended(part.key, pause=True)
+                self._ended(part.key, pause_ms=PAUSE_MS)
             elif isinstance(outcome, Declined):
                 log.debug("revivals.declined", queue=part.key, reason=outcome.detail)
-                self._ended(part.key, pause=True)
+                self._ended(part.key, pause_ms=PAUSE_MS)
             else:
                 self.given_up += given_up
                 self.retried += len(messages) - given_up
@@ -282,8 +293,15 @@ class Revivals:
 
         self.ledger.propose(encode_revival(revival, messages), settle)
 
-    def _ensure(self, topics: set[str], group: str, now_ms: int) -> None:
-        """See to it that these exist; the entry goes into the log before the one that needs it."""
+    def _ensure(self, topics: set[str], group: str, now_ms: int) -> bool:
+        """See to it that these exist; the entry goes into the log before the one that needs it.
+        False if they cannot be had."""
+        for name in topics:
+            config = self.machine.topics.get(name)
+            there = len(self.machine.topics) < TOPICS_MAX if config is None else config.queues > 0
+            if not there:
+                log.warning("revivals.no_queue", topic=name, group=group)
+                return False
         missing = tuple(
             dead_letter_topic(group)
             if names.is_dead_letter_topic(name)
@@ -293,11 +311,12 @@ class Revivals:
         )
         if missing:
             self.proposals.forget(EnsureTopics(stamped_ms=now_ms, topics=missing))
+        return True
 
-    def _ended(self, key: PopKey, *, pause: bool = False) -> None:
+    def _ended(self, key: PopKey, *, pause_ms: int = 0) -> None:
         self._under_way.discard(key)
         if self.leads():
-            self._look_at(key, self.now_ms() + PAUSE_MS if pause else 0)
+            self._look_at(key, self.now_ms() + pause_ms)
         self._news.set()
 
     def _laid_out(

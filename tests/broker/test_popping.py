@@ -140,6 +140,13 @@ def test_topics_and_groups_may_forbid_it(desk) -> None:
     assert 16 == desk.ask(pop(consumer_group="idle")).code
 
 
+def test_a_group_that_cannot_be_made_does_not_exist(desk, monkeypatch) -> None:
+    monkeypatch.setattr("broker.machine.groups.GROUPS_MAX", 0)
+    desk.send(b"0")
+
+    assert 26 == desk.ask(pop(consumer_group="fresh")).code
+
+
 def test_a_group_that_nobody_made_is_made_by_popping(desk) -> None:
     desk.send(b"0")
 

@@ -333,6 +333,33 @@ def test_a_retry_whose_properties_are_full_keeps_them_as_they_are(desk) -> None:
     assert "1 0 0" == frame.fields["startOffsetInfo"]
 
 
+def test_where_a_retry_topic_has_no_queue_nothing_is_moved_until_it_has(desk) -> None:
+    desk.send(b"0")
+    desk.ask(CreateTopic(topic=RETRIES, read_queue_nums=0, write_queue_nums=0, perm=6))
+    desk.pop(invisible_time=1)
+    before = desk.ledger.entries
+    desk.passes(1)
+    desk.passes(4_999)
+    assert desk.ledger.entries == before
+    desk.ask(CreateTopic(topic=RETRIES, read_queue_nums=1, write_queue_nums=1, perm=6))
+    desk.passes(1)
+
+    assert [b"0"] == desk.pop().bodies
+
+
+def test_what_was_popped_in_no_order_is_not_popped_in_order_before_it_was_moved(desk) -> None:
+    desk.send(b"0")
+    desk.pop(invisible_time=1)
+    desk.now_ms += 1
+    heard = waiting(desk, order=True)
+    assert heard() is None
+    desk.passes(200)
+    desk.send(b"1")
+    desk.passes(200)
+
+    assert [b"1"] == Got(heard()).bodies
+
+
 def test_a_new_leader_goes_on_with_what_is_in_flight(desk) -> None:
     desk.send(b"0")
     desk.gate.leads = True

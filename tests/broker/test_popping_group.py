@@ -5,6 +5,8 @@ from typing import Any
 import trio
 
 from dledger_py.client.connection import Connection
+from dledger_py.remoting.commands.json_bodies import parse
+from dledger_py.remoting.commands.operations import GetBrokerRuntime
 from dledger_py.remoting.commands.popping import Handle, PopReply
 from dledger_py.remoting.commands.topics import CreateTopic
 from tests.broker.broker_kit import PATIENCE_S, BrokerGroup, Member, brokers, dial, send
@@ -37,6 +39,10 @@ def digests(group: BrokerGroup) -> set[bytes]:
     }
 
 
+async def runtime(client: Connection) -> Any:
+    return parse((await client.call(GetBrokerRuntime())).body)["table"]
+
+
 async def revived(group: BrokerGroup, leader: Member, count: int) -> None:
     queues = leader.broker.machine.queues
     await group.wait_until(lambda: queues.next_offset(RETRIES, 0) == count)
@@ -58,6 +64,7 @@ async def test_what_is_in_flight_outlives_the_leader(tmp_path) -> None:
         async with dial(second) as client:
             await acknowledge(client, held.handles[2])
             await revived(group, second, 1)
+            shown = await runtime(client)
             rest = await popped(client, invisible_time=LONG_MS)
             nothing = await popped(client)
             await acknowledge(client, *rest.handles)
@@ -75,6 +82,8 @@ async def test_what_is_in_flight_outlives_the_leader(tmp_path) -> None:
     assert {b"4", b"5"} == set(rest.bodies)
     assert 210 == nothing.code
     assert (1, 6) == (at, at_end)
+    assert ("2", "1") == (shown["popInFlight"], shown["popCheckpoints"])
+    assert {"popRetried", "popGivenUp", "popsWaiting"} <= shown.keys()
     assert [0, 0, 0] == left
     assert 1 == len(states)
 
@@ -96,6 +105,8 @@ async def test_a_follower_holds_a_pop_until_there_is_something_for_it(tmp_path) 
 
                 nursery.start_soon(wait)
                 await group.wait_until(lambda: follower.broker.pop_waits.busy)
+                async with dial(follower) as operator:
+                    waiting = (await runtime(operator))["popsWaiting"]
                 await send(producer, "orders", b"x")
             async with dial(follower) as client:
                 await acknowledge(client, *found[0].handles)
@@ -103,6 +114,7 @@ async def test_a_follower_holds_a_pop_until_there_is_something_for_it(tmp_path) 
 
     assert [b"x"] == found[0].bodies
     assert 1 == progress
+    assert "1" == waiting
 
 
 async def test_a_restart_of_all_keeps_what_is_in_flight(tmp_path) -> None:
