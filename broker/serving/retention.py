@@ -12,7 +12,8 @@ Laws:
   a copy of the log and the state instead, once it is back.
 - Never past a message that waits for its time: it is moved on at least twice a day, so it does not
   hold the log back for longer than that. Nor past a half message whose transaction has not ended:
-  it ends at the latest at an age that is a setting.
+  it ends at the latest at an age that is a setting. Nor past a message that was popped and is in
+  flight: its copy is made when its time is over.
 - Times are those that the entries were stamped with, so a clock that jumps forward now takes
   nothing away that was stored with the right time.
 
@@ -114,8 +115,8 @@ class Retention:
     queues: Callable[[], tuple[tuple[str, int], ...]]
     min_offset: Callable[[str, int], int]
     held: Callable[[], int | None]
-    """The log position of the first message that is still to be moved, or that is half; None if
-    there is none."""
+    """The log position of the first message that is still to be moved, or that is half, or in
+    flight; None if there is none."""
     first_at: Callable[[str, int, int], int]
     commit: Callable[[bytes], Awaitable[Any]]
     run_in_thread: Callable[..., Awaitable[Any]]
