@@ -1,0 +1,339 @@
+"""Where the newest messages stand: the tables by themselves."""
+
+import pytest
+from attrs import frozen
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.formats import UNIT
+from broker.machine.codec import encode_command
+from broker.machine.commands import DeleteTopic
+from broker.machine.put_messages import Message, decode_put_messages, encode_put_messages
+from broker.machine.queues import Queues
+from broker.machine.replies import Applied
+from broker.machine.topics import TopicConfig, Topics
+from broker.store.put_window import PutWindow, identity, identity_of, meant_for, slots_for
+from dledger_py.remoting.wire.message import encode_record, pack_host
+
+HOST = pack_host("10.0.0.1", 10911)
+NOW_MS = 1_700_000_000_000
+TOPICS = ("orders", "stock", "SCHEDULE_TOPIC_XXXX", "%RETRY%shop", "RMQ_SYS_TRANS_HALF_TOPIC")
+
+
+@frozen
+class Entry:
+    index: int
+    position: int
+    payload: memoryview
+    term: int = 1
+
+
+def record(key: str, body: bytes = b"x", topic: str = "orders", more: str = "") -> bytes:
+    return encode_record(
+        queue_id=0,
+        flag=0,
+        sys_flag=0,
+        born_timestamp_ms=1,
+        born_host=HOST,
+        store_timestamp_ms=NOW_MS,
+        store_host=HOST,
+        body=body,
+        topic=topic,
+        properties=f"A\x01b\x02UNIQ_KEY\x01{key}\x02{more}".encode(),
+    )
+
+
+def message(key: str, body: bytes = b"x", topic: str = "orders", more: str = "") -> Message:
+    return topic, 0, 0, record(key, body, topic, more)
+
+
+def wanted(key: str, body: bytes = b"x", topic: str = "orders") -> int:
+    return identity(key, record(key, body), hash(topic))
+
+
+class Log:
+    """Entries one after the other, and the windows of members that apply them."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.places: list[int] = []
+        self.end = 1_000_000
+        self.topics, self.queues = Topics(), Queues()
+        self.topics.put([TopicConfig(name=name) for name in TOPICS], 0)
+
+    def put(self, *messages: Message, stamped_ms: int = NOW_MS) -> tuple[Entry, Applied]:
+        entry = self.append(encode_put_messages(stamped_ms, messages))
+        applied = self.queues.put(decode_put_messages(entry.payload), self.topics, entry.position)
+        self.places += [reply[1] for reply in applied.reply if isinstance(reply, tuple)]
+        return entry, applied
+
+    def append(self, payload: bytes) -> Entry:
+        entry = Entry(len(self.entries) + 1, self.end, memoryview(payload))
+        self.entries.append(entry)
+        self.end += len(payload) + 40
+        return entry
+
+    def between(self, first: int, last: int) -> list[Entry]:
+        return self.entries[first - 1 : last]
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def window(log: Log) -> PutWindow:
+    return PutWindow(10)
+
+
+def test_a_message_is_found_by_topic_id_and_body(log, window) -> None:
+    window.applied(*log.put(message("U1"), message("U2", topic="stock"), message("U3", b"y")))
+
+    assert log.places == [
+        window.find(wanted("U1")),
+        window.find(wanted("U2", topic="stock")),
+        window.find(wanted("U3", b"y")),
+    ]
+    others = [wanted("U1", topic="stock"), wanted("U1", b"y"), wanted("U4"), wanted("U", b"")]
+    assert [-1] * 4 == [window.find(each) for each in others]
+    assert 3 == len(window)
+
+
+def test_an_empty_window_has_nothing(window) -> None:
+    assert (-1, 0) == (window.find(wanted("U1")), len(window))
+
+
+KEYS = st.text(st.sampled_from("0Aé \x01U"), min_size=1, max_size=4)
+MORE = st.sampled_from(["", "W\x01true\x02", "UNIQ_KEY\x01again\x02", "UNIQ_KEY\x01open"])
+BODIES = st.sampled_from([b"", b"UNIQ_KEY\x01A\x02", b"x" * 300, b"UNIQ_KEY\x01"])
+MESSAGES = st.builds(message, KEYS, BODIES, st.sampled_from(["orders", "stock"]), MORE)
+
+
+@given(st.lists(st.lists(MESSAGES, min_size=1, max_size=6), max_size=5))
+def test_each_is_found_whatever_ids_and_bodies_stand_around_it(entries) -> None:
+    log, window, newest = Log(), PutWindow(1000), {}
+    for each in entries:
+        window.applied(*log.put(*each))
+        for (topic, _, _, data), place in zip(each, log.places[-len(each) :], strict=True):
+            newest[identity_of(data, 0, len(data), topic)] = place
+
+    assert newest == {each: window.find(each) for each in newest}
+    assert len(newest) == len(window)
+
+
+def test_an_id_as_far_from_its_records_end_as_the_one_before_may_be_shorter(log, window) -> None:
+    window.applied(*log.put(message("12345678"), message("123", more="W\x01ab\x02")))
+    assert log.places == [window.find(wanted("12345678")), window.find(wanted("123"))]
+
+
+def test_both_ways_to_an_identity_agree() -> None:
+    data = record("U1")
+    assert identity("U1", data, hash("orders")) == identity_of(data, 0, len(data), "orders")
+
+
+def test_a_message_without_a_unique_id_is_not_in_it(log, window) -> None:
+    bare = encode_record(
+        queue_id=0,
+        flag=0,
+        sys_flag=0,
+        born_timestamp_ms=1,
+        born_host=HOST,
+        store_timestamp_ms=NOW_MS,
+        store_host=HOST,
+        body=b"x",
+        topic="orders",
+    )
+    window.applied(*log.put(("orders", 0, 0, bare)))
+    window.read()
+    assert 0 == len(window)
+    assert 0 == identity_of(bare, 0, len(bare), "orders")
+
+
+def test_of_two_alike_the_newer_one_is_found(log, window) -> None:
+    for _ in range(2):
+        window.applied(*log.put(message("U1")))
+        window.read()
+    assert log.places[1] == window.find(wanted("U1"))
+    assert 1 == len(window)
+
+
+def test_what_waits_counts_for_the_topic_it_is_meant_for(log, window) -> None:
+    later = "REAL_TOPIC\x01orders\x02REAL_QID\x010\x02"
+    half = message("U2", topic="RMQ_SYS_TRANS_HALF_TOPIC", more=later)
+    window.applied(*log.put(message("U1", topic="SCHEDULE_TOPIC_XXXX", more=later), half))
+    assert log.places == [window.find(wanted("U1")), window.find(wanted("U2"))]
+
+
+def test_what_consumers_send_back_is_not_in_it(log, window) -> None:
+    back = "REAL_TOPIC\x01%RETRY%shop\x02REAL_QID\x010\x02"
+    window.applied(*log.put(message("U1")))
+    window.applied(*log.put(message("U1", topic="SCHEDULE_TOPIC_XXXX", more=back)))
+    window.applied(*log.put(message("U1", topic="%RETRY%shop")))
+    window.read()
+    assert log.places[0] == window.find(wanted("U1"))
+    assert 1 == len(window)
+
+    data = record("U1", more=back)
+    assert meant_for(data, 0, len(data), "SCHEDULE_TOPIC_XXXX") is None
+    assert meant_for(data, 0, len(data), "%DLQ%shop") is None
+    assert meant_for(record("U1"), 0, len(data), "SCHEDULE_TOPIC_XXXX") is None
+
+
+def test_only_what_came_to_a_queue_is_in_it(log, window) -> None:
+    window.applied(*log.put(message("U1", topic="gone"), message("U2")))
+    assert (-1, log.places[0]) == (
+        window.find(wanted("U1", topic="gone")),
+        window.find(wanted("U2")),
+    )
+
+
+def test_other_commands_bring_no_messages(log, window) -> None:
+    _entry, applied = log.put(message("U1"))
+    other = log.append(encode_command(DeleteTopic(stamped_ms=1, name="orders")))
+    window.applied(other, applied)
+    window.read()
+    assert 0 == len(window)
+
+
+def test_the_newest_stay_and_twice_as_many_at_most(log, window) -> None:
+    for number in range(95):
+        window.applied(*log.put(message(f"U{number}")))
+    found = [window.find(wanted(f"U{number}")) for number in range(95)]
+
+    assert log.places[85:] == found[85:]
+    assert 10 <= len(window) <= 20
+    assert [-1] * 75 == found[:75]
+
+
+def test_a_large_entry_fits_a_small_window(log, window) -> None:
+    entry = [message(f"U{number}") for number in range(3000)]
+    window.applied(*log.put(*entry))
+    assert log.places[-10:] == [window.find(wanted(f"U{n}")) for n in range(2990, 3000)]
+    assert len(window) <= 2 * slots_for(10)
+
+
+def test_tables_are_half_empty_at_most() -> None:
+    for count in (1, 10, 1000, 131_072):
+        assert slots_for(count) >= 2 * count
+        assert slots_for(count).bit_count() == 1
+
+
+def test_places_further_away_than_a_table_reaches_begin_another(log, window) -> None:
+    window.applied(*log.put(message("U1")))
+    window.read()
+    log.end += 70 << 30
+    window.applied(*log.put(message("U2")))
+    assert log.places == [window.find(wanted("U1")), window.find(wanted("U2"))]
+
+
+# --- what the proposer knows ----------------------------------------------------------------------
+
+
+def test_who_proposed_an_entry_spares_reading_it(log, window) -> None:
+    entry, applied = log.put(message("U1"), message("U2"))
+    window.applied(entry, applied)
+    window.settled(applied.reply, {7: 0, 8: 1}.keys())
+    assert [*log.places, -1] == [window.find(each) for each in (7, 8, wanted("U1"))]
+
+
+def test_messages_that_were_refused_are_left_out(log, window) -> None:
+    entry, applied = log.put(message("U1", topic="gone"), message("U2"))
+    window.applied(entry, applied)
+    window.settled(applied.reply, [7, 8])
+    assert [-1, log.places[0]] == [window.find(7), window.find(8)]
+
+
+@pytest.mark.parametrize(
+    "settle",
+    [
+        lambda window, applied: window.settled(applied.reply, [7]),
+        lambda window, applied: window.settled(list(applied.reply), [7, 8]),
+        lambda window, applied: (window.read(), window.settled(applied.reply, [7, 8])),
+    ],
+    ids=["not all have one", "another entry", "read already"],
+)
+def test_otherwise_it_is_read(log, window, settle) -> None:
+    entry, applied = log.put(message("U1"), message("U2"))
+    window.applied(entry, applied)
+    settle(window, applied)
+    assert log.places == [window.find(wanted("U1")), window.find(wanted("U2"))]
+    assert -1 == window.find(7)
+
+
+# --- a start --------------------------------------------------------------------------------------
+
+
+def looked_back(log: Log, count: int, first: int = 1, age_max_ms: int = 1000) -> PutWindow:
+    window = PutWindow(count)
+    window.look_back(first, len(log.entries), log.between, age_max_ms)
+    return window
+
+
+def test_a_start_finds_what_was_put_before(log) -> None:
+    for number in range(300):
+        log.put(message(f"U{number}"), message(f"U{number}", topic="stock"))
+        log.append(encode_command(DeleteTopic(stamped_ms=NOW_MS, name="none")))
+    window = looked_back(log, 100)
+    found = [window.find(wanted(f"U{number}")) for number in range(300)]
+
+    assert log.places[500::2] == found[250:]
+    assert log.places[-1] == window.find(wanted("U299", topic="stock"))
+    assert -1 == found[0]
+
+
+def test_a_start_and_what_follows_make_one_window(log) -> None:
+    log.put(message("U1"), message("U2"))
+    window = looked_back(log, 100)
+    window.applied(*log.put(message("U3"), message("U1")))
+    assert [log.places[3], log.places[1], log.places[2]] == [
+        window.find(wanted(key)) for key in ("U1", "U2", "U3")
+    ]
+
+
+def test_a_start_looks_no_further_than_it_counts_and_no_further_than_the_log(log) -> None:
+    read: list[tuple[int, int]] = []
+
+    def between(first: int, last: int) -> list[Entry]:
+        read.append((first, last))
+        return log.between(first, last)
+
+    for number in range(2000):
+        log.put(message(f"U{number}"), stamped_ms=NOW_MS + 10 * number)
+    PutWindow(10_000).look_back(1900, 2000, between, 60_000)
+    assert 1900 == min(first for first, _last in read)
+
+    for count, age_max_ms in ((100, 60_000), (10_000, 1000)):
+        read.clear()
+        window = PutWindow(count)
+        window.look_back(1, 2000, between, age_max_ms)
+        assert log.places[1900:] == [window.find(wanted(f"U{n}")) for n in range(1900, 2000)]
+        assert 1500 < min(first for first, _last in read)
+        assert [last for _first, last in read[1:]] == [first - 1 for first, _last in read[:-1]]
+
+
+def test_a_start_from_a_log_without_messages_is_empty(log) -> None:
+    log.append(encode_command(DeleteTopic(stamped_ms=NOW_MS, name="none")))
+    assert 0 == len(looked_back(log, 10))
+    assert 0 == len(looked_back(Log(), 10))
+
+
+def test_of_large_entries_few_are_looked_back_at_together(log) -> None:
+    widths: list[int] = []
+
+    def between(first: int, last: int) -> list[Entry]:
+        widths.append(last - first + 1)
+        return log.between(first, last)
+
+    for number in range(80):
+        log.put(message(f"U{number}", bytes(1 << 20)))
+    PutWindow(1000).look_back(1, 80, between, 60_000)
+    assert 64 == widths[0]
+    assert max(widths[1:]) <= 4
+
+
+def test_units_are_as_the_machine_makes_them(log, window) -> None:
+    entry, applied = log.put(message("U1"))
+    window.add("orders", applied.effects[0].units, bytes(entry.payload), entry.position)
+    assert UNIT.size == len(applied.effects[0].units)
+    assert log.places[0] == window.find(wanted("U1"))
