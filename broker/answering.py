@@ -34,6 +34,7 @@ from broker.rooms.unsupported import with_refusals
 from broker.rooms.usual_sends import UsualSends
 from broker.runtime_table import RuntimeTable
 from broker.serving.client_calls import ClientCalls
+from broker.serving.duplicates import Duplicates
 from broker.serving.key_search import KeySearch
 from broker.serving.topic_queues import TopicQueues
 from broker.store.message_reader import MessageReader
@@ -369,6 +370,25 @@ def _sending(broker: "Broker") -> Sending:
         disk=broker.disk,
         rates=broker.rates,
         now_ms=broker.ground.now_ms,
+        duplicates=_duplicates(broker),
+    )
+
+
+def _duplicates(broker: "Broker") -> Duplicates | None:
+    if broker.put_window is None:
+        return None
+    return Duplicates(
+        window=broker.put_window,
+        age_max_ms=broker.config.deduplication_s * 1000,
+        passed_over=frozenset(broker.config.deduplication_not_in),
+        batch=broker.batch,
+        leads=lambda: broker.leadership.leads,
+        halves=broker.machine.transactions,
+        queues=broker.queues,
+        log=broker.log_reader,
+        cold_reads=broker.cold_reads,
+        rates=broker.rates,
+        now_ms=broker.ground.now_ms,
     )
 
 
@@ -377,6 +397,7 @@ def _runtime_table(broker: "Broker", reader: MessageReader) -> RuntimeTable:
         ledger=broker.ledger,
         machine=broker.machine,
         rates=broker.rates,
+        recognised=lambda: len(broker.put_window or ()),
         forwarded=lambda: broker.leadership.statistics().forwarded,
         earliest_ms=OldestMessage(broker.ledger, reader).stored_ms,
         started_ms=broker.ground.now_ms(),

@@ -85,6 +85,7 @@ from broker.serving.retention import Retention, Wish
 from broker.serving.revivals import Revivals
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
+from broker.store.put_window import PutWindow
 from broker.store.queue_files import QueueFiles
 from dledger_py.actors import (
     Child,
@@ -138,9 +139,12 @@ class Broker:
         self.store_host = pack_host(address_of(name), port)
         self.machine = Machine()
         self.queues = ConsumeQueues(QueueFiles(config.data_dir / "consumequeue"))
+        self.put_window = PutWindow(config.deduplication_messages) if config.deduplicates else None
         self.ledger = Ledger(
             config.ledger_config(),
-            RememberingBroker(self.machine, self.queues),
+            RememberingBroker(
+                self.machine, self.queues, self.put_window, config.deduplication_s * 1000
+            ),
             perform=self._perform,
             files=ground.files,
             host=ground.host,
@@ -151,7 +155,7 @@ class Broker:
         self.polls = LongPolls()
         self.table = ClientTable()
         self.rates = Rates()
-        self.batch = PutBatch(self.ledger, ground.now_ms)
+        self.batch = PutBatch(self.ledger, ground.now_ms, self.put_window)
         self.halves = self._half_messages()
         self.commits = OffsetCommits(self.ledger, ground.now_ms, ground.monotonic_ms)
         self.pop_batch = PopBatch(self.ledger, ground.now_ms)
@@ -344,8 +348,10 @@ class Broker:
 
     # --- what ties them together -----------------------------------------------------------------
 
-    def _perform(self, _committed: Committed, applied: Applied) -> None:
+    def _perform(self, committed: Committed, applied: Applied) -> None:
         """What follows from an applied entry, on every member."""
+        if self.put_window is not None:
+            self.put_window.applied(committed, applied)
         for effect in applied.effects:
             if type(effect) is IndexMessages:  # in front: there may be one per message
                 topic, queue_id, units = effect.topic, effect.queue_id, effect.units
@@ -447,6 +453,8 @@ class Broker:
 
     def _flush(self) -> None:
         self._turn_end()
+        if self.put_window is not None:
+            self.put_window.read()  # or it would keep the entry in memory
         self.server.flush()
 
     def _redispatch(self, connection: Port, frame: Frame) -> None:

@@ -18,6 +18,7 @@ VIP_PORT_DISTANCE: Final = 2  # RocketMQ's "fast" listener: old clients and dash
 ANY_ADDRESS: Final = {"", "0.0.0.0", "::", "*"}
 MESSAGE_BYTES_LIMIT: Final = 7 * 1024 * 1024  # with its properties it must fit a log entry of 8 MiB
 REGISTER_PERIOD_S_MAX: Final = 60  # RocketMQ's
+DEDUPLICATION_MESSAGES_MAX: Final = 8 * 1024 * 1024  # 256 MiB of memory
 TRANSACTION_SETTING_MAX: Final = 7 * 24 * 3_600_000  # a week in ms
 
 
@@ -116,6 +117,17 @@ class BrokerConfig:
         "sync",
         doc="sync: acknowledged is on disk at a quorum; async: in memory at a quorum, on disk soon",
     )
+    deduplication_messages: int = setting(
+        131_072,
+        doc="how many of the newest messages are recognised when they are sent again, and answered"
+        " instead of stored twice; 32 bytes of memory for each; 0: none",
+    )
+    deduplication_s: int = setting(
+        120, doc="for how long after it was stored a message is recognised, in s; 0: not at all"
+    )
+    deduplication_not_in: tuple[str, ...] = setting(
+        (), doc="topics in which every message that is sent counts as a new one"
+    )
     auto_create_topics: bool = setting(True, doc="create a topic when a producer first sends to it")
     trace_topic: bool = setting(
         True,
@@ -201,9 +213,15 @@ class BrokerConfig:
         ):
             if not 1 <= value <= largest:
                 raise ValueError(f"{name} = {value}: 1 to {largest} are possible")
+        if self.deduplication_messages > DEDUPLICATION_MESSAGES_MAX:
+            raise ValueError(
+                f"deduplication_messages = {self.deduplication_messages}:"
+                f" 0 to {DEDUPLICATION_MESSAGES_MAX} are possible"
+            )
         for name in (
             *("forward_wait_ms", "join_wait_ms", "disk_floor_bytes"),
             *("retention_hours", "retention_bytes"),
+            *("deduplication_messages", "deduplication_s"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: 0 or more")
@@ -342,6 +360,11 @@ class BrokerConfig:
             tls_ca=self.ledger.tls_ca,
             scrub_max_bytes_per_s=self.ledger.scrub_max_bytes_per_s,
         )
+
+    @property
+    def deduplicates(self) -> bool:
+        """Whether messages are recognised when they are sent again."""
+        return bool(self.deduplication_messages and self.deduplication_s)
 
     @property
     def broker_id(self) -> int:

@@ -30,6 +30,8 @@ class RuntimeTable:
     ledger: Ledger
     machine: Machine
     rates: Rates
+    recognised: Callable[[], int]
+    """How many messages would be recognised if they were sent again, but for their age."""
     forwarded: Callable[[], int]
     earliest_ms: Callable[[], int]
     started_ms: int
@@ -164,6 +166,8 @@ class RuntimeTable:
             "putMessageTimesTotal": str(totals.messages),
             "putMessageSizeTotal": str(totals.bytes),
             "putMessageFailedTimes": str(rates.put_refused.total),
+            "putMessageDuplicateTimes": str(rates.put_duplicates.total),
+            "putMessageRecognised": str(self.recognised()),
             "putMessageAverageSize": f"{totals.bytes / max(1, totals.messages):.1f}",
             "forwardedTimes": str(self.forwarded()),
         }

@@ -2,8 +2,9 @@
 
 A send is admitted against the state applied so far, laid out as the record that will be stored, and
 joins the turn's batch; its answer waits until the entry is durable at a quorum and applied, because
-only applying assigns the offset. What has to exist first (a topic created on use, a retry group, a
-dead-letter topic) is created by an entry in front, once the message itself is found to be in order.
+only applying assigns the offset. One that was sent before is answered as it was then
+(`duplicates`). What has to exist first (a topic created on use, a retry group, a dead-letter topic)
+is created by an entry in front, once the message itself is found to be in order.
 
 Source: protocol pages 02 (a), 03, 05 §4; AbstractSendMessageProcessor.java.
 """
@@ -40,6 +41,7 @@ from broker.rooms.delaying import Delay, RecallHandle, delay_for, delay_of, leve
 from broker.rooms.usual_batches import usual_batch
 from broker.serving import half_records
 from broker.serving.disk_watch import DiskWatch
+from broker.serving.duplicates import Duplicates, Original
 from broker.serving.half_messages import HalfMessages
 from broker.serving.leadership import Leadership
 from broker.serving.put_batch import Failed, Proposer, PutBatch, Settled
@@ -101,6 +103,8 @@ class Sending:
     disk: DiskWatch
     rates: Rates
     now_ms: Callable[[], int]
+    duplicates: Duplicates | None = None
+    """Who recognises what is sent again; None if nobody does."""
     added_properties: str = field(init=False)
     _creating: dict[str, TopicConfig] = field(factory=dict, init=False)
     """Topics proposed and not yet applied: a burst of first messages makes one proposal."""
@@ -136,32 +140,56 @@ class Sending:
         else:
             unique_id, message, handle = self._single(request, topic, body, queue_id, born_host)
             messages = (message,)
-        for command in missing:
-            self.create(command)
         later = caller.later()
-        store_host, rates = self.store_host, self.rates
+        rates = self.rates
+
+        def fresh(identity: int) -> None:
+            for command in missing:
+                self.create(command)
+            settled: Settled = on_settled
+            failed: Failed = on_failed
+            if messages[0][0] == names.HALF_TOPIC:
+                settled, failed = self.halves.counted(settled, failed)
+            self.batch.add(messages, settled, failed, identity=identity)
 
         def on_settled(replies: Sequence[MessageReply]) -> None:
-            first = replies[0]
-            if isinstance(first, Reason):
-                rates.put_refused.total += len(messages)
-                later.refuse(declined(first, topic, queue_id))
+            if isinstance(replies[0], Reason):
+                on_failed(declined(replies[0], topic, queue_id))
                 return
             rates.put.total += len(replies)
             rates.put_bytes.total += len(body)
             rates.topic(messages[0][0]).total += len(replies)
-            later.answer(_stored(replies, store_host, queue_id, unique_id, handle))
+            later.answer(_stored(replies, self.store_host, queue_id, unique_id, handle))
+
+        def again(replies: Sequence[MessageReply], first: Original) -> None:
+            if isinstance(replies[0], Reason):
+                on_failed(declined(replies[0], topic, queue_id))
+                return
+            its_handle = None
+            if first.deliver_ms is not None:
+                its_handle = self._handle(topic, first.deliver_ms, unique_id)
+            later.answer(_stored(replies, first.store_host, first.queue_id, unique_id, its_handle))
 
         def on_failed(error: Exception) -> None:
             rates.put_refused.total += len(messages)
             later.refuse(error)
 
-        settled: Settled = on_settled
-        failed: Failed = on_failed
-        if messages[0][0] == names.HALF_TOPIC:
-            settled, failed = self.halves.counted(settled, failed)
-        self.batch.add(messages, settled, failed)
+        identity = self._identity(request, messages)
+        if identity and self.duplicates is not None:
+            self.duplicates.offer(identity, messages, fresh, again, on_failed)
+        else:
+            fresh(0)
         return later
+
+    def _identity(self, request: SendMessage, messages: Sequence[Message]) -> int:
+        """By which the messages are recognised when they are sent again; 0 if they are not."""
+        if self.duplicates is None:
+            return 0
+        sent_properties = request.properties
+        if request.batch:  # what the first message came with is what is stored of it
+            record = messages[0][3]
+            sent_properties = records.properties_of(record, 0, len(record))
+        return self.duplicates.identity_of(messages[0], sent_properties)
 
     # --- admission -----------------------------------------------------------------------------
 
@@ -301,7 +329,9 @@ class Sending:
             waiting = delay.waiting
             at = (waiting.topic, waiting.queue_id)
             record = self._record(request, topic, at, request.flag, born_host, body, stored)
-            handle = self._handle(topic, delay, unique_id)
+            handle = None
+            if delay.deliver_ms is not None:
+                handle = self._handle(topic, delay.deliver_ms, unique_id)
             return unique_id, (*at, waiting.due_ms, record), handle
         tag = parsed.get(props.TAGS)
         message = self._message(
@@ -328,13 +358,11 @@ class Sending:
         """What is to become of a message that is not to be delivered at once."""
         return delay_for(topic.name, properties, self.now_ms())
 
-    def _handle(self, topic: TopicConfig, delay: Delay, unique_id: str) -> str | None:
-        if delay.deliver_ms is None:
-            return None
+    def _handle(self, topic: TopicConfig, deliver_ms: int, unique_id: str) -> str:
         return RecallHandle(
             topic=topic.name,
             broker_name=self.broker_name,
-            deliver_ms=delay.deliver_ms,
+            deliver_ms=deliver_ms,
             unique_id=unique_id,
         ).encode()
 

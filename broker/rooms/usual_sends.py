@@ -7,6 +7,7 @@ out straight; whatever is unusual in any respect is left to `Sending`, whose rul
 Laws
 - What is taken here is stored and answered, to the byte, as `Sending.send` would have done it.
 - What is left has not been touched: deciding comes first, storing last.
+- What may have been sent before is left: whether it was takes a look at the log.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from broker.rooms._message_types import takes_all
 from broker.rooms.sending import REGION, Sending, declined
 from broker.serving.leadership import BORN_HOST
 from broker.serving.put_batch import Single
+from broker.store.put_window import identity
 from dledger_py.remoting.commands.sending import plain_answer
 from dledger_py.remoting.rooms import Port, quick, refusal, render_head
 from dledger_py.remoting.wire import properties as props
@@ -52,6 +54,8 @@ class _Topic:
     settings: TopicConfig
     queues: int
     stored_name: bytes
+    hash: int | None
+    """None if nobody recognises what is sent to it twice."""
 
 
 @define(eq=False)
@@ -61,8 +65,12 @@ class UsualSends:
     sending: Sending
     _topics: dict[str, _Topic] = field(factory=dict, init=False)
     _answer: Callable[[int, int, int, str, int], bytes] = field(init=False)
+    _known: Callable[[int], bool] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        duplicates = self.sending.duplicates
+        if duplicates is not None:
+            self._known = duplicates.known
         self._answer = plain_answer(REGION, True, self.sending.store_host)
         self.sending.batch.answer_singles_by(self)
 
@@ -133,8 +141,14 @@ class UsualSends:
             topic.stored_name,
             properties,
         )
+        same = 0
+        if topic.hash is not None:
+            same = identity(unique_id, record, topic.hash)
+            if self._known(same):
+                return False
         sending.batch.add_single(
             (name, queue_id, code, record),
+            same,
             connection,
             frame.opaque,
             frame.size,
@@ -166,7 +180,14 @@ class UsualSends:
             return None
         if len(self._topics) >= _TOPICS_MAX:
             self._topics.clear()
-        topic = _Topic(settings, settings.queues, bytes((len(encoded),)) + encoded)
+        duplicates = self.sending.duplicates
+        watched = duplicates is not None and duplicates.watches(name)
+        topic = _Topic(
+            settings,
+            settings.queues,
+            bytes((len(encoded),)) + encoded,
+            hash(name) if watched else None,
+        )
         self._topics[name] = topic
         return topic
 

@@ -64,6 +64,7 @@ class Rates:
     put: Meter = field(factory=Meter)  # messages stored for a client of this member
     put_bytes: Meter = field(factory=Meter)
     put_refused: Meter = field(factory=Meter)
+    put_duplicates: Meter = field(factory=Meter)  # sent again, answered and not stored
     got: Meter = field(factory=Meter)  # messages handed out
     got_bytes: Meter = field(factory=Meter)
     pulls_found: Meter = field(factory=Meter)
@@ -99,6 +100,7 @@ class Rates:
             self.put,
             self.put_bytes,
             self.put_refused,
+            self.put_duplicates,
             self.got,
             self.got_bytes,
             self.pulls_found,

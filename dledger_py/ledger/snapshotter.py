@@ -86,6 +86,10 @@ async def remember(
     if stored is not None and await _become(machine, stored, of, host):
         place = stored.place
         start = StatePlace(index=place.index, term=place.term, position=place.position)
+        if of.first_index <= start.index:
+            await host.run_in_thread(
+                machine.look_back, of.first_index, start.index, partial(_commands, of)
+            )
         log.info("snapshot.restored", index=start.index, size_bytes=len(stored.body))
     return Memory(machine=machine, snapshots=snapshots, start=start)
 
@@ -108,14 +112,14 @@ async def _become(machine: RememberingMachine, stored: StoredSnapshot, of: Log, 
     if of.first_index == 1:
         return False
     log.warning("snapshot.rebuilding", index=stored.place.index, first_index=of.first_index)
-    commands = partial(_commands, of, stored.place.index)
+    commands = partial(_commands, of, of.first_index, stored.place.index)
     await host.run_in_thread(machine.rebuild, stored.body, commands)
     return True
 
 
-def _commands(of: Log, last_index: int) -> Iterator[Committed]:
-    """Those of the log up to this entry, from the disk."""
-    index = of.first_index
+def _commands(of: Log, first_index: int, last_index: int) -> Iterator[Committed]:
+    """Those of the log from one entry up to another, from the disk."""
+    index = first_index
     while index <= last_index:
         for entry in of.read(index, READ_BYTES):
             index = entry.index + 1

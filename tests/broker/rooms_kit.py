@@ -16,6 +16,7 @@ from broker.machine.commands import Initialise
 from broker.machine.effects import DropQueues, IndexMessages, OffsetsReset, TopicsChanged
 from broker.machine.groups import standard_groups
 from broker.machine.machine import Machine
+from broker.machine.replies import Applied
 from broker.machine.timer_wheel import WAITING_TOPICS
 from broker.machine.topics import standard_topics
 from broker.rooms._stored_times import StoredTimes
@@ -42,6 +43,7 @@ from broker.serving.client_calls import ClientCalls
 from broker.serving.client_table import ClientTable
 from broker.serving.deliveries import Deliveries
 from broker.serving.disk_watch import DiskWatch
+from broker.serving.duplicates import Duplicates
 from broker.serving.half_messages import HalfMessages
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
@@ -50,6 +52,7 @@ from broker.serving.put_batch import PutBatch
 from broker.serving.rates import Rates
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
+from broker.store.put_window import PutWindow
 from dledger_py.ledger.errors import LedgerError
 from dledger_py.remoting.commands.clients import Heartbeat
 from dledger_py.remoting.commands.heartbeats import (
@@ -146,7 +149,7 @@ class ListLedger:
     """Proposals wait in a list until `settle`, or are refused by `refuse`."""
 
     machine: Machine
-    perform: Callable[[list[Any]], None]
+    perform: Callable[[Entry, Applied], None]
     proposed: list[tuple[bytes, Callable[[Any], None]]] = field(factory=list)
     barriers: list[Callable[[Any], None]] = field(factory=list)
     entries: int = 0
@@ -173,8 +176,9 @@ class ListLedger:
         self.data += bytes(40)
         position = len(self.data)
         self.data += payload
-        applied = self.machine.apply(Entry(position, payload))
-        self.perform(list(applied.effects))
+        entry = Entry(position, payload)
+        applied = self.machine.apply(entry)
+        self.perform(entry, applied)
         return applied.reply
 
     def refuse(self, error: LedgerError) -> None:
@@ -240,6 +244,7 @@ class Desk:
     server_side_reset: bool = True
     checks_types: bool = False
     mixed: bool = False
+    deduplication_messages: int = 0
     now_ms: int = 1_700_000_000_000
     ticks_ms: int = 0
     machine: Machine = field(factory=Machine)
@@ -255,13 +260,29 @@ class Desk:
         self.ledger = ledger = ListLedger(machine, self._perform)
         self.queues = ConsumeQueues.create(self.folder / "consumequeue")
         self.polls, self.table, self.rates = LongPolls(), ClientTable(), Rates()
-        self.batch = PutBatch(ledger, self._now)
+        self.window = PutWindow(self.deduplication_messages)
+        self.batch = PutBatch(
+            ledger, self._now, self.window if self.deduplication_messages else None
+        )
         self.commits = OffsetCommits(ledger, self._now, self._ticks)
         self.disk = DiskWatch(
             floor_bytes=100, free_bytes=lambda: self.free_bytes, set_electable=self.electable.append
         )
         self.halves = HalfMessages(
             pending=machine.transactions, ledger=ledger, rates=self.rates, now_ms=self._now
+        )
+        self.duplicates = Duplicates(
+            window=self.window,
+            age_max_ms=120_000,
+            passed_over=frozenset({"repeats"}),
+            batch=self.batch,
+            leads=lambda: gate.leads,
+            halves=machine.transactions,
+            queues=self.queues,
+            log=ledger,
+            cold_reads=self.threads,
+            rates=self.rates,
+            now_ms=self._now,
         )
         proposals = Proposals(ledger, self.batch)
         reader = MessageReader(ledger)
@@ -284,6 +305,7 @@ class Desk:
             halves=self.halves,
             disk=self.disk,
             rates=self.rates,
+            duplicates=self.duplicates if self.deduplication_messages else None,
             **shared,
         )
         self.usual = UsualSends(self.sending)
@@ -517,8 +539,10 @@ class Desk:
         )
         self.ask(Heartbeat(), encode_heartbeat(data), by=by)
 
-    def _perform(self, effects: list[Any]) -> None:
-        for effect in effects:
+    def _perform(self, entry: Entry, applied: Applied) -> None:
+        if self.deduplication_messages:
+            self.window.applied(entry, applied)
+        for effect in applied.effects:
             match effect:
                 case IndexMessages(topic, queue_id, first_offset, units):
                     self.queues.index(topic, queue_id, first_offset, units)

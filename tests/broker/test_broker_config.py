@@ -33,6 +33,9 @@ MEMBERS = {"n0": "127.0.0.1:3", "n1": "127.0.0.1:4"}
         ({"transaction_hours_max": 0}, "transaction_hours_max"),
         ({"forward_wait_ms": -1}, "forward_wait_ms"),
         ({"join_wait_ms": -1}, "join_wait_ms"),
+        ({"deduplication_messages": -1}, "deduplication_messages"),
+        ({"deduplication_messages": 1 << 24}, "deduplication_messages"),
+        ({"deduplication_s": -1}, "deduplication_s"),
         ({"preferred_leader": "n7"}, "preferred_leader"),
         ({"ledger": LedgerSettings(tls_certificate="c", tls_ca="a")}, "tls_key missing"),
         (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from attrs import evolve
@@ -26,8 +27,10 @@ PROPERTIES = properties_text({"UNIQ_KEY": "0A0B0C", "TAGS": "TagA", "KEYS": "k1 
 class Pair:
     """Two brokers that are told the same: one with the quick way, one without."""
 
-    def __init__(self, folder: Path) -> None:
-        self.quick, self.plain = Desk(folder / "quick"), Desk(folder / "plain")
+    def __init__(self, folder: Path, recognised: int = 0) -> None:
+        self.quick, self.plain = (
+            Desk(folder / name, deduplication_messages=recognised) for name in ("quick", "plain")
+        )
         self.plain.routes = Routes(self.plain.routes.by_code)
         self.taken = 0
         take = self.quick.usual.take
@@ -88,7 +91,10 @@ def usual(**changed: object) -> dict[str, str]:
 
 @pytest.fixture
 def pair(tmp_path) -> Pair:
-    pair = Pair(tmp_path)
+    return opened(Pair(tmp_path))
+
+
+def opened(pair: Pair) -> Pair:
     topic = CreateTopic(topic="orders", read_queue_nums=4, write_queue_nums=4, perm=6)
     pair.both(lambda desk: desk.ask(topic))
     return pair
@@ -292,3 +298,29 @@ TEXTS = st.lists(WORDS | st.sampled_from(["\x01", "\x02"]), max_size=14).map("".
 def test_whatever_the_properties_say_both_ways_agree(pair, text, queue, flags) -> None:
     pair.send(usual() | {"i": text, "e": queue, "h": str(flags)})
     pair.send(usual() | {"i": text + "\x02UNIQ_KEY\x01U9\x02"})
+
+
+@settings(
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(texts=st.lists(TEXTS.map("{}\x02UNIQ_KEY\x01U9\x02".format) | TEXTS, max_size=4))
+def test_both_ways_recognise_what_was_sent_before(tmp_path, texts) -> None:
+    with TemporaryDirectory(dir=tmp_path) as folder:
+        pair = opened(Pair(Path(folder), 1000))
+        for text in (*texts, *reversed(texts)):
+            pair.send(usual() | {"i": text})
+        rates = [desk.rates for desk in (pair.quick, pair.plain)]
+    assert rates[0].put_duplicates.total == rates[1].put_duplicates.total
+
+
+def test_what_is_sent_again_is_left_to_others(tmp_path) -> None:
+    pair = opened(Pair(tmp_path, 1000))
+    first = pair.send(usual())
+    assert first == pair.send(usual())
+    assert (1, 1, 1) == (
+        pair.taken,
+        pair.quick.rates.put.total,
+        pair.quick.rates.put_duplicates.total,
+    )

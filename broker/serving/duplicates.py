@@ -1,0 +1,254 @@
+"""The same message sent again: it is answered with what became of the first one, and not stored.
+
+A client that hears nothing, or that nobody leads, sends the same message again; the first one may
+have been stored, or be on its way. Whoever leads and is ready has applied all that any earlier
+leader can have got into the log, and knows what it has proposed itself: so the window of what was
+applied and what is pending here are all there is to ask, and neither is replicated state.
+
+Laws
+- Alike is: topic, unique id, body, flag and every property that the producer set. The queue is not,
+  as a client may try another one. What only looks alike is stored.
+- A message is never taken for a duplicate if it has been in a broker before (an operator or a
+  consumer sends it on), goes to a retry or dead-letter topic, or has no unique id of its own.
+- Of a batch the first message is looked for; it is a duplicate if all of it stands there, in this
+  order. A half message is one only as long as the first one is pending: who is told of one that has
+  ended would go on with a transaction that is over.
+- What the log has let go of, or a deleted topic took along, is not found any more.
+
+Elsewhere: where messages are found (`broker.store.put_window`), what is pending (`put_batch`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from attrs import define, frozen
+
+from broker.errors import NoLeader
+from broker.machine import names
+from broker.machine.put_messages import Message
+from broker.machine.replies import MessageReply, Reason
+from broker.machine.transactions import Transactions
+from broker.serving.cold_reads import ColdReads
+from broker.serving.put_batch import Failed, PutBatch, several
+from broker.serving.rates import Rates
+from broker.store.consume_queues import ConsumeQueues
+from broker.store.message_lookup import candidate_at, confirmed
+from broker.store.message_reader import LogReader
+from broker.store.put_window import STORED_FOR_ANOTHER, PutWindow, identity_of, meant_for
+from dledger_py.remoting.wire import properties as props
+from dledger_py.remoting.wire.message import Record, decode_record
+
+_NOT_THE_PRODUCERS: Final = frozenset(
+    {
+        props.MSG_REGION,
+        props.TRACE_ON,
+        props.CLUSTER,
+        props.REAL_TOPIC,
+        props.REAL_QUEUE_ID,
+        props.TIMER_OUT_MS,
+        props.TRANSACTION_ID,
+    }
+)
+
+_CAME_FROM_A_BROKER: Final = f"{props.MSG_REGION}\x01"
+
+
+@frozen(kw_only=True)
+class Original:
+    """The message that was sent first; of several the first one."""
+
+    store_host: bytes
+    queue_id: int
+    """The one it is for, also while it waits in another one."""
+    deliver_ms: int | None
+    """Its time, if it has one of its own."""
+
+
+Fresh = Callable[[int], None]
+"""Store the messages, under this identity; 0 for none."""
+
+Again = Callable[[Sequence[MessageReply], Original], None]
+"""Answer with what became of the first ones."""
+
+
+@define(eq=False, kw_only=True)
+class Duplicates:
+    """Asked before a producer's message is stored. One instance serves the whole member."""
+
+    window: PutWindow
+    age_max_ms: int
+    """How long after it was stored a message is recognised."""
+    passed_over: frozenset[str]
+    """Topics in which every message counts as a new one."""
+    batch: PutBatch
+    leads: Callable[[], bool]
+    halves: Transactions
+    queues: ConsumeQueues
+    log: LogReader
+    cold_reads: ColdReads
+    rates: Rates
+    now_ms: Callable[[], int]
+
+    def watches(self, topic: str) -> bool:
+        """Whether messages that producers send to this topic are recognised."""
+        return not (
+            topic in self.passed_over
+            or names.is_retry_topic(topic)
+            or names.is_dead_letter_topic(topic)
+        )
+
+    def known(self, identity: int) -> bool:
+        """Whether a message of this identity may be there, or on its way."""
+        return identity in self.batch.pending or self.window.find(identity) >= 0
+
+    def identity_of(self, message: Message, sent_properties: str) -> int:
+        """The identity of a message, or of the first of a batch; 0 if it is not to be recognised.
+        `sent_properties` are those that it came with."""
+        if _CAME_FROM_A_BROKER in sent_properties or props.UNIQ_KEY not in sent_properties:
+            return 0
+        topic, _queue_id, _code, record = message
+        counts_for = meant_for(record, 0, len(record), topic)
+        if counts_for is None or not self.watches(counts_for):
+            return 0
+        return identity_of(record, 0, len(record), counts_for)
+
+    def offer(
+        self,
+        identity: int,
+        messages: Sequence[Message],
+        fresh: Fresh,
+        again: Again,
+        failed: Failed,
+        *,
+        unlike: int = -1,
+    ) -> None:
+        """Have the messages stored by `fresh`, or answered by `again` or `failed`; one of them is
+        called, now or later. What stands at log position `unlike` is known to be another one."""
+        pending = self.batch.pending.get(identity)
+        if pending is not None:
+            self._join(identity, several(pending), messages, fresh, again, failed)
+            return
+        position = self.window.find(identity) if identity else -1
+        if position in (-1, unlike):
+            fresh(identity)
+            return
+
+        def found(candidates: Sequence[bytearray]) -> None:
+            replies = self._compare(position, candidates, messages)
+            if replies is not None:
+                self.rates.put_duplicates.total += len(messages)
+                again(replies, _original(decode_record(candidates[0])))
+            elif not self.leads():  # reading has waited for a disk
+                failed(NoLeader())
+            else:
+                self.offer(identity, messages, fresh, again, failed, unlike=position)
+
+        try:
+            candidates = self._read(position, messages, nowait=True)
+        except BlockingIOError:
+            self.cold_reads.submit(lambda: self._read(position, messages), found, failed)
+        else:
+            found(candidates)
+
+    def _join(
+        self,
+        identity: int,
+        pending: Sequence[Message],
+        messages: Sequence[Message],
+        fresh: Fresh,
+        again: Again,
+        failed: Failed,
+    ) -> None:
+        """The first ones are on their way: wait with them, if it is them."""
+        firsts = [decode_record(message[3]) for message in pending]
+        if not _all_alike(firsts, messages):
+            fresh(0)
+            return
+
+        def settled(replies: Sequence[MessageReply]) -> None:
+            if not isinstance(replies[0], Reason):
+                self.rates.put_duplicates.total += len(messages)
+            again(replies, _original(firsts[0]))
+
+        self.batch.join(identity, settled, failed)
+
+    def _read(
+        self, position: int, messages: Sequence[Message], *, nowait: bool = False
+    ) -> list[bytearray]:
+        """What stands there, as many records as there are messages; fewer if there are not."""
+        found = []
+        for _ in messages:
+            candidate = candidate_at(self.log, position, nowait=nowait)
+            if candidate is None:
+                break
+            found.append(candidate)
+            position += len(candidate)
+        return found
+
+    def _compare(
+        self, position: int, candidates: Sequence[bytearray], messages: Sequence[Message]
+    ) -> list[MessageReply] | None:
+        """Where the first ones stand, if that is what was found; else None."""
+        firsts: list[Record] = []
+        for number, candidate in enumerate(candidates):
+            stored = confirmed(self.queues, position, candidate)
+            if stored is None:
+                return None
+            record = decode_record(stored)
+            if number and (record.queue_id, record.queue_offset) != (
+                firsts[0].queue_id,
+                firsts[0].queue_offset + number,
+            ):
+                return None
+            firsts.append(record)
+            position += record.size
+        if not _all_alike(firsts, messages):
+            return None
+        first = firsts[0]
+        if first.store_timestamp_ms < self.now_ms() - self.age_max_ms:
+            return None
+        if first.topic == names.HALF_TOPIC and self.halves.get(first.physical_offset) is None:
+            return None
+        return [(record.queue_offset, record.physical_offset) for record in firsts]
+
+
+def _all_alike(firsts: Sequence[Record], messages: Sequence[Message]) -> bool:
+    return len(firsts) == len(messages) and all(
+        _alike(first, decode_record(message[3]))
+        for first, message in zip(firsts, messages, strict=True)
+    )
+
+
+def _alike(first: Record, record: Record) -> bool:
+    """Whether the same message came twice."""
+    return (
+        first.body == record.body
+        and first.flag == record.flag
+        and first.reconsume_times == record.reconsume_times
+        and _topic(first) == _topic(record)
+        and _set_by_producer(first) == _set_by_producer(record)
+    )
+
+
+def _topic(record: Record) -> str | None:
+    if record.topic not in STORED_FOR_ANOTHER:
+        return record.topic
+    return record.property(props.REAL_TOPIC)
+
+
+def _set_by_producer(record: Record) -> dict[str, str]:
+    found = props.decode(record.properties)
+    return {key: value for key, value in found.items() if key not in _NOT_THE_PRODUCERS}
+
+
+def _original(record: Record) -> Original:
+    queue_id, deliver = record.queue_id, None
+    if record.topic in STORED_FOR_ANOTHER:
+        queue_id = int(record.property(props.REAL_QUEUE_ID) or 0)
+    if record.topic == names.TIMER_TOPIC:
+        deliver = record.property(props.TIMER_OUT_MS)
+    return Original(
+        store_host=record.store_host,
+        queue_id=queue_id,
+        deliver_ms=None if deliver is None else int(deliver),
+    )
