@@ -171,24 +171,23 @@ class PopDesk(Desk):
         assert frame is not None
         return frame
 
-    def _perform(self, effects: list[Any]) -> None:
-        for effect in effects:
-            super()._perform([effect])
-            match effect:
-                case IndexMessages(topic, queue_id, _first, _units):
-                    if self.pop_waits.busy:
-                        self.pop_waits.arrived(topic, queue_id)
-                case TopicsChanged(topics):
-                    self.pop_waits.polls.wake_topics(topics)
-                case OffsetsReset(_group, topic):
-                    self.pop_waits.polls.wake_topics((topic,))
-                case PopsBegan(group, topic, queue_id):
-                    self.revivals.began((group, topic, queue_id))
-                case QueueFreed(group, topic, _queue_id):
-                    self.pop_waits.freed(group, topic)
-                case TrimQueues(queues):
-                    for topic, queue_id, first in queues:
-                        self.queues.trim(topic, queue_id, first)
+    def _effect(self, effect: Any) -> None:
+        super()._effect(effect)
+        match effect:
+            case IndexMessages(topic, queue_id, _first, _units):
+                if self.pop_waits.busy:
+                    self.pop_waits.arrived(topic, queue_id)
+            case TopicsChanged(topics):
+                self.pop_waits.polls.wake_topics(topics)
+            case OffsetsReset(_group, topic):
+                self.pop_waits.polls.wake_topics((topic,))
+            case PopsBegan(group, topic, queue_id):
+                self.revivals.began((group, topic, queue_id))
+            case QueueFreed(group, topic, _queue_id):
+                self.pop_waits.freed(group, topic)
+            case TrimQueues(queues):
+                for topic, queue_id, first in queues:
+                    self.queues.trim(topic, queue_id, first)
 
 
 class Got:

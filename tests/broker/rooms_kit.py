@@ -543,19 +543,22 @@ class Desk:
         if self.deduplication_messages:
             self.window.applied(entry, applied)
         for effect in applied.effects:
-            match effect:
-                case IndexMessages(topic, queue_id, first_offset, units):
-                    self.queues.index(topic, queue_id, first_offset, units)
-                    codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
-                    self.polls.wake(topic, queue_id, codes)
-                    if topic in WAITING_TOPICS:
-                        self.deliveries.indexed(topic, queue_id)
-                case DropQueues(topic):
-                    self.queues.drop(topic)
-                case TopicsChanged(topics):
-                    self.polls.wake_topics(topics)
-                case OffsetsReset(_group, topic):
-                    self.polls.wake_topics((topic,))
+            self._effect(effect)
+
+    def _effect(self, effect: Any) -> None:
+        match effect:
+            case IndexMessages(topic, queue_id, first_offset, units):
+                self.queues.index(topic, queue_id, first_offset, units)
+                codes = [code for (code,) in UNIT_TAGS_CODE.iter_unpack(units)]
+                self.polls.wake(topic, queue_id, codes)
+                if topic in WAITING_TOPICS:
+                    self.deliveries.indexed(topic, queue_id)
+            case DropQueues(topic):
+                self.queues.drop(topic)
+            case TopicsChanged(topics):
+                self.polls.wake_topics(topics)
+            case OffsetsReset(_group, topic):
+                self.polls.wake_topics((topic,))
 
     def _now(self) -> int:
         return self.now_ms
