@@ -36,6 +36,7 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
+from broker import parts
 from broker.answering import rooms_of
 from broker.config import BrokerConfig
 from broker.formats import UNIT_TAGS_CODE
@@ -59,30 +60,19 @@ from broker.machine.names import TEMPLATE_TOPIC, TIMER_TOPIC
 from broker.machine.timer_wheel import WAITING_TOPICS, WHEEL_QUEUES
 from broker.machine.topics import standard_topics
 from broker.remembering import RememberingBroker
-from broker.rooms._pop_queues import PopQueues
 from broker.rooms._pop_waits import PopWaits
-from broker.rooms.clients import Clients
-from broker.serving.check_back import CheckBack, CheckTimes
+from broker.serving.check_back import CheckBack
 from broker.serving.client_table import ClientTable
 from broker.serving.cold_reads import ColdReads
-from broker.serving.deliveries import Deliveries
-from broker.serving.disk_watch import DiskWatch
 from broker.serving.farewell import Farewell
-from broker.serving.half_messages import HalfMessages
-from broker.serving.key_index import KeyIndex
-from broker.serving.leadership import Leadership
 from broker.serving.live_settings import LiveSettings
 from broker.serving.long_polls import LongPolls
 from broker.serving.offset_commits import OffsetCommits
 from broker.serving.pop_batch import PopBatch
-from broker.serving.pop_choice import PopChoice
-from broker.serving.preferred_leader import PreferredLeader
 from broker.serving.proposals import Proposals
 from broker.serving.put_batch import PutBatch
 from broker.serving.rates import Rates
-from broker.serving.registrar import Registrar
-from broker.serving.retention import Retention, Wish
-from broker.serving.revivals import Revivals
+from broker.serving.retention import Retention
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.message_reader import MessageReader
 from broker.store.put_window import PutWindow
@@ -156,63 +146,26 @@ class Broker:
         self.table = ClientTable()
         self.rates = Rates()
         self.batch = PutBatch(self.ledger, ground.now_ms, self.put_window)
-        self.halves = self._half_messages()
+        self.halves = parts.half_messages(self)
         self.commits = OffsetCommits(self.ledger, ground.now_ms, ground.monotonic_ms)
         self.pop_batch = PopBatch(self.ledger, ground.now_ms)
         self.proposals = Proposals(self.ledger, self.batch)
-        self.leadership = Leadership(
-            node=config.node,
-            address_of=self._address_of,
-            wait_ms=config.forward_wait_ms,
-            view=self._view,
-            alone=lambda: self.ledger.alone,
-            redispatch=self._redispatch,
-            flush=self._flush,
-            dial=ground.surroundings.dial,
-        )
-        self.cold_reads = ColdReads(self._flush, ground.host)
-        self.deliveries = Deliveries(
-            machine=self.machine,
-            queues=self.queues,
-            reader=self.reader,
-            cold_reads=self.cold_reads,
-            ledger=self.ledger,
-            leads=lambda: self.leadership.leads,
-            now_ms=ground.now_ms,
-        )
-        self.revivals = self._new_revivals()
-        self.disk = DiskWatch(
-            floor_bytes=config.disk_floor_bytes,
-            free_bytes=lambda: ground.files.free_bytes(str(config.data_dir)),
-            set_electable=self.ledger.set_electable,
-        )
-        self.registrar = Registrar(
-            name_servers=config.namesrv,
-            cluster_name=config.cluster_name,
-            broker_name=config.broker_name,
-            broker_id=config.broker_id,
-            address=config.advertised,
-            topics=self.machine.topics,
-            view=self._view,
-            period_s=config.register_period_s,
-            dial=ground.surroundings.dial,
-        )
-        self.key_index = self._new_key_index()
-        self.clients = Clients(
-            machine=self.machine,
-            table=self.table,
-            leadership=self.leadership,
-            proposals=self.proposals,
-            now_ms=ground.now_ms,
-            monotonic_ms=ground.monotonic_ms,
-        )
-        self.pop_queues, self.pop_waits = self._popping()
+        self.leadership = parts.leadership(self)
+        self.cold_reads = ColdReads(self.flush, ground.host)
+        self.deliveries = parts.deliveries(self)
+        self.revivals = parts.revivals(self)
+        self.disk = parts.disk_watch(self)
+        self.registrar = parts.registrar(self)
+        self.key_index = parts.key_index(self)
+        self.clients = parts.clients(self)
+        self.pop_queues = parts.pop_queues(self)
+        self.pop_waits = PopWaits(now_ms=ground.now_ms, monotonic_ms=ground.monotonic_ms)
         self.routes = rooms_of(self)
         self.server = self._new_server()
-        self.preferred = self._preferred_leader()
+        self.preferred = parts.preferred_leader(self)
         self.settings.on_change(self._settings_changed)
         self.ledger.on_role_change(self._role_changed)
-        self.ledger.after_turn(self._flush)
+        self.ledger.after_turn(self.flush)
         self.supervisor = self._tree(alone=reception is None)
 
     @property
@@ -272,62 +225,12 @@ class Broker:
         self._ledger_ran = True
         return self.ledger
 
-    def _new_revivals(self) -> Revivals:
-        return Revivals(
-            store_host=self.store_host,
-            machine=self.machine,
-            queues=self.queues,
-            reader=self.reader,
-            cold_reads=self.cold_reads,
-            ledger=self.ledger,
-            proposals=self.proposals,
-            leads=lambda: self.leadership.leads,
-            now_ms=self.ground.now_ms,
-        )
-
-    def _popping(self) -> tuple[PopQueues, PopWaits]:
-        ground = self.ground
-        choice = PopChoice(
-            machine=self.machine,
-            queues=self.queues,
-            reader=self.reader,
-            now_ms=ground.now_ms,
-            monotonic_ms=ground.monotonic_ms,
-        )
-        queues = PopQueues(
-            machine=self.machine, choice=choice, ensure_group=self.clients.ensure_group
-        )
-        return queues, PopWaits(now_ms=ground.now_ms, monotonic_ms=ground.monotonic_ms)
-
     def _new_server(self) -> Server:
         return Server(
             self.routes,
             self.config.listen_addresses(),
             on_turn_end=self._turn_end,
             host=self.ground.host,
-        )
-
-    def _new_key_index(self) -> KeyIndex:
-        return KeyIndex(
-            directory=self.config.data_dir / "keyindex",
-            log=lambda: self.ledger.log,
-            applied=self.applied_place,
-            wait_replayed=self.ledger.wait_replayed,
-            run_in_thread=self.ground.host.run_in_thread,
-        )
-
-    def _preferred_leader(self) -> PreferredLeader | None:
-        """Who watches that the preferred member leads; the preferred one itself need not."""
-        config = self.config
-        if config.preferred_leader in ("", config.node):
-            return None
-        return PreferredLeader(
-            group=config.broker_name,
-            preferred=config.preferred_leader,
-            view=self._view,
-            statistics=self.ledger.statistics,
-            transfer=self.ledger.transfer_leadership,
-            silence_ticks_max=config.ledger.election_timeout_ms // config.ledger.tick_ms // 2,
         )
 
     def _preferring(self) -> tuple[Child[Never], ...]:
@@ -338,7 +241,7 @@ class Broker:
         """Several members of a process take leave side by side, before any of them stops."""
         return (Child("farewell", lambda: Farewell((self.ledger,))),) if alone else ()
 
-    def _address_of(self, node: str) -> str | None:
+    def reach(self, node: str) -> str | None:
         """Where clients reach another member: by our settings, or by what it says of itself."""
         return self.config.members.get(node) or self.ledger.members.contact_of(node)
 
@@ -451,13 +354,13 @@ class Broker:
         self.pop_batch.turn_ended()
         self.commits.propose_if_due()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         self._turn_end()
         if self.put_window is not None:
             self.put_window.read()  # or it would keep the entry in memory
         self.server.flush()
 
-    def _redispatch(self, connection: Port, frame: Frame) -> None:
+    def redispatch(self, connection: Port, frame: Frame) -> None:
         """Handle a request that waited until this member led. Writes have no async handlers."""
         try:
             waiting: Any = self.routes.answer(connection, frame)
@@ -468,82 +371,25 @@ class Broker:
             log.exception("broker.handler_failed", code=frame.code)
         else:
             assert waiting is None
-        self._flush()
+        self.flush()
 
-    def _view(self) -> RoleView:
+    def view(self) -> RoleView:
         return self.ledger.view
 
     def _settings_changed(self, config: BrokerConfig) -> None:
         if self._retaining is not None:
-            self._retaining.wish = self._wish()
+            self._retaining.wish = parts.wish(config)
         if self._checking is not None:
-            self._checking.times = self._check_times()
+            self._checking.times = parts.check_times(config)
         if self.leadership.leads:
             self._initialise()  # the template of topics that are made on use
 
-    def _wish(self) -> Wish:
-        config = self.config
-        return Wish(age_ms=config.retention_hours * 3_600_000, bytes=config.retention_bytes)
-
     def _retention(self) -> Retention:
-        self._retaining = retaining = Retention(
-            wish=self._wish(),
-            log=lambda: self.ledger.log,
-            leads=lambda: self.leadership.leads,
-            behind=self.ledger.furthest_behind,
-            queues=self.machine.queues.all,
-            min_offset=self.machine.queues.min_offset,
-            held=self._held,
-            first_at=self.queues.first_at,
-            commit=self.ledger.commit,
-            run_in_thread=self.ground.host.run_in_thread,
-            now_ms=self.ground.now_ms,
-        )
+        self._retaining = retaining = parts.retention(self)
         return retaining
 
-    def _held(self) -> int | None:
-        """The log position of the first message that is still to be delivered, if any is."""
-        held = (
-            self.deliveries.held(),
-            self.revivals.held(),
-            self.machine.transactions.lowest_position(),
-        )
-        return min((position for position in held if position is not None), default=None)
-
-    def _half_messages(self) -> HalfMessages:
-        return HalfMessages(
-            pending=self.machine.transactions,
-            ledger=self.ledger,
-            rates=self.rates,
-            now_ms=self.ground.now_ms,
-        )
-
-    def _check_times(self) -> CheckTimes:
-        config = self.config
-        return CheckTimes(
-            timeout_ms=config.transaction_timeout_ms,
-            interval_ms=config.transaction_check_interval_ms,
-            checks_max=config.transaction_check_max,
-            age_max_ms=config.transaction_hours_max * 3_600_000,
-        )
-
     def _check_back(self) -> CheckBack:
-        self._checking = checking = CheckBack(
-            times=self._check_times(),
-            broker_name=self.config.broker_name,
-            store_host=self.store_host,
-            machine=self.machine,
-            leads=lambda: self.leadership.leads,
-            disk_refuses=lambda: self.disk.refusing,
-            clients=self.table,
-            halves=self.halves,
-            reader=IndexedReader(self.log_reader),
-            commit=self.ledger.commit,
-            run_in_thread=self.ground.host.run_in_thread,
-            flush=self._flush,
-            rates=self.rates,
-            now_ms=self.ground.now_ms,
-        )
+        self._checking = checking = parts.check_back(self)
         return checking
 
     def tree(self) -> TreeNode:
@@ -609,7 +455,7 @@ class _Clock:
                 broker.disk.look()
                 if seconds % CLIENTS_CHECK_S == 0:
                     broker.clients.expire()
-            broker._flush()
+            broker.flush()
 
 
 def address_of(host: str) -> str:
