@@ -151,9 +151,9 @@ async def _check(
         program=program,
         name=name,
         namesrv=cluster.namesrv_address,
-        broker=next(
-            each.address for node, each in cluster.members.items() if node not in leaders.values()
-        ),
+        broker=min(
+            cluster.members.items(), key=lambda item: (item[0] in leaders.values(), item[0])
+        )[1].address,
         folder=folder / f"{program.name}-{scenario}-{name}",
         limit_s=CHECK_LIMIT_S if scenario == CHECKED else FAILOVER_LIMIT_S,
         disturb=kill_leader if scenario == KILLED else None,
