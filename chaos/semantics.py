@@ -1,7 +1,8 @@
 """The scenario: leaders die while brokers do more than store messages, and all of it is judged.
 
 Under the usual load and beside it: messages for later and recalls, transactions with and without a
-check, consumers in order that hand their queues on, messages that are given back. What a leader
+check, consumers in order that hand their queues on, messages that are given back, consumers that
+pop. What a leader
 remembers of any of these and its successor does not, or does twice, shows in the log: in the end
 every topic is read from its first message to its last.
 """
@@ -17,7 +18,7 @@ import trio
 from attrs import define, frozen
 
 from broker.config import BrokerConfig
-from chaos.checkers import order, places, retries, timers, transactions
+from chaos.checkers import order, places, pops, retries, timers, transactions
 from chaos.checkers.history import History
 from chaos.checkers.messages import repeated
 from chaos.judging import Checker, Verdict, judge
@@ -27,6 +28,8 @@ from chaos.recorder import Recorder
 from chaos.workloads.attempts import open_attempts
 from chaos.workloads.order import LONG_STINT_S, STINT_S, Order
 from chaos.workloads.order import QUEUES as ORDER_QUEUES
+from chaos.workloads.pops import QUEUES as POP_QUEUES
+from chaos.workloads.pops import Pops
 from chaos.workloads.reading import Follower
 from chaos.workloads.retries import QUEUES as RETRY_QUEUES
 from chaos.workloads.retries import Retries
@@ -64,8 +67,15 @@ TOPICS: Final = {
     transactions.TOPIC: TRANSACTION_QUEUES,
     order.TOPIC: ORDER_QUEUES,
     retries.TOPIC: RETRY_QUEUES,
+    pops.TOPIC: POP_QUEUES,
 }
-READ: Final = (*TOPICS, transactions.EXPIRED_TOPIC, retries.RETRY_TOPIC, retries.DEAD_TOPIC)
+READ: Final = (
+    *TOPICS,
+    transactions.EXPIRED_TOPIC,
+    retries.RETRY_TOPIC,
+    retries.DEAD_TOPIC,
+    pops.RETRY_TOPIC,
+)
 HEARTBEAT: Final = HeartbeatData(
     client_id="chaos@semantics",
     producer_data_set=(ProducerData(group_name=TRANSACTION_GROUP),),
@@ -81,6 +91,7 @@ CHECKERS: Final[tuple[Checker, ...]] = (
     *transactions.CHECKERS,
     *order.CHECKERS,
     *retries.CHECKERS,
+    *pops.CHECKERS,
 )
 KNOWS_REPEATS: Final[bool] = getattr(BrokerConfig(), "deduplicates", False)
 """Whether brokers store a send once that is tried again."""
@@ -91,6 +102,7 @@ OWED: Final[tuple[Checker, ...]] = (
     transactions.unended,
     order.unhandled,
     retries.retries_lost,
+    pops.pops_lost,
 )
 """What is not found yet may still come."""
 
@@ -163,7 +175,7 @@ def _judged(history: History) -> Verdict:
         history,
         findings=[f"wrongly_checked: {finding}" for finding in wrongly_checked],
         further=(*CHECKERS, repeated) if KNOWS_REPEATS else CHECKERS,
-        told=[each.told(history) for each in (timers, transactions, order, retries)],
+        told=[each.told(history) for each in (timers, transactions, order, retries, pops)],
     )
 
 
@@ -195,9 +207,11 @@ async def beside(
         ending = Transactions(attempts=attempts, checks=checks)
         in_order = Order(attempts=attempts, client=client)
         giving_back = Retries(attempts=attempts, client=client)
+        popping = Pops(attempts=attempts)
         answering.start_soon(attempts.beat, transactions.TOPIC, HEARTBEAT)
         answering.start_soon(ending.answer_checks)
         answering.start_soon(giving_back.consume)
+        answering.start_soon(popping.consume)
         answering.start_soon(follower.follow)
         for number in range(CONSUMERS_IN_ORDER):
             stint_s = STINT_S if number else LONG_STINT_S
@@ -206,6 +220,7 @@ async def beside(
             producing.start_soon(Timers(attempts=attempts, far=far).run, stopped)
             producing.start_soon(ending.produce, stopped)
             producing.start_soon(giving_back.produce, stopped)
+            producing.start_soon(popping.produce, stopped)
             for key, queue in in_order.places():
                 producing.start_soon(in_order.produce, key, queue, stopped)
             yield

@@ -219,6 +219,30 @@ class SentBack:
 
 
 @frozen(kw_only=True)
+class Popped:
+    """A consumer that asked at `began_ms` was given the message until `until_ms`."""
+
+    value: str
+    began_ms: int
+    popped_ms: int
+    """The broker's stamp."""
+    until_ms: int
+    times: int
+    """How often it had come again."""
+
+
+@frozen(kw_only=True)
+class PopAcknowledged:
+    """One attempt to acknowledge a message that was popped then ended at `at_ms`."""
+
+    value: str
+    popped_ms: int
+    until_ms: int
+    at_ms: int
+    outcome: Outcome
+
+
+@frozen(kw_only=True)
 class Found:
     """Read at this place of the log: by somebody who followed it, or when everything was over."""
 
@@ -251,6 +275,8 @@ Event = (
     | QueueLeft
     | Consumed
     | SentBack
+    | Popped
+    | PopAcknowledged
     | Found
 )
 Kind = TypeVar("Kind")

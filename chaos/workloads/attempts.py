@@ -6,7 +6,7 @@ unknown. After a failure the next one goes to another member.
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -62,9 +62,16 @@ class Attempts:
     ids: UniqueIds
 
     async def call(
-        self, topic: str, broker: str, request: Request[Any], body: bytes = b""
+        self,
+        topic: str,
+        broker: str,
+        request: Request[Any],
+        body: bytes = b"",
+        *,
+        accept: Collection[int] = (0,),
     ) -> Ending:
-        """Ask the leader of this group, which has the topic, once."""
+        """Ask the leader of this group, which has the topic, once. It is done if the answer's code
+        is one of those to `accept`."""
         try:
             group = (await self.routes.get(topic)).groups.get(broker)
             if group is None:
@@ -77,7 +84,9 @@ class Attempts:
             connection = await self.pool.get(address)
             return Ending(
                 Outcome.DONE,
-                await connection.call(request, body, timeout_s=retry.ATTEMPT_TIMEOUT_S),
+                await connection.call(
+                    request, body, timeout_s=retry.ATTEMPT_TIMEOUT_S, accept=accept
+                ),
             )
         except ResponseError as error:
             if retry.member_failed(error.code):

@@ -3,7 +3,7 @@
 import pytest
 from attrs import evolve
 
-from chaos.checkers import order, places, retries, timers, transactions
+from chaos.checkers import order, places, pops, retries, timers, transactions
 from chaos.checkers.history import (
     Checked,
     Consumed,
@@ -12,6 +12,8 @@ from chaos.checkers.history import (
     Found,
     History,
     Outcome,
+    PopAcknowledged,
+    Popped,
     QueueLeft,
     QueueTaken,
     Recalled,
@@ -207,7 +209,39 @@ RETRIES: list[Event] = [
     dead_letter("r2", 1, 1),
 ]
 
-GOOD = [*LATER, *TRANSACTIONS, *ORDER, *RETRIES]
+# --- pops -----------------------------------------------------------------------------------------
+
+
+def popped(
+    value: str, at: int = 100, *, until: int = 200, began: int = 90, times: int = 0
+) -> Popped:
+    return Popped(value=value, began_ms=began, popped_ms=at, until_ms=until, times=times)
+
+
+def acknowledged(value: str, at: int = 150, until: int = 200, outcome: Outcome = DONE) -> Event:
+    return PopAcknowledged(value=value, popped_ms=100, until_ms=until, at_ms=at, outcome=outcome)
+
+
+def to_pop(value: str, outcome: Outcome = DONE) -> Tried:
+    return tried(value, pops.TOPIC, outcome)
+
+
+POPS: list[Event] = [
+    to_pop("p1"),
+    popped("p1"),
+    acknowledged("p1", 120, outcome=UNKNOWN),
+    acknowledged("p1"),
+    to_pop("p2", UNKNOWN),
+    popped("p2"),
+    acknowledged("p2", 201),  # too late: nobody knows
+    popped("p2", 200, until=300, began=210, times=1),
+    acknowledged("p2", 250, 300),
+    popped("p2", 300, until=400, began=240, times=2),  # by one that asked before
+    to_pop("p3", UNKNOWN),
+    to_pop("p4", REFUSED),
+]
+
+GOOD = [*LATER, *TRANSACTIONS, *ORDER, *RETRIES, *POPS]
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
@@ -271,6 +305,17 @@ def test_a_good_history_passes(checker) -> None:
             retries.originals_lost,
             [original("r"), found("r", retries.TOPIC, 0), found("r", retries.TOPIC, 1)],
         ),
+        (pops.pops_lost, [to_pop("p"), popped("p")]),
+        (pops.pops_lost, [to_pop("p"), popped("p"), acknowledged("p", outcome=UNKNOWN)]),
+        (pops.pops_lost, [to_pop("p"), popped("p"), acknowledged("p", 200)]),
+        (
+            pops.popped_after_acknowledgement,
+            [popped("p"), acknowledged("p", 150), popped("p", 200, until=300, began=151, times=1)],
+        ),
+        (pops.popped_by_two, [popped("p"), popped("p", 199, until=299, times=1)]),
+        (pops.popped_by_two, [popped("p", 199, until=299, times=1), popped("p")]),
+        (pops.pops_unknown, [popped("p")]),
+        (pops.pops_unknown, [to_pop("p", REFUSED), popped("p")]),
         (repeated, [Stored(value="a", queue_id=0, offset=n) for n in (0, 4)]),
     ],
 )
@@ -289,6 +334,8 @@ def test_the_smallest_bad_history_is_caught(checker, events: list[Event]) -> Non
         (retries.retries_idle, lambda event: event == back("r1", 2, 1), 1),
         (retries.retries_idle, lambda event: event == dead_letter("r1", 3), 1),
         (retries.retries_idle, lambda event: event == dead_letter("r2", 1, 1), 1),
+        (pops.pops_idle, lambda event: isinstance(event, PopAcknowledged), 1),
+        (pops.pops_idle, lambda event: isinstance(event, Popped) and event.times, 1),
     ],
 )
 def test_a_run_in_which_something_never_happened_proves_nothing(
@@ -352,5 +399,8 @@ def test_the_figures_are_told() -> None:
         history
     )
     assert "retries: 2 came again, 2 are dead letters; 1 answers were not heard" == retries.told(
+        history
+    )
+    assert "pops: 4 popped, 2 of them again; 1 acknowledgements were not heard" == pops.told(
         history
     )
