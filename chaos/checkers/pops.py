@@ -2,7 +2,7 @@
 
 Times are of brokers' stamps and of clients' clocks, which are one machine's. An acknowledgement
 counts if it was heard before the message's time was over: later, it may have come too late, and
-nobody is told.
+nobody is told. One that was not heard may have counted.
 """
 
 from collections import defaultdict
@@ -19,12 +19,21 @@ RETRY_TOPIC: Final = f"%RETRY%{GROUP}_{TOPIC}"
 
 
 def pops_lost(history: History) -> tuple[str, ...]:
-    """What was sent is acknowledged in the end, however often it had to come again."""
-    acknowledged = _acknowledged(history)
+    """What was sent is popped, and the last consumer that had it may have acknowledged it: if that
+    was refused, somebody gets it after him."""
+    last: dict[str, int] = {}
+    for popped in history.of(Popped):
+        last[popped.value] = max(popped.popped_ms, last.get(popped.value, 0))
+    settled = {
+        (ack.value, ack.popped_ms)
+        for ack in history.of(PopAcknowledged)
+        if ack.outcome is not Outcome.REFUSED
+    }
     return tuple(
-        f"{value} was sent, and is not acknowledged"
+        f"{value} was sent, and "
+        + (f"nobody has acknowledged it since {last[value]}" if value in last else "never popped")
         for value, tried in outcomes(history, TOPIC).items()
-        if Outcome.DONE in tried and value not in acknowledged
+        if Outcome.DONE in tried and (value, last.get(value)) not in settled
     )
 
 
