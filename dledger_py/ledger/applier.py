@@ -128,11 +128,15 @@ class Applier:
         return True
 
     async def _apply_from_disk(self) -> None:
+        # What was read may end with entries that nobody has committed. While the thread reads, a
+        # leader may cut them off, put others in their place and have those committed: so what
+        # counts is how far commitment reached before.
+        target = self._target
         entries = await self._run_in_thread(
             self._log.read, self.applied_index + 1, READ_BYTES, abandon_on_cancel=True
         )
         assert entries, f"committed entry {self.applied_index + 1} is not written"
-        rest = [entry for entry in entries if entry.index <= self._target]
+        rest = [entry for entry in entries if entry.index <= target]
         deadline = self._monotonic() + SLICE_S
         for entry in rest:
             self._apply(entry.index, entry.term, entry.kind, entry.position, entry.payload)
