@@ -245,6 +245,30 @@ def test_while_slots_wait_for_an_entry_nobody_looks_again_and_again(desk) -> Non
     assert (1, SLEEP_MAX_S) == (len(desk.ledger.proposed), desk.deliveries.sleep_s())
 
 
+@pytest.mark.parametrize(
+    "slow, other",
+    [
+        (("TIMER_DELAY_MS", "1000", "1010"), ("DELAY", "1")),
+        (("DELAY", "1", "1"), ("TIMER_DELAY_MS", "1050")),
+    ],
+    ids=["a level for a slot", "a slot for a level"],
+)
+def test_neither_waits_for_the_other(desk, slow, other) -> None:
+    key, first, second = slow
+    send(desk, b"1", **{key: first})
+    desk.now_ms += 10
+    send(desk, b"2", **{key: second})
+    desk.now_ms += 50
+    send(desk, b"3", **{other[0]: other[1]})
+    desk.now_ms += 940
+    desk.deliveries.look()
+    before = len(desk.ledger.proposed)
+    desk.now_ms += 150
+    desk.deliveries.look()
+
+    assert (1, 2) == (before, len(desk.ledger.proposed))
+
+
 def test_a_level_does_not_wait_for_another(desk) -> None:
     send(desk, b"1", DELAY="2")
     desk.now_ms += 4500
@@ -355,13 +379,26 @@ def test_what_nobody_knows_the_end_of_is_looked_at_after_a_pause(desk) -> None:
     desk.now_ms += 1000
     desk.deliveries.look()
     desk.ledger.refuse(Indefinite("who knows"))
+    pause_s = desk.deliveries.sleep_s()
     desk.now_ms += PAUSE_MS - 1
     desk.deliveries.look()
     at_once = list(desk.ledger.proposed)
     go_on(desk, 1)
 
-    assert [] == at_once
+    assert (PAUSE_MS / 1000, []) == (pause_s, at_once)
     assert [b"x"] == bodies(desk)
+
+
+def test_a_pause_does_not_outlast_a_clock_that_is_set_back(desk) -> None:
+    send(desk, b"1", DELAY="1")
+    desk.now_ms += 1000
+    desk.deliveries.look()
+    desk.ledger.refuse(Indefinite("who knows"))
+    desk.now_ms -= HOUR_MS
+    send(desk, b"2", TIMER_DELAY_MS="50")
+    go_on(desk, 50)
+
+    assert [b"2"] == bodies(desk)
 
 
 def lose_the_lead(desk: Desk) -> None:
