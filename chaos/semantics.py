@@ -23,7 +23,7 @@ from chaos.checkers.history import History
 from chaos.checkers.messages import repeated
 from chaos.judging import Checker, Verdict, judge
 from chaos.load import RECOVERY_TIMEOUT_S, Load, Say, under_load
-from chaos.nemesis.members import kill, pause, recover
+from chaos.nemesis.members import hand_over, kill, pause, recover
 from chaos.recorder import Recorder
 from chaos.workloads.attempts import open_attempts
 from chaos.workloads.order import LONG_STINT_S, STINT_S, Order
@@ -50,6 +50,8 @@ from dledger_py.remoting.commands.heartbeats import (
 from dledger_py.remoting.wire.frame import Frame
 
 WHO: Final = ("leader", "all", "paused")
+HAND_OVER_EVERY: Final = 3
+"""Before every third kill the lead is given to the member that would never be elected."""
 PAUSES_S: Final = (0.5, 1.1, 3.0)
 ELECTION_TIMEOUT_MS: Final = 1000
 SNAPSHOT_EVERY_BYTES: Final = 256 * 1024
@@ -162,6 +164,8 @@ async def _hurt(cluster: LocalCluster, load: Load, plan: Plan) -> None:
         if plan.who == "paused":
             load.say(f"pause {number} of {plan.times}: {await pause(cluster, load, *next(turns))}")
             continue
+        if number % HAND_OVER_EVERY == 0:
+            await hand_over(cluster, load, number)
         victims = await kill(cluster, load, number, everybody=plan.who == "all")
         await recover(cluster, load, victims)
         load.say(f"kill {number} of {plan.times}: {', '.join(victims)}")

@@ -1,8 +1,12 @@
 """What is done to members: killed and started again, or stopped for a while."""
 
+from contextlib import suppress
+
 import trio
 
 from chaos.load import Load
+from dledger_py.admin import Admin
+from dledger_py.client import ResponseError
 from dledger_py.cluster.local import LocalCluster
 
 
@@ -17,6 +21,19 @@ async def kill(
     for node in victims:
         await cluster.kill(node)
     return victims
+
+
+async def hand_over(cluster: LocalCluster, load: Load, number: int) -> None:
+    """Let the leader of one group after the other, by `number`, give way to the last member: where
+    several could, the first ones are elected, and the last would never lead."""
+    groups = cluster.layout.broker_names
+    group = groups[(number - 1) % len(groups)]
+    leader = await cluster.wait_leader(group=group)
+    node = max(each for each in cluster.members if each != leader)
+    load.fault("given the lead", node)
+    with suppress(ResponseError):  # it is too far behind: then its leader goes on
+        await Admin(cluster.namesrv_address).transfer_leader(node, broker_name=group)
+    await load.more_sends()
 
 
 async def recover(cluster: LocalCluster, load: Load, killed: tuple[str, ...]) -> None:
