@@ -11,7 +11,7 @@ One that was recalled, whose topic was deleted, or which is none of ours, is don
 Laws: nothing here is remembered: a new leader reads all of it from the machine. A move that was
 declined, or of which nobody knows what became, is looked at again, not repeated. Slots out of which
 messages are delivered are moved in the order of their times: one waits while an earlier one, of
-which a part is under way, has more to come, however slow the log is.
+which a part is under way, is still being read or has more to come, however slow log and disk are.
 
 Elsewhere: that nothing is moved twice (`machine.moves`); that the log is kept for what waits
 (`retention`, which asks `held`).
@@ -99,7 +99,7 @@ class Deliveries:
     _known: set[Queue] = field(factory=set, init=False)
     """Those that are in there."""
     _under_way: dict[Queue, int] = field(factory=dict, init=False)
-    """Those of which a part is being moved, and the offset behind it."""
+    """Those of which a part is being moved, and the first offset that was not proposed yet."""
     _not_before_ms: int = field(default=0, init=False)
     _news: trio.Event = field(factory=trio.Event, init=False)
 
@@ -213,7 +213,7 @@ class Deliveries:
             self._look_at(queue)  # the clock was set back, or an earlier lead moved the head
             return
         part = _Part(queue, first, units[: count * UNIT.size], first + count)
-        self._under_way[queue] = part.next_offset
+        self._under_way[queue] = first
         try:
             self._propose(part, self._read(part, nowait=True))
         except BlockingIOError:
@@ -271,6 +271,7 @@ class Deliveries:
                 self.dropped += part.next_offset - part.first_offset - put
             self._ended(part.queue)
 
+        self._under_way[part.queue] = part.next_offset
         self.ledger.propose(encode_move(move, laid_out.messages), settle)
 
     def _ended(self, queue: Queue, *, pause: bool = False) -> None:

@@ -234,6 +234,23 @@ def test_a_slot_whose_entry_is_slow_comes_before_the_next(desk) -> None:
     assert [b"0", b"1", b"2"] == bodies(desk)
 
 
+def test_a_slot_that_is_being_read_comes_before_the_next(desk) -> None:
+    for number, after_ms in enumerate((50, 100)):
+        send(desk, b"%d" % number, TIMER_DELAY_MS=str(after_ms))
+    desk.now_ms += 50
+    desk.ledger.cached = False
+    desk.deliveries.look()
+    desk.now_ms += 50
+    desk.ledger.cached = True
+    look(desk)
+    meanwhile = bodies(desk)
+    desk.threads.run()
+    go_on(desk)
+
+    assert [] == meanwhile
+    assert [b"0", b"1"] == bodies(desk)
+
+
 def test_while_slots_wait_for_an_entry_nobody_looks_again_and_again(desk) -> None:
     for number, after_ms in enumerate((50, 60, 100)):
         send(desk, b"%d" % number, TIMER_DELAY_MS=str(after_ms))
