@@ -17,7 +17,6 @@ from typing import Final
 import trio
 from attrs import define, frozen
 
-from broker.config import BrokerConfig
 from chaos.checkers import order, places, pops, retries, timers, transactions
 from chaos.checkers.history import History
 from chaos.checkers.messages import repeated
@@ -59,7 +58,7 @@ SNAPSHOT_EVERY_BYTES: Final = 256 * 1024
 CHECK_TIMEOUT_MS: Final = 1_000
 CHECK_INTERVAL_MS: Final = 1_000
 CHECKS_MAX: Final = 5
-CONSUMERS_IN_ORDER: Final = 3
+CONSUMERS_IN_ORDER: Final = 4
 LOOK_S: Final = 0.5
 QUIET_S: Final = 2.0
 """What is done twice is done so soon; a roll-back nobody heard of needs no longer, either."""
@@ -88,6 +87,7 @@ HEARTBEAT: Final = HeartbeatData(
     ),
 )
 CHECKERS: Final[tuple[Checker, ...]] = (
+    repeated,
     *places.CHECKERS,
     *timers.CHECKERS,
     *transactions.CHECKERS,
@@ -95,9 +95,6 @@ CHECKERS: Final[tuple[Checker, ...]] = (
     *retries.CHECKERS,
     *pops.CHECKERS,
 )
-KNOWS_REPEATS: Final[bool] = getattr(BrokerConfig(), "deduplicates", False)
-"""Whether brokers store a send once that is tried again."""
-
 OWED: Final[tuple[Checker, ...]] = (
     timers.timers_lost,
     transactions.committed_missing,
@@ -178,7 +175,7 @@ def _judged(history: History) -> Verdict:
     return judge(
         history,
         findings=[f"wrongly_checked: {finding}" for finding in wrongly_checked],
-        further=(*CHECKERS, repeated) if KNOWS_REPEATS else CHECKERS,
+        further=CHECKERS,
         told=[each.told(history) for each in (timers, transactions, order, retries, pops)],
     )
 

@@ -137,15 +137,15 @@ def idle(history: History) -> tuple[str, ...]:
 
 
 def repeated(history: History) -> tuple[str, ...]:
-    """Nothing is stored twice. Judged only where the broker knows a repeated send by its UNIQ_KEY:
-    all attempts of one send carry the same."""
-    places: dict[str, list[Stored]] = defaultdict(list)
+    """Nothing is stored twice by one broker group: all attempts of one send carry the same
+    UNIQ_KEY, by which it is known. Judged by scenarios in which brokers look for that."""
+    places: dict[tuple[str, str], list[Stored]] = defaultdict(list)
     for event in history.of(Stored):
-        places[event.value].append(event)
+        places[event.broker, event.value].append(event)
     return tuple(
         f"{value} is stored {len(found)} times, first at {_queue(found[0])} offset"
         f" {found[0].offset}, last at {_queue(found[-1])} offset {found[-1].offset}"
-        for value, found in places.items()
+        for (_broker, value), found in places.items()
         if len(found) > 1
     )
 

@@ -1,15 +1,15 @@
 """Consuming in order: one owner of a queue at a time, nothing left out, each key in its order.
 
-A producer sends the numbers of a key one after the other, and tries each until it is acknowledged;
-so a number may be stored again, and its first place is the one that counts. A new owner goes on
-where the last one committed, and may handle again what that one handled.
+A producer sends the numbers of a key one after the other, and tries each until it is acknowledged,
+and some once more: all attempts are one message. A new owner goes on where the last one committed,
+and may handle again what that one handled.
 """
 
 from collections import defaultdict
 from typing import Final
 
 from chaos.checkers.history import Consumed, Found, History, Outcome, QueueLeft, QueueTaken
-from chaos.checkers.places import outcomes
+from chaos.checkers.places import copies, outcomes
 
 TOPIC: Final = "ChaosOrder"
 GROUP: Final = "chaos-in-order"
@@ -85,6 +85,15 @@ def stored_reordered(history: History) -> tuple[str, ...]:
     return tuple(wrong)
 
 
+def numbers_repeated(history: History) -> tuple[str, ...]:
+    """However often a message is sent again, it is stored once."""
+    return tuple(
+        f"{value} is stored {len(places)} times, at {', '.join(str(p.offset) for p in places)}"
+        for value, places in copies(history, [TOPIC]).items()
+        if len(places) > 1
+    )
+
+
 def unhandled(history: History) -> tuple[str, ...]:
     """What was acknowledged is handled."""
     handled = {value_of(event.key, event.number) for event in history.of(Consumed)}
@@ -130,6 +139,7 @@ CHECKERS = (
     left_out,
     keys_reordered,
     stored_reordered,
+    numbers_repeated,
     unhandled,
     order_idle,
 )

@@ -1,6 +1,7 @@
 """Messages for later: delivered once, in time, in order; not at all if they were recalled.
 
-A producer tries each message once, so what is found twice was delivered twice.
+A producer tries a message again only if nobody answered, and it is the same message then. So what
+is found twice was delivered twice.
 """
 
 from collections import defaultdict
@@ -33,7 +34,7 @@ def timers_lost(history: History) -> tuple[str, ...]:
 def timers_repeated(history: History) -> tuple[str, ...]:
     """Nothing is delivered twice."""
     return tuple(
-        f"{value} was tried once and delivered {len(places)} times, at {_offsets(places)}"
+        f"{value} was delivered {len(places)} times, at {_offsets(places)}"
         for value, places in copies(history, [TOPIC]).items()
         if len(places) > 1
     )

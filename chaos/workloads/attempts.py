@@ -107,16 +107,19 @@ class Attempts:
         *,
         sys_flag: int = 0,
         producer_group: str = PRODUCER_GROUP,
+        unique_id: str | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> Ending:
-        """Send the value once."""
+        """Send the value once; with the unique id of an earlier attempt, the same message again."""
         request = SendMessage(
             producer_group=producer_group,
             topic=topic,
             queue_id=queue_id,
             sys_flag=sys_flag,
             born_timestamp=now_ms(),
-            properties=props.encode({props.UNIQ_KEY: self.ids.make(), **(properties or {})}),
+            properties=props.encode(
+                {props.UNIQ_KEY: unique_id or self.ids.make(), **(properties or {})}
+            ),
             broker_name=broker,
         )
         ending = await self.call(topic, broker, request, value.encode())

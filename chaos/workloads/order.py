@@ -33,6 +33,7 @@ from dledger_py.remoting.commands.statistics import MessageQueue
 QUEUES = 3
 KEYS = 6
 PAUSE_S = 0.1  # between two numbers of a key
+TWICE_EVERY = 5
 RETRY_S = 0.02
 FREE_S = 0.05  # before a queue is tried again that is somebody else's
 MESSAGES_AT_ONCE = 8
@@ -51,16 +52,20 @@ class Order:
     client: Client
 
     async def produce(self, key: str, queue: Queue, stopped: trio.Event) -> None:
-        """Send the numbers of a key, each until it is acknowledged, until `stopped`."""
+        """Send the numbers of a key, each until it is acknowledged, until `stopped`; and some once
+        more, as who did not hear that would."""
         broker, queue_id = queue
         for number in count():
-            while not stopped.is_set():
-                ending = await self.attempts.send(TOPIC, broker, queue_id, value_of(key, number))
-                if ending.done:
-                    break
-                await trio.sleep(RETRY_S)
-            if stopped.is_set():
-                return
+            unique_id, heard = self.attempts.ids.make(), 0
+            while heard < (2 if number % TWICE_EVERY == 0 else 1):
+                if stopped.is_set():
+                    return
+                ending = await self.attempts.send(
+                    TOPIC, broker, queue_id, value_of(key, number), unique_id=unique_id
+                )
+                heard += ending.done
+                if not ending.done:
+                    await trio.sleep(RETRY_S)
             await trio.sleep(PAUSE_S)
 
     def queues(self) -> list[Queue]:

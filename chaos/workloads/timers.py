@@ -6,7 +6,7 @@ from random import Random
 import trio
 from attrs import define, field
 
-from chaos.checkers.history import Recalled, Timed
+from chaos.checkers.history import Outcome, Recalled, Timed
 from chaos.checkers.timers import TOPIC
 from chaos.workloads.attempts import Attempts, now_ms
 from dledger_py.remoting.commands.sending import RecallMessage
@@ -18,6 +18,7 @@ LEVELS_MS = {1: 1_000, 2: 5_000}
 NEAR_MS = (200, 4_000)
 FAR_MS = (21_000, 26_000)
 """More than 20 s ahead a message waits in an outer ring of the wheel, and is moved inwards once."""
+TRIES_MAX = 100  # far beyond every election
 RECALLED = 0.25  # of those that can be
 LAST_MOMENT_MS = 40
 
@@ -45,9 +46,14 @@ class Timers:
         broker = brokers[number % len(brokers)]
         timed, wish = self._timed(f"timed-{number:06d}", broker, number)
         self.attempts.recorder.add(timed)
-        ending = await self.attempts.send(
-            TOPIC, broker, timed.queue_id, timed.value, properties=wish
-        )
+        unique_id = self.attempts.ids.make()
+        for _ in range(TRIES_MAX):
+            ending = await self.attempts.send(
+                TOPIC, broker, timed.queue_id, timed.value, unique_id=unique_id, properties=wish
+            )
+            if ending.outcome is not Outcome.UNKNOWN:
+                break
+            await trio.sleep(PAUSE_S)
         if ending.reply is None:
             return
         handle = ending.reply.header.recall_handle
