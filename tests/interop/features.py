@@ -17,13 +17,15 @@ from attrs import define, field
 from programs import Program
 from scenario import END_TIMEOUT_S, Result, Running, ScenarioFailed
 
-from dledger_py.admin import Admin
+from dledger_py.admin import Admin, groups
 from dledger_py.admin.messages import Trace, trace
 from dledger_py.client.errors import ClientError
 from dledger_py.cluster.errors import ClusterError
 
 NAMESPACES = ("MQ_INST_1", "MQ_INST_2")
 """Of Java's and ali-ons' check, and of Go's."""
+
+EVERY_SECOND = {"type": "CUSTOMIZED", "customizedRetryPolicy": {"next": [1000]}}
 
 TRACES_TIMEOUT_S = 30.0
 """For the records to come: clients send them from threads of their own."""
@@ -77,6 +79,11 @@ class Check:
         ):
             await Admin(self.namesrv).update_topic(
                 name, cluster="DefaultCluster", read_queues=4, write_queues=4
+            )
+        if self.name == "retry-policy":
+            changes = {"group_retry_policy": EVERY_SECOND}
+            await groups.update(
+                Admin(self.namesrv), f"{self.topic}-retry-policy", changes, cluster="DefaultCluster"
             )
         self.folder.mkdir(parents=True)
         command = [*self.program.command(self.folder), "check"]

@@ -34,6 +34,7 @@ FEATURES: Mapping[str, str] = {
     "reset of a group": "reset",
     "query by key and by id": "queries",
     "namespaces": "namespace",
+    "retry policies of groups": "retry-policy",
 }
 """What it is, and what proves it."""
 
@@ -55,10 +56,11 @@ class Client:
 _EVERYWHERE = frozenset({STEADY, "tags", "delay", "retry", "orderly", "broadcast"})
 _JAVA_4 = _EVERYWHERE | {
     *("sends", SQL, "pull", "lite-pull", TRANSACTIONS, REQUEST, "trace", "topics"),
-    *("reset", "queries", "namespace"),
+    *("reset", "queries", "namespace", "retry-policy"),
 }
 _NO_API = "the client has no call for it"
 _NO_PYTHON_API = "the Python package has no call for it"
+_BY_BROKER = "not tried: the broker decides for whoever leaves the pause to it"
 _ONE_WAY = "one way only where no leader is killed: nobody would know of the loss"
 
 JAVA = Client(
@@ -88,7 +90,7 @@ GO = Client(
     name="go",
     title="Go 2.1.2",
     proven=_EVERYWHERE
-    | {"sends", SQL, "pull", TRANSACTIONS, REQUEST, "trace", "topics", "namespace"},
+    | {"sends", SQL, "pull", TRANSACTIONS, REQUEST, "trace", "topics", "namespace", "retry-policy"},
     lacks=dict.fromkeys(("lite-pull", "pop", "recall", "reset", "queries"), _NO_API),
     remarks={
         "sends": _ONE_WAY,
@@ -103,7 +105,8 @@ NODE = Client(
     name="node",
     title="ali-ons 3.12.0",
     proven=_EVERYWHERE | {SQL, "namespace"},
-    lacks=dict.fromkeys(set(FEATURES.values()) - _EVERYWHERE - {SQL, "namespace"}, _NO_API),
+    lacks=dict.fromkeys(set(FEATURES.values()) - _EVERYWHERE - {SQL, "namespace"}, _NO_API)
+    | {"retry-policy": _BY_BROKER},
     remarks={
         "delay": "by level only",
         "retry": "a message that has come again is only asked for once more by throwing: its"
@@ -116,7 +119,8 @@ PYTHON = Client(
     name="python",
     title="C++ (Python 0.4.4)",
     proven=_EVERYWHERE | {"sends", "pull"},
-    lacks=dict.fromkeys(set(FEATURES.values()) - _EVERYWHERE - {"sends", "pull"}, _NO_PYTHON_API),
+    lacks=dict.fromkeys(set(FEATURES.values()) - _EVERYWHERE - {"sends", "pull"}, _NO_PYTHON_API)
+    | {"retry-policy": _BY_BROKER},
     remarks={
         "sends": _ONE_WAY,
         "delay": "by level only",

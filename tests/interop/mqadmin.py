@@ -101,6 +101,7 @@ STEPS = (
         r"^(?P<unique_id>[0-9A-F]{{32,64}}) +\d +\d+( +\S+)? *$",
     ),
     step("queryMsgByUniqueKey -t orders -i {unique_id}", r"^Keys: +\[shop-producer-000003\]$"),
+    step("queryMsgById -t orders -i {unique_id}", r"^Keys: +\[shop-producer-000003\]$"),
     step("queryMsgByKey -t orders -k nobody", r"CODE: 208 "),
     step(
         "sendMessage -t mail -p traced -k key2 -m true",
@@ -122,6 +123,12 @@ STEPS = (
     step("queryCq -t orders -q 1 -i 1 -c 1 -g shop", r"^max: 3, min: 0$", r"tagsCode=\d+"),
     # Groups.
     step("updateSubGroup -c DefaultCluster -g audit", r"^create subscription group to {leader}"),
+    step(
+        "updateSubGroup -c DefaultCluster -g audit"
+        ' -p {{"type":"EXPONENTIAL","exponentialRetryPolicy":{{"initial":1000}}}}',
+        r"^create subscription group to {leader}",
+    ),
+    step("getConsumerConfig -g audit", r"^groupRetryPolicy += .*EXPONENTIAL"),
     step("getConsumerConfig -g audit", r"^groupName += +audit$", r"^retryMaxTimes += +16$"),
     step(
         "consumerConnection -g shop",

@@ -40,16 +40,17 @@ func check(o options) int {
 		}
 	}()
 	checks := map[string]func() error{
-		"sends":     f.sends,
-		"delay":     f.delay,
-		"retry":     f.retry,
-		"orderly":   f.orderly,
-		"broadcast": f.broadcast,
-		"tags":      f.tags,
-		"pull":      f.pull,
-		"topics":    f.topics,
-		"trace":     f.trace,
-		"namespace": f.namespace,
+		"sends":        f.sends,
+		"delay":        f.delay,
+		"retry":        f.retry,
+		"orderly":      f.orderly,
+		"broadcast":    f.broadcast,
+		"tags":         f.tags,
+		"pull":         f.pull,
+		"topics":       f.topics,
+		"trace":        f.trace,
+		"namespace":    f.namespace,
+		"retry-policy": f.retryPolicy,
 	}
 	run, known := checks[o.check]
 	if !known {
@@ -454,6 +455,52 @@ func (f *features) listed(a admin.Admin, name string, wanted bool) error {
 	}
 	if wanted {
 		return fmt.Errorf("made and not listed: %s", name)
+	}
+	return nil
+}
+
+// The group's policy, a second each time, says when a message comes again; by levels it is 10 s.
+func (f *features) retryPolicy() error {
+	p, err := f.producer()
+	if err != nil {
+		return err
+	}
+	if err := f.send(p, f.message("again")); err != nil {
+		return err
+	}
+	f.halfway()
+	c, err := f.newConsumer("retry-policy")
+	if err != nil {
+		return err
+	}
+	var mutex sync.Mutex
+	seen := map[int32]time.Time{}
+	err = f.start(c, f.topic, "*", func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		seen[messages[0].ReconsumeTimes] = time.Now()
+		if messages[0].ReconsumeTimes < 2 {
+			return consumer.ConsumeRetryLater, nil
+		}
+		return consumer.ConsumeSuccess, nil
+	})
+	if err != nil {
+		return err
+	}
+	count := func() int {
+		mutex.Lock()
+		defer mutex.Unlock()
+		return len(seen)
+	}
+	if err := f.wait(func() bool { return count() == 3 }, func() string { return fmt.Sprint("came times: ", count()) }); err != nil {
+		return err
+	}
+	for times := int32(1); times <= 2; times++ {
+		waited := seen[times].Sub(seen[times-1])
+		// A new group looks for its retry topic's queues every 20 s only.
+		if waited < time.Second-early || (!f.failover && times == 2 && waited > 5*time.Second) {
+			return fmt.Errorf("retry %d after %s", times, waited)
+		}
 	}
 	return nil
 }

@@ -72,6 +72,7 @@ final class Features {
                 case "topics": topics(); break;
                 case "reset": reset(); break;
                 case "queries": queries(); break;
+                case "retry-policy": retryPolicy(); break;
                 case "namespace": namespace(); break;
                 case "trace": trace(); break;
                 case "pop": new Popping(this).run(); break;
@@ -535,6 +536,31 @@ final class Features {
         Set<String> keys = new HashSet<>();
         all.forEach(each -> keys.add(each.getKeys()));
         demand(keys.size() == 40, "by the key of all: " + keys);
+    }
+
+    /** The group's policy, a second each time, says when a message comes again; by levels it is 10 s. */
+    private void retryPolicy() throws Exception {
+        Map<Integer, Long> stored = new ConcurrentHashMap<>();
+        DefaultMQPushConsumer consumer = newConsumer("retry-policy");
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            MessageExt message = messages.get(0);
+            stored.put(message.getReconsumeTimes(), System.currentTimeMillis());
+            return message.getReconsumeTimes() < 2
+                ? ConsumeConcurrentlyStatus.RECONSUME_LATER
+                : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        start(consumer);
+        send(producer(), message("again"));
+        await(() -> stored.containsKey(0), () -> "not seen");
+        halfway();
+        await(() -> stored.containsKey(2), () -> "seen " + stored);
+        for (int times = 1; times <= 2; times++) {
+            long waited = stored.get(times) - stored.get(times - 1);
+            demand(waited >= 1_000 - EARLY_MS, "retry " + times + " after " + waited + " ms");
+            // A new group looks for its retry topic's queues every 20 s only.
+            demand(failover || times == 1 || waited < 5_000, times + " after " + waited + " ms");
+        }
     }
 
     /** What is sent in a namespace is consumed there, tried again there, and a dead letter there. */
