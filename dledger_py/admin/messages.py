@@ -120,18 +120,21 @@ async def by_id(admin: Admin, topic: str, message_id: str) -> tuple[Message, ...
     if group is None:
         return await by_key(admin, topic, message_id, unique=True)
     failure: ClientError | None = None
-    for _, address in sorted(group.broker_addrs.items()):
+    missing = False
+    for _, address in sorted(group.broker_addrs.items()):  # the leader first: it has it soonest
         try:
             reply = await admin.ask(address, ViewMessage(offset=position, topic=topic))
         except ResponseError as error:
             if error.code != ResponseCode.SYSTEM_ERROR:
                 raise
-            return ()
+            missing = True  # or this member's log is damaged there
         except ClientError as error:
             failure = failure or error
         else:
             return tuple(_messages(reply.body, group.broker_name, address))
-    raise failure or NoRoute(topic, "its broker has no member now")
+    if failure is not None and not missing:
+        raise failure
+    return ()
 
 
 async def tracks(admin: Admin, message: Message) -> tuple[Track, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 import structlog
+import trio
 from attrs import fields
 
 from dledger_py.client.connection import Connection
@@ -20,7 +21,7 @@ from dledger_py.remoting.commands.groups import CreateGroup, GroupConfig
 from dledger_py.remoting.commands.json_bodies import encode_body
 from dledger_py.remoting.commands.operations import GetBrokerRuntime
 from dledger_py.remoting.commands.topics import CreateTopic
-from dledger_py.remoting.wire.frame import Frame
+from dledger_py.remoting.wire.frame import Frame, Framer
 from dledger_py.remoting.wire.message import BatchItem, encode_batch_body
 from dledger_py.remoting.wire.schema import spelling, value_type
 from tests.broker.broker_kit import PATIENCE_S, brokers, dial, send
@@ -190,11 +191,15 @@ BATCH: Final = encode_batch_body([BatchItem(0, b"one", b""), BatchItem(0, b"two"
 async def _answer(connection: Connection, code: int, wire: Mapping[str, str], body: bytes) -> Frame:
     """What is answered to a request that is given field by field."""
     opaque = connection.next_opaque()
-    # By json.dumps, which writes also what our own encoder refuses: half of a surrogate pair.
-    head = {"code": code, "flag": 0, "language": "JAVA", "opaque": opaque, "version": 479}
-    header = json.dumps(head | {"extFields": wire}).encode()
-    data = struct.pack(">II", 4 + len(header) + len(body), len(header)) + header + body
-    return await connection.exchange(opaque, data, PATIENCE_S)
+    return await connection.exchange(opaque, _frame(code, opaque, wire, body), PATIENCE_S)
+
+
+def _frame(
+    code: int, opaque: int, wire: Mapping[str, str], body: bytes, *, one_way: bool = False
+) -> bytes:
+    head = {"code": code, "flag": 2 if one_way else 0, "language": "JAVA", "opaque": opaque}
+    header = json.dumps(head | {"version": 479, "extFields": wire}).encode()
+    return struct.pack(">II", 4 + len(header) + len(body), len(header)) + header + body
 
 
 async def _prepare(client: Connection) -> None:
@@ -233,6 +238,30 @@ async def test_random_fields_of_the_right_names_are_answered(
 
     assert [] == faults
     assert len([code for code in told if 0 in told[code]]) > 25  # and much of it was carried out
+
+
+async def test_one_way_requests_are_not_answered_and_end_no_connection(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    async with brokers(tmp_path, 1) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        codes = sorted(leader.broker.routes.by_code)
+        async with dial(leader) as client:
+            await _prepare(client)
+        with structlog.testing.capture_logs() as logged:
+            async with await trio.open_tcp_stream(*leader.address) as stream:
+                for _ in range(ROUNDS):
+                    for code in codes:
+                        wire, body = _fields(rng, code), _body(rng, code)
+                        await stream.send_all(_frame(code, 7, wire, body, one_way=True))
+                await stream.send_all(_frame(GetBrokerRuntime.code, 8, {}, b""))
+                framer = Framer()
+                answers: list[Frame] = []
+                while 8 not in [frame.opaque for frame in answers]:
+                    answers += framer.feed(await stream.receive_some())
+
+    assert {8} == {frame.opaque for frame in answers if frame.flag & 1}  # the rest is said to us
+    assert [] == [each for each in logged if each["log_level"] in ("error", "critical")]
 
 
 # What is spoilt, in which fields, with which body; the code, and a part of the remark.
