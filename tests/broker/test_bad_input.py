@@ -105,7 +105,7 @@ def _kinds(code: int) -> dict[str, Any]:
     return {wire: kinds[name] for name, wire in found.names.items()}
 
 
-def _fields(rng: random.Random, code: int) -> dict[str, str]:
+def random_fields(rng: random.Random, code: int) -> dict[str, str]:
     """Fields of the right names, of which some are spoilt and some missing."""
     given: dict[str, str] = {wire: _usual(wire, kind) for wire, kind in _kinds(code).items()}
     for wire, kind in rng.sample([*_kinds(code).items()], min(len(given), rng.randrange(4))):
@@ -176,7 +176,7 @@ def _altered(rng: random.Random, value: Any) -> Any:
     return _document(rng)
 
 
-def _body(rng: random.Random, code: int) -> bytes:
+def random_body(rng: random.Random, code: int) -> bytes:
     kind = rng.random()
     if code in WHOLE and kind < 0.6:
         return msgspec.json.encode(_altered(rng, WHOLE[code]))
@@ -188,7 +188,9 @@ def _body(rng: random.Random, code: int) -> bytes:
 BATCH: Final = encode_batch_body([BatchItem(0, b"one", b""), BatchItem(0, b"two", b"KEYS\x01k")])
 
 
-async def _answer(connection: Connection, code: int, wire: Mapping[str, str], body: bytes) -> Frame:
+async def answer_to(
+    connection: Connection, code: int, wire: Mapping[str, str], body: bytes
+) -> Frame:
     """What is answered to a request that is given field by field."""
     opaque = connection.next_opaque()
     return await connection.exchange(opaque, _frame(code, opaque, wire, body), PATIENCE_S)
@@ -228,8 +230,8 @@ async def test_random_fields_of_the_right_names_are_answered(
                 for _ in range(ROUNDS):
                     await _prepare(client)
                     for code in codes:
-                        wire, body = _fields(rng, code), _body(rng, code)
-                        frame = await _answer(client, code, wire, body)
+                        wire, body = random_fields(rng, code), random_body(rng, code)
+                        frame = await answer_to(client, code, wire, body)
                         told[code].add(frame.code)
                         if frame.code == 1 and EXCEPTION.match(frame.remark or ""):
                             faults.append((code, frame.remark, wire, body[:80]))
@@ -252,7 +254,7 @@ async def test_one_way_requests_are_not_answered_and_end_no_connection(tmp_path:
             async with await trio.open_tcp_stream(*leader.address) as stream:
                 for _ in range(ROUNDS):
                     for code in codes:
-                        wire, body = _fields(rng, code), _body(rng, code)
+                        wire, body = random_fields(rng, code), random_body(rng, code)
                         await stream.send_all(_frame(code, 7, wire, body, one_way=True))
                 await stream.send_all(_frame(GetBrokerRuntime.code, 8, {}, b""))
                 framer = Framer()
@@ -387,7 +389,7 @@ async def test_each_bad_thing_has_its_code_and_says_what_it_is(tmp_path: Path) -
                 usual = {wire: _usual(wire, kind) for wire, kind in _kinds(code).items()}
                 given: dict[str, str | None] = usual | VALID.get(code, {}) | changed
                 wire = {name: value for name, value in given.items() if value is not None}
-                frame = await _answer(client, code, wire, body)
+                frame = await answer_to(client, code, wire, body)
                 if frame.code != expected or remark not in (frame.remark or ""):
                     faults.append((code, what, expected, frame.code, frame.remark))
 
