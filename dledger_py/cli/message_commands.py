@@ -150,6 +150,59 @@ def query_by_offset(
         _none(f"queue {queue_id} of topic {topic} has no message at offset {offset}")
 
 
+@admin.command("sendMessage")
+@common
+@TOPIC
+@click.option("-p", "--body", required=True, help="What it says.")
+@click.option("-k", "--keys", default="", help="Words by which it is found.")
+@click.option("-c", "--tags", "tag", help="Its tag.")
+@click.option("-i", "--qid", "queue_id", type=click.IntRange(0), help="The queue; any without it.")
+def send_message(
+    name_servers: str,
+    as_json: bool,
+    topic: str,
+    body: str,
+    keys: str,
+    tag: str | None,
+    queue_id: int | None,
+) -> None:
+    """Send one message. 4: it may have been stored, or not."""
+    import trio
+
+    from dledger_py.client import Receipt, connect
+
+    async def send() -> Receipt:
+        async with connect(name_servers) as client:
+            return await client.send(
+                topic, body.encode(), tag=tag, keys=keys.split(), queue=queue_id
+            )
+
+    try:
+        receipt = trio.run(send)
+    except ValueError as error:  # it cannot be sent at all
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        print_json(
+            {
+                "brokerName": receipt.broker,
+                "queueId": receipt.queue_id,
+                "offset": receipt.queue_offset,
+                "messageId": receipt.message_id,
+                "offsetMessageId": receipt.offset_message_id,
+            }
+        )
+        return
+    print_table(
+        columns("Broker Name", ">QID", ">Offset", "Id", "Offset Id"),
+        [
+            (
+                *(receipt.broker, receipt.queue_id, receipt.queue_offset),
+                *(receipt.message_id, receipt.offset_message_id),
+            )
+        ],
+    )
+
+
 @admin.command("printMsg")
 @common
 @TOPIC

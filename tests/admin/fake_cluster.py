@@ -29,6 +29,7 @@ from dledger_py.remoting.commands.registrations import RegisterBody, encode_regi
 from dledger_py.remoting.commands.relays import GetConsumerRunningInfo
 from dledger_py.remoting.commands.resets import CloneOffsets, OffsetsByQueue, ResetOffsets
 from dledger_py.remoting.commands.routing import RegisterBroker
+from dledger_py.remoting.commands.sending import SendMessage, SendReply
 from dledger_py.remoting.commands.statistics import (
     ClientConnection,
     ConsumerConnections,
@@ -54,8 +55,15 @@ from dledger_py.remoting.commands.transactions import ResumeCheck
 from dledger_py.remoting.rooms import Answer, Caller, Refused, handles, routes
 from dledger_py.remoting.server import Server
 from dledger_py.remoting.wire.codes import ResponseCode
-from dledger_py.remoting.wire.message import decode_record, encode_record, pack_host, patch_offsets
+from dledger_py.remoting.wire.message import (
+    decode_record,
+    encode_record,
+    offset_message_id,
+    pack_host,
+    patch_offsets,
+)
 from dledger_py.remoting.wire.properties import encode as encode_properties
+from dledger_py.remoting.wire.properties import find as find_property
 from namesrv.app import NameServer
 from namesrv.config import NamesrvConfig
 
@@ -161,6 +169,18 @@ class FakeBroker:
     @handles(DeleteTopic)
     def delete(self, request: DeleteTopic, caller: Caller) -> Answer[None]:
         return self._change(request)
+
+    @handles(SendMessage)
+    def send(self, request: SendMessage, caller: Caller) -> Answer[SendReply]:
+        self._change((request.topic, request.queue_id, caller.frame.body))
+        unique_id = find_property(request.properties, "UNIQ_KEY")
+        reply = SendReply(
+            msg_id=offset_message_id(pack_host("127.0.0.1", self.port), 9),
+            queue_id=request.queue_id,
+            queue_offset=17,
+            transaction_id=unique_id,
+        )
+        return Answer(reply)
 
     @handles(GetTopic)
     def topic(self, request: GetTopic, caller: Caller) -> Answer[None]:

@@ -21,6 +21,35 @@ def parsed(text: str) -> Any:
     return json.loads("\n".join(line for line in text.splitlines() if "[info" not in line))
 
 
+def test_a_message_is_sent(dledger: Any, fake: FakeCluster) -> None:
+    what = ("-t", "Orders", "-p", "h\u00e9llo", "-k", "k1 k2", "-c", "TagA", "-i", "3")
+    ended = dledger("admin", "sendMessage", "-n", fake.name_server, *what)
+    again = dledger("admin", "sendMessage", "--json", "-n", fake.name_server, *what)
+
+    assert 0 == ended.code
+    assert lines(ended.out)[1].startswith("broker-a 3 17 ")
+    assert [("Orders", 3, "h\u00e9llo".encode())] * 2 == fake.broker.changes
+    assert ("broker-a", 17) == (parsed(again.out)["brokerName"], parsed(again.out)["offset"])
+
+
+@pytest.mark.parametrize(
+    "what, code, said",
+    [
+        (("-t", "a.b", "-p", "x"), 2, "letters, digits"),
+        (("-t", "Orders", "-p", "x", "-c", "a || b"), 2, "one word"),
+        (("-t", "Orders", "-p", "x", "-i", "99"), 1, "99"),
+    ],
+)
+def test_what_cannot_be_sent_is_told(
+    dledger: Any, fake: FakeCluster, what: tuple[str, ...], code: int, said: str
+) -> None:
+    ended = dledger("admin", "sendMessage", "-n", fake.name_server, *what)
+
+    assert (code, "") == (ended.code, ended.out)
+    assert said in ended.err
+    assert [] == fake.broker.changes
+
+
 def test_messages_by_key(dledger: Any, fake: FakeCluster) -> None:
     properties = {"TAGS": "TagA", "KEYS": "k1 k2", "UNIQ_KEY": UNIQUE_ID}
     fake.broker.put("Orders", "k1", b"hello\n", properties=properties)
