@@ -26,7 +26,7 @@ from dledger_py.remoting.wire.message import BatchItem, encode_batch_body
 from dledger_py.remoting.wire.schema import spelling, value_type
 from tests.broker.broker_kit import PATIENCE_S, brokers, dial, send
 
-ROUNDS: Final = 25
+ROUNDS: Final = 15
 """Of all codes, with each of two seeds."""
 
 EXCEPTION = re.compile(r"^\w*(Error|Exception|Warning|Exit|Interrupt|Busy|Closed|StopIteration)\b")
