@@ -202,6 +202,8 @@ class Consumer:
     def _return(
         self, message: Message, reader: QueueReader, level: int, after_s: float | None
     ) -> None:
+        if self._ended:
+            return  # the group was left: whoever reads the queue now gets it again
         self._returning[id(message)] = reader
         name = f"{self.group} sends {message.message_id} back"
         self._tasks.start_soon(self._send_back, message, reader, level, after_s, name=name)

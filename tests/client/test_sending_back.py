@@ -151,6 +151,20 @@ async def test_leaving_waits_for_what_is_on_its_way_back() -> None:
         assert returns.committed == 1
 
 
+@on_both_loops
+async def test_what_is_said_after_leaving_means_nothing() -> None:
+    async with connected() as (cluster, mq):
+        returns = Returns(cluster)
+        async with mq.consumer("g", "t", from_="first") as messages:
+            left = [await anext(messages) for _ in range(3)]
+        left[0].nack()
+        left[1].reject()
+        left[2].ack()
+
+        assert returns.fields == []
+        assert returns.committed == 0
+
+
 def test_leaving_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_module, "CLOSE_S", 0.05)
 
