@@ -80,6 +80,7 @@ class Consumer:
         self._services = services
         self._tasks = tasks
         self._manner = manner
+        self._tracer = services.tracer
         self._shares = Shares(services, tasks, group, subscriptions, manner, self)
         self._ready: deque[tuple[Message, QueueReader]] = deque()
         self._handed: dict[int, tuple[Message, QueueReader]] = {}
@@ -129,8 +130,8 @@ class Consumer:
                     message, reader = self._ready.popleft()
                     if reader.delivers(message):
                         self._handed[id(message)] = (message, reader)
-                        if self._services.tracer is not None:
-                            self._services.tracer.handed_out(message, self.group)
+                        if self._tracer is not None:
+                            self._tracer.handed_out(message, self.group)
                         return message
             if self._news.is_set():
                 self._news = anyio.Event()
@@ -138,7 +139,10 @@ class Consumer:
 
     def acknowledge(self, message: Received) -> None:
         """*message* is done with; only the first word about a delivery counts."""
-        if (handed := self._taken_back(message, success=True)) is not None:
+        if self._tracer is not None:
+            self._tracer.settled(message, self.group, success=True)
+        handed = self._handed.pop(id(message), None)
+        if handed is not None:
             self._settle(*handed)
 
     def give_back(self, message: Received, after_s: float | None) -> None:
@@ -166,12 +170,10 @@ class Consumer:
         if (handed := self._taken_back(message)) is not None:
             self._deliver_again(*handed, None, failed=False)
 
-    def _taken_back(
-        self, message: Received, *, success: bool = False
-    ) -> tuple[Message, QueueReader] | None:
-        """*message*, if it is still in somebody's hands; it no longer is."""
-        if self._services.tracer is not None:
-            self._services.tracer.settled(message, self.group, success)
+    def _taken_back(self, message: Received) -> tuple[Message, QueueReader] | None:
+        """*message*, which was not handled, if it is still in somebody's hands; it no longer is."""
+        if self._tracer is not None:
+            self._tracer.settled(message, self.group, success=False)
         return self._handed.pop(id(message), None)
 
     async def reply(

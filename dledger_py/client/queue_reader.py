@@ -171,7 +171,12 @@ class QueueReader:
 
     def delivers(self, message: Message) -> bool:
         """Whether *message* is to be handed out."""
-        return not self.retiring and self.holds(message)
+        return (
+            not self.retiring
+            and not self.stopped
+            and self._held.get(message.queue_offset) is message
+            and (self._locks is None or self._locks.owns(self.queue))
+        )
 
     def _forget(self, message: Message) -> bool:
         if not self.holds(message):
