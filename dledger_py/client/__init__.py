@@ -28,6 +28,7 @@ from dledger_py.client.errors import (
     UnsupportedCompression,
 )
 from dledger_py.client.messages import Message, Outgoing, Receipt
+from dledger_py.client.popping import PopConsumer
 from dledger_py.client.pull import PullResult, PullStatus
 from dledger_py.client.queues import Queue
 from dledger_py.client.subscriptions import Sql
@@ -51,6 +52,7 @@ __all__ = [
     "NoReply",
     "NoRoute",
     "Outgoing",
+    "PopConsumer",
     "PullResult",
     "PullStatus",
     "Queue",

@@ -10,6 +10,7 @@ its `async with` block: nothing runs before it or after it.  Guarantees are in d
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from typing import Literal
 
 import anyio
 import msgspec
@@ -20,12 +21,10 @@ from dledger_py.client.asking import Asker
 from dledger_py.client.connection import Connection
 from dledger_py.client.consumer import Consumer, open_consumer
 from dledger_py.client.errors import (
-    ClientError,
     NoReply,
     NoRoute,
     ResponseError,
     SendUncertain,
-    Unreachable,
 )
 from dledger_py.client.members import Members
 from dledger_py.client.membership import Membership
@@ -39,7 +38,8 @@ from dledger_py.client.messages import (
     delay_properties,
     render_properties,
 )
-from dledger_py.client.pool import Pool
+from dledger_py.client.pool import Pool, reach_one
+from dledger_py.client.popping import PopConsumer, open_pop_consumer
 from dledger_py.client.producer import Producer, Sealed, receipt_of
 from dledger_py.client.pull import Puller, PullResult
 from dledger_py.client.queues import Queue
@@ -50,6 +50,7 @@ from dledger_py.client.subscriptions import (
     From,
     Manner,
     Selection,
+    checked_group,
     checked_place,
     parse_subscriptions,
 )
@@ -69,8 +70,8 @@ PRODUCER_GROUP = "python-producer"
 PULL_GROUP = "DEFAULT_CONSUMER"
 """The group pulls are made under: one of those that exist without being created."""
 
-GROUP_CHARACTERS_MAX = 120
-"""Longer ones make retry topics that other languages' clients cannot read."""
+INVISIBLE_S_MAX = 300.0
+"""How long a popped message may be one member's; Java's client allows as much."""
 
 _render = msgspec.json.encode
 
@@ -392,7 +393,7 @@ class Client:
         With *broadcast*, every member reads everything, from where *from_* says; the group has no
         offsets, and no retries at the broker.
         """
-        _checked_group(group)
+        checked_group(group)
         if max_reconsume_times is not None and max_reconsume_times < 0:
             raise ValueError(f"max_reconsume_times {max_reconsume_times}: 0 or more is expected")
         if concurrency < 1:
@@ -412,6 +413,34 @@ class Client:
                 broadcast=broadcast,
             ),
             version=int(self._now_s() * 1000),
+        )
+
+    def pop_consumer(
+        self,
+        group: str,
+        subscriptions: Mapping[str, Selection] | Sequence[str] | str,
+        *,
+        concurrency: int = 16,
+        from_: Literal["last", "first"] = "first",
+        invisible_s: float = 60.0,
+    ) -> AbstractAsyncContextManager[PopConsumer]:
+        """Take messages of whatever queue, each for *invisible_s*, for as long as the block lasts.
+
+        Nothing is shared out, so members may be more than queues, and a slow one keeps nobody
+        waiting.  What is not acknowledged in its time comes again, to whichever member.
+        """
+        if concurrency < 1:
+            raise ValueError(f"concurrency {concurrency}: at least 1 is expected")
+        if not 1 <= invisible_s <= INVISIBLE_S_MAX:
+            raise ValueError(f"invisible_s {invisible_s}: 1 to {INVISIBLE_S_MAX} are expected")
+        return open_pop_consumer(
+            self._services,
+            checked_group(group),
+            parse_subscriptions(subscriptions, checked_topic),
+            invisible_s=invisible_s,
+            concurrency=concurrency,
+            from_first=checked_place(from_) == "first",
+            now_s=self._now_s,
         )
 
     # --- pulling ---------------------------------------------------------------------------------
@@ -440,7 +469,7 @@ class Client:
         return await self._puller.pull(
             await self._puller.find(topic, queue_id, broker),
             offset,
-            group=_checked_group(group),
+            group=checked_group(group),
             max_messages=max_messages,
             tags=tags,
             wait_s=wait_s,
@@ -472,7 +501,7 @@ class Client:
         The answer is not older than any commit that was answered before this call.
         """
         queue = await self._puller.find(topic, queue_id, broker)
-        return await self._puller.committed_offset(queue, _checked_group(group), self._timeout_s)
+        return await self._puller.committed_offset(queue, checked_group(group), self._timeout_s)
 
     async def commit_offset(
         self, group: str, topic: str, queue_id: int, offset: int, *, broker: str | None = None
@@ -485,7 +514,7 @@ class Client:
         if offset < 0:
             raise ValueError(f"offset {offset}: 0 or more is expected")
         queue = await self._puller.find(topic, queue_id, broker)
-        await self._puller.commit_offset(queue, _checked_group(group), offset, self._timeout_s)
+        await self._puller.commit_offset(queue, checked_group(group), offset, self._timeout_s)
 
     async def reset_offset(self, group: str, topic: str, to: From) -> dict[Queue, int]:
         """Let *group* go on at a time, or at the first or the last message, in every queue.
@@ -497,7 +526,7 @@ class Client:
         ResponseError with 26 if there is no such group.
         """
         return await self._puller.reset_offset(
-            _checked_group(group), checked_topic(topic), checked_place(to), self._timeout_s
+            checked_group(group), checked_topic(topic), checked_place(to), self._timeout_s
         )
 
 
@@ -523,7 +552,7 @@ async def connect(
     **Raises** Unreachable if no name server can be reached in that time.
     """
     addresses = parse_name_servers(name_servers)
-    _checked_group(producer_group)
+    checked_group(producer_group)
 
     if check is not None and producer_group == PRODUCER_GROUP:
         raise ValueError(
@@ -538,7 +567,7 @@ async def connect(
 
     async with open_tasks() as tasks:
         pool = Pool(tasks, on_request, surroundings)
-        first = await _reach_one(pool, addresses, timeout_s)
+        first = await reach_one(pool, addresses, timeout_s)
         routes = Routes(pool, addresses)
         client = Client(
             tasks,
@@ -563,26 +592,5 @@ async def connect(
             await pool.close()
 
 
-async def _reach_one(pool: Pool, addresses: Sequence[str], timeout_s: float) -> Connection:
-    """A connection to any name server, tried in turn until *timeout_s* has passed."""
-    failure: ClientError = Unreachable(", ".join(addresses), f"no answer within {timeout_s:g} s")
-    with anyio.move_on_after(timeout_s):
-        while True:
-            for address in addresses:
-                try:
-                    return await pool.get(address)
-                except Unreachable as error:
-                    failure = error
-            await anyio.sleep(retry.LONGEST_PAUSE_S)
-    raise failure
-
-
 def _new_client_id(local_host: str, surroundings: Surroundings) -> str:
     return f"{local_host}@{surroundings.pid()}#{surroundings.randbits(32):08x}"
-
-
-def _checked_group(group: str) -> str:
-    checked_topic(group)
-    if len(group) > GROUP_CHARACTERS_MAX:
-        raise ValueError(f"group {group!r}: at most {GROUP_CHARACTERS_MAX} characters are expected")
-    return group

@@ -5,10 +5,11 @@ dial.  A connection that ended is forgotten at once, so the next call opens a ne
 worth trying is the caller's decision (`retry`).  Nothing here waits between attempts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 
+from dledger_py.client import retry
 from dledger_py.client._tasks import Starter
 from dledger_py.client.connection import Connection, OnRequest, open_connection, parse_address
 from dledger_py.client.errors import ClientClosed, ClientError, Unreachable
@@ -111,3 +112,17 @@ class Pool:
                 await connection.flush()
         for connection in list(self._open.values()):
             connection.end(ClientClosed)
+
+
+async def reach_one(pool: Pool, addresses: Sequence[str], timeout_s: float) -> Connection:
+    """A connection to any name server, tried in turn until *timeout_s* has passed."""
+    failure: ClientError = Unreachable(", ".join(addresses), f"no answer within {timeout_s:g} s")
+    with anyio.move_on_after(timeout_s):
+        while True:
+            for address in addresses:
+                try:
+                    return await pool.get(address)
+                except Unreachable as error:
+                    failure = error
+            await anyio.sleep(retry.LONGEST_PAUSE_S)
+    raise failure

@@ -6,6 +6,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from dledger_py.client.messages import checked_topic
 from dledger_py.remoting.commands.heartbeats import (
     SQL_EXPRESSION,
     TAG_EXPRESSION,
@@ -17,6 +18,9 @@ from dledger_py.remoting.commands.heartbeats import (
 )
 
 RETRY_PREFIX = "%RETRY%"
+
+GROUP_CHARACTERS_MAX = 120
+"""Longer ones make retry topics that other languages' clients cannot read."""
 
 From = Literal["last", "first"] | datetime
 """Where a group starts in a queue it has never committed an offset for."""
@@ -85,6 +89,14 @@ class Manner:
 
     broadcast: bool = False
     """Every member reads everything, and nobody commits."""
+
+
+def checked_group(group: str) -> str:
+    """*group*, if a group may be called that."""
+    checked_topic(group)
+    if len(group) > GROUP_CHARACTERS_MAX:
+        raise ValueError(f"group {group!r}: at most {GROUP_CHARACTERS_MAX} characters are expected")
+    return group
 
 
 def checked_place(where: From) -> From:

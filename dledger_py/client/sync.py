@@ -23,7 +23,6 @@ What a call does and raises is said at the async one of the same name.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -31,28 +30,25 @@ from contextlib import (
     contextmanager,
 )
 from datetime import datetime, timedelta
-from functools import partial
-from threading import Thread
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import anyio
 import anyio.to_thread
-from anyio.from_thread import BlockingPortal
 from attrs import fields, frozen
 
 from dledger_py.client import client as async_client
 from dledger_py.client import consumer as async_consumer
 from dledger_py.client import messages as async_messages
+from dledger_py.client import popping as async_popping
 from dledger_py.client import retry
 from dledger_py.client.client import PRODUCER_GROUP, PULL_GROUP
-from dledger_py.client.errors import ClientClosed, ClientForked
+from dledger_py.client.loop_thread import LoopThread
 from dledger_py.client.messages import Outgoing, Receipt, Received, Settlement, as_seconds, settle
 from dledger_py.client.pull import PullResult
 from dledger_py.client.queues import Queue
 from dledger_py.client.subscriptions import From, Selection
 from dledger_py.client.transactions import Transaction, TransactionState
-from dledger_py.client.unique_ids import forks
 
 T = TypeVar("T")
 
@@ -60,105 +56,11 @@ Check = Callable[[Received], TransactionState]
 """Finds out what became of a transaction; called in a worker thread."""
 
 
-class _Thread:
-    """The thread with the event loop, as other threads see it.
-
-    AnyIO has a context manager for this; as a generator it would end the parent's loop, or wait for
-    it, when a forked child forgets it.
-    """
-
-    def __init__(self, backend: str) -> None:
-        self._forks = forks()
-        self.ended = False
-        started: Future[BlockingPortal] = Future()
-
-        async def loop() -> None:
-            async with BlockingPortal() as portal:
-                started.set_result(portal)
-                await portal.sleep_until_stopped()
-
-        def run() -> None:
-            try:
-                anyio.run(loop, backend=backend)
-            except BaseException as error:
-                if started.done():
-                    raise
-                started.set_exception(error)
-
-        self._thread = Thread(target=run, name="dledger client", daemon=True)
-        self._thread.start()
-        self._portal = started.result()
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is another process than the one the thread runs in."""
-        return forks() != self._forks
-
-    def check(self) -> None:
-        """**Raises** ClientForked or ClientClosed if nothing can be called there."""
-        if self.forked:
-            raise ClientForked
-        if self.ended:
-            raise ClientClosed
-
-    def end(self) -> None:
-        """End everything that still runs there.  Other threads that wait hear ClientClosed."""
-        self._portal.call(self._portal.stop, True)
-        self._thread.join()
-
-    def call(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        """Run *function* there, async or not, and wait for it; Ctrl-C cancels it."""
-        self.check()
-        future = self._portal.start_task_soon(partial(function, *arguments, **keywords))
-        try:
-            return future.result()
-        except CancelledError as error:  # the block ended meanwhile, in another thread
-            raise ClientClosed from error
-        except BaseException:
-            future.cancel()
-            raise
-
-    def open(self, manager: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
-        """*manager*, entered and left there, in one task."""
-        return _There(self, self._portal, manager)
-
-
-class _There(Generic[T]):
-    """An async context manager, entered and left in the thread with the event loop."""
-
-    def __init__(
-        self, thread: _Thread, portal: BlockingPortal, manager: AbstractAsyncContextManager[T]
-    ) -> None:
-        self._thread = thread
-        self._portal = portal
-        self._manager = manager
-
-    def __enter__(self) -> T:
-        self._thread.check()
-        self._wrapped = self._portal.wrap_async_context_manager(self._manager)
-        return self._wrapped.__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        if self._thread.forked:
-            return None  # it is the parent's
-        try:
-            return self._wrapped.__exit__(kind, error, trace)
-        except (RuntimeError, CancelledError):
-            if self._thread.ended:  # and everything with it
-                return None
-            raise
-
-
 @frozen
 class _Told:
     """Tells the consumer, in its own thread, what became of one message."""
 
-    thread: _Thread
+    thread: LoopThread
     settlement: Settlement
     message: async_messages.Message
 
@@ -240,28 +142,21 @@ _FIELDS = tuple(
 )
 
 
-def _wrapped(message: async_messages.Message, thread: _Thread, *, settled: bool) -> Message:
+def _wrapped(message: async_messages.Message, thread: LoopThread, *, settled: bool) -> Message:
     values = {alias: getattr(message, name) for name, alias in _FIELDS}
     told = _Told(thread, message.settled_by(), message) if settled else None
     return Message(**values, settlement=told)
 
 
-class Consumer:
-    """The messages of one group membership, as an iterator.  Made by `Client.consumer`."""
+class _Messages:
+    """What a consumer hands out, as an iterator."""
 
-    def __init__(self, thread: _Thread, consumer: async_consumer.Consumer) -> None:
+    def __init__(
+        self, thread: LoopThread, consumer: async_consumer.Consumer | async_popping.PopConsumer
+    ) -> None:
         self._thread = thread
-        self._consumer = consumer
+        self._messages = consumer
         self.group = consumer.group
-
-    @property
-    def queues(self) -> tuple[Queue, ...]:
-        """The queues assigned to this member now."""
-        return self._consumer.queues
-
-    def seek(self, queue: Queue, to: int | From) -> None:
-        """Go on in *queue*, one of `queues`, at an offset, a time, or its first or last message."""
-        self._thread.call(self._consumer.seek, queue, to)
 
     def __iter__(self) -> Iterator[Message]:
         return self
@@ -279,14 +174,35 @@ class Consumer:
 
     async def _receive(self, timeout_s: float | None) -> async_messages.Message | None:
         with anyio.move_on_after(timeout_s):
-            return await anext(self._consumer, None)
+            return await anext(self._messages, None)
         return None
+
+
+class Consumer(_Messages):
+    """The messages of one group membership, as an iterator.  Made by `Client.consumer`."""
+
+    def __init__(self, thread: LoopThread, consumer: async_consumer.Consumer) -> None:
+        super().__init__(thread, consumer)
+        self._consumer = consumer
+
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues assigned to this member now."""
+        return self._consumer.queues
+
+    def seek(self, queue: Queue, to: int | From) -> None:
+        """Go on in *queue*, one of `queues`, at an offset, a time, or its first or last message."""
+        self._thread.call(self._consumer.seek, queue, to)
+
+
+class PopConsumer(_Messages):
+    """What one member pops, as an iterator.  Made by `Client.pop_consumer`."""
 
 
 class Client:
     """A connected client.  Made by `connect`."""
 
-    def __init__(self, thread: _Thread, client: async_client.Client) -> None:
+    def __init__(self, thread: LoopThread, client: async_client.Client) -> None:
         self._thread = thread
         self._client = client
         self.client_id = client.client_id
@@ -450,6 +366,29 @@ class Client:
         )
         return self._consuming(manager)
 
+    def pop_consumer(
+        self,
+        group: str,
+        subscriptions: Mapping[str, Selection] | Sequence[str] | str,
+        *,
+        concurrency: int = 16,
+        from_: Literal["last", "first"] = "first",
+        invisible_s: float = 60.0,
+    ) -> AbstractContextManager[PopConsumer]:
+        """Take messages of whatever queue, each for *invisible_s*, for as long as the block
+        lasts."""
+        manager = self._client.pop_consumer(
+            group, subscriptions, concurrency=concurrency, from_=from_, invisible_s=invisible_s
+        )
+        return self._popping(manager)
+
+    @contextmanager
+    def _popping(
+        self, manager: AbstractAsyncContextManager[async_popping.PopConsumer]
+    ) -> Iterator[PopConsumer]:
+        with self._thread.open(manager) as consumer:
+            yield PopConsumer(self._thread, consumer)
+
     @contextmanager
     def _consuming(
         self, manager: AbstractAsyncContextManager[async_consumer.Consumer]
@@ -571,7 +510,7 @@ class _Connected:
 
     def __enter__(self) -> Client:
         with ExitStack() as stack:
-            self._thread = _Thread(self._backend)
+            self._thread = LoopThread(self._backend)
             stack.callback(self._thread.end)
             client = stack.enter_context(self._thread.open(self._connecting))
             self._stack = stack.pop_all()

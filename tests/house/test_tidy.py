@@ -28,7 +28,7 @@ BROAD_EXCEPT_ALLOWED = {
     "dledger_py/actors/incarnation.py",
     "dledger_py/cli/main.py",
     "dledger_py/client/connection.py",
-    "dledger_py/client/sync.py",
+    "dledger_py/client/loop_thread.py",
     "dledger_py/client/transactions.py",  # what a user's `check` raises
     "dledger_py/remoting/rooms.py",
     "dledger_py/remoting/server.py",
