@@ -18,7 +18,7 @@ VIP_PORT_DISTANCE: Final = 2  # RocketMQ's "fast" listener: old clients and dash
 ANY_ADDRESS: Final = {"", "0.0.0.0", "::", "*"}
 MESSAGE_BYTES_LIMIT: Final = 7 * 1024 * 1024  # with its properties it must fit a log entry of 8 MiB
 REGISTER_PERIOD_S_MAX: Final = 60  # RocketMQ's
-DEDUPLICATION_MESSAGES_MAX: Final = 8 * 1024 * 1024  # 256 MiB of memory
+DEDUPLICATION_MESSAGES_MAX: Final = 4_000_000  # 320 MB of memory
 TRANSACTION_SETTING_MAX: Final = 7 * 24 * 3_600_000  # a week in ms
 
 
@@ -118,9 +118,9 @@ class BrokerConfig:
         doc="sync: acknowledged is on disk at a quorum; async: in memory at a quorum, on disk soon",
     )
     deduplication_messages: int = setting(
-        131_072,
+        60_000,
         doc="how many of the newest messages are recognised when they are sent again, and answered"
-        " instead of stored twice; 32 bytes of memory for each; 0: none",
+        " instead of stored twice; 80 bytes of memory for each; 0: none",
     )
     deduplication_s: int = setting(
         120, doc="for how long after it was stored a message is recognised, in s; 0: not at all"

@@ -10,7 +10,7 @@ Laws
 - What may have been sent before is left: whether it was takes a look at the log.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -22,7 +22,6 @@ from broker.rooms._message_types import takes_all
 from broker.rooms.sending import REGION, Sending, declined
 from broker.serving.leadership import BORN_HOST
 from broker.serving.put_batch import Single
-from broker.store.put_window import identity
 from dledger_py.remoting.commands.sending import plain_answer
 from dledger_py.remoting.rooms import Port, quick, refusal, render_head
 from dledger_py.remoting.wire import properties as props
@@ -55,7 +54,8 @@ class _Topic:
     queues: int
     stored_name: bytes
     hash: int | None
-    """None if nobody recognises what is sent to it twice."""
+    """A part of its messages' identities (`put_window`); None if nobody recognises what is sent to
+    it twice."""
 
 
 @define(eq=False)
@@ -65,12 +65,14 @@ class UsualSends:
     sending: Sending
     _topics: dict[str, _Topic] = field(factory=dict, init=False)
     _answer: Callable[[int, int, int, str, int], bytes] = field(init=False)
-    _known: Callable[[int], bool] = field(init=False)
+    _pending: Container[int] = field(init=False)
+    _in_window: Callable[[int], bool] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         duplicates = self.sending.duplicates
         if duplicates is not None:
-            self._known = duplicates.known
+            self._pending = self.sending.batch.pending
+            self._in_window = duplicates.window.__contains__
         self._answer = plain_answer(REGION, True, self.sending.store_host)
         self.sending.batch.answer_singles_by(self)
 
@@ -143,8 +145,8 @@ class UsualSends:
         )
         same = 0
         if topic.hash is not None:
-            same = identity(unique_id, record, topic.hash)
-            if self._known(same):
+            same = hash(f"UNIQ_KEY\x01{unique_id}\x02".encode() + record[8:12]) ^ topic.hash
+            if same in self._pending or self._in_window(same):
                 return False
         sending.batch.add_single(
             (name, queue_id, code, record),

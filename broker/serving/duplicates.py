@@ -32,11 +32,19 @@ from broker.serving.cold_reads import ColdReads
 from broker.serving.put_batch import Failed, PutBatch, several
 from broker.serving.rates import Rates
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.message_lookup import candidate_at, confirmed
+from broker.store.message_lookup import confirmed
 from broker.store.message_reader import LogReader
-from broker.store.put_window import STORED_FOR_ANOTHER, PutWindow, identity_of, meant_for
+from broker.store.put_window import (
+    STORED_FOR_ANOTHER,
+    Place,
+    PutWindow,
+    identity_of,
+    meant_for,
+    records_in,
+    unique_id_in,
+)
 from dledger_py.remoting.wire import properties as props
-from dledger_py.remoting.wire.message import Record, decode_record
+from dledger_py.remoting.wire.message import Record, decode_record, record_size
 
 _NOT_THE_PRODUCERS: Final = frozenset(
     {
@@ -63,6 +71,9 @@ class Original:
     deliver_ms: int | None
     """Its time, if it has one of its own."""
 
+
+Candidate = tuple[int, list[bytearray]]
+"""A log position, and the records from there on."""
 
 Fresh = Callable[[int], None]
 """Store the messages, under this identity; 0 for none."""
@@ -97,10 +108,6 @@ class Duplicates:
             or names.is_dead_letter_topic(topic)
         )
 
-    def known(self, identity: int) -> bool:
-        """Whether a message of this identity may be there, or on its way."""
-        return identity in self.batch.pending or self.window.find(identity) >= 0
-
     def identity_of(self, message: Message, sent_properties: str) -> int:
         """The identity of a message, or of the first of a batch; 0 if it is not to be recognised.
         `sent_properties` are those that it came with."""
@@ -120,33 +127,36 @@ class Duplicates:
         again: Again,
         failed: Failed,
         *,
-        unlike: int = -1,
+        unlike: Place | None = None,
     ) -> None:
         """Have the messages stored by `fresh`, or answered by `again` or `failed`; one of them is
-        called, now or later. What stands at log position `unlike` is known to be another one."""
+        called, now or later. What the entry `unlike` has is known to be something else."""
         pending = self.batch.pending.get(identity)
         if pending is not None:
             self._join(identity, several(pending), messages, fresh, again, failed)
             return
-        position = self.window.find(identity) if identity else -1
-        if position in (-1, unlike):
+        place = self.window.find(identity)
+        if place is None or place == unlike:
             fresh(identity)
             return
 
-        def found(candidates: Sequence[bytearray]) -> None:
-            replies = self._compare(position, candidates, messages)
-            if replies is not None:
+        def found(candidates: Sequence[Candidate]) -> None:
+            firsts = next(
+                filter(None, (self._confirm(each, messages) for each in candidates)), None
+            )
+            if firsts is not None:
                 self.rates.put_duplicates.total += len(messages)
-                again(replies, _original(decode_record(candidates[0])))
+                places = [(first.queue_offset, first.physical_offset) for first in firsts]
+                again(places, _original(firsts[0]))
             elif not self.leads():  # reading has waited for a disk
                 failed(NoLeader())
             else:
-                self.offer(identity, messages, fresh, again, failed, unlike=position)
+                self.offer(identity, messages, fresh, again, failed, unlike=place)
 
         try:
-            candidates = self._read(position, messages, nowait=True)
+            candidates = self._read(place, identity, messages, nowait=True)
         except BlockingIOError:
-            self.cold_reads.submit(lambda: self._read(position, messages), found, failed)
+            self.cold_reads.submit(lambda: self._read(place, identity, messages), found, failed)
         else:
             found(candidates)
 
@@ -173,25 +183,37 @@ class Duplicates:
         self.batch.join(identity, settled, failed)
 
     def _read(
-        self, position: int, messages: Sequence[Message], *, nowait: bool = False
-    ) -> list[bytearray]:
-        """What stands there, as many records as there are messages; fewer if there are not."""
+        self, place: Place, identity: int, messages: Sequence[Message], *, nowait: bool = False
+    ) -> list[Candidate]:
+        """What the entry has of this identity, the newest first, each with as many of the records
+        behind it as there are messages. **Blocks** unless `nowait`."""
+        position, size = place
+        try:
+            payload = bytes(self.log.read_bytes(position, size, nowait=nowait))
+        except LookupError:  # retention has let go of it
+            return []
+        first = messages[0][3]
+        unique_id = unique_id_in(first, 0, len(first))
         found = []
-        for _ in messages:
-            candidate = candidate_at(self.log, position, nowait=nowait)
-            if candidate is None:
-                break
-            found.append(candidate)
-            position += len(candidate)
-        return found
+        for other, at in records_in(payload, unique_id):
+            if other == identity:
+                records = []
+                begin = at
+                for _ in messages:
+                    if at >= size:
+                        break
+                    end = at + record_size(payload, at)
+                    records.append(bytearray(payload[at:end]))
+                    at = end
+                found.append((position + begin, records))
+        return found[::-1]
 
-    def _compare(
-        self, position: int, candidates: Sequence[bytearray], messages: Sequence[Message]
-    ) -> list[MessageReply] | None:
-        """Where the first ones stand, if that is what was found; else None."""
+    def _confirm(self, candidate: Candidate, messages: Sequence[Message]) -> list[Record] | None:
+        """The first ones, if that is what was found; else None."""
+        position, records = candidate
         firsts: list[Record] = []
-        for number, candidate in enumerate(candidates):
-            stored = confirmed(self.queues, position, candidate)
+        for number, each in enumerate(records):
+            stored = confirmed(self.queues, position, each)
             if stored is None:
                 return None
             record = decode_record(stored)
@@ -209,7 +231,7 @@ class Duplicates:
             return None
         if first.topic == names.HALF_TOPIC and self.halves.get(first.physical_offset) is None:
             return None
-        return [(record.queue_offset, record.physical_offset) for record in firsts]
+        return firsts
 
 
 def _all_alike(firsts: Sequence[Record], messages: Sequence[Message]) -> bool:

@@ -4,22 +4,20 @@ Made from the log alone, entry by entry as they are applied, so every member has
 none of it is written down; a start reads the end of the log again (`look_back`).
 
 Laws
-- The newest `count` messages are in it, and at most as many again. Of two that are alike the newer
-  one counts. Messages without a unique id are not in it, nor what consumers sent back (retry and
-  dead-letter topics): that is alike on purpose. Of those that wait (delayed, half) the topic is the
-  one they are meant for.
-- An identity is a hash, and the tables keep 46 bits of it: what is found is a position worth
-  looking at, never a proof. Whoever asks compares the record there. One message in a hundred
-  million is taken for another one, and forgotten.
-- 16 bytes a message and no object, in two tables of which the older is dropped as a whole: nothing
-  here takes longer for being fuller, and nothing is ever collected.
+- The newest `count` messages are in it, at most a third more, and what one entry has. Of two that
+  are alike the newer one counts. Messages without a unique id are not in it, nor what consumers
+  sent back (retry and dead-letter topics): that is alike on purpose. Of those that wait (delayed,
+  half) the topic is the one they are meant for.
+- An identity is a hash: what is found is an entry worth looking at, never a proof. Whoever asks
+  compares the record there.
+- Nothing is done message by message that can be done for an entry: its messages share one place,
+  and the oldest of four tables goes as a whole. A message takes some 60 bytes.
 
 Elsewhere: what is done with a message that is found (`broker.serving.duplicates`).
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -30,7 +28,7 @@ from broker.machine import names, put_messages
 from broker.machine.codec import decode_command
 from broker.machine.effects import IndexMessages
 from broker.machine.put_messages import MESSAGE, decode_put_messages
-from broker.machine.replies import MessageReply, Reason
+from broker.machine.replies import MessageReply
 from broker.machine.timer_wheel import WAITING_TOPICS
 from dledger_py.ledger.machine import Applied, Committed
 from dledger_py.remoting.wire import properties as props
@@ -39,38 +37,33 @@ _UNIQUE_ID: Final = f"{props.UNIQ_KEY}\x01".encode()
 _REAL_TOPIC: Final = f"{props.REAL_TOPIC}\x01".encode()
 _END: Final = b"\x02"
 
-# A slot: some bits of the identity, and how far behind its table's first message the message lies.
-_DISTANCE_BITS: Final = 36  # 64 GiB of log; a table never spans more
-_DISTANCE_MAX: Final = (1 << _DISTANCE_BITS) - 1
-_TAG: Final = ((1 << 64) - 1) ^ _DISTANCE_MAX
-
 STORED_FOR_ANOTHER: Final = frozenset({*WAITING_TOPICS, names.HALF_TOPIC})
 
-_SPAN_MAX: Final = _DISTANCE_MAX - (1 << 30)  # an entry is far smaller
-
-_RUN_UNITS: Final = 512  # put without looking whether there is room for them
-_RUN_BYTES: Final = _RUN_UNITS * UNIT_PLACE.size
+_TABLES: Final = 4  # a fourth of the memory is for messages that need not be there any more
 
 _STEP_ENTRIES: Final = 64  # of the log, looked back at together, at first
 _STEP_BYTES: Final = 4 * 1024 * 1024  # and what it aims at: reading it costs more than beginning to
 
 
+Place = tuple[int, int]
+"""Log position and size of a command's payload: one for all messages that came by it."""
+
+
 def identity_of(data: bytes, at: int, end: int, topic: str) -> int:
     """What tells the record at `at` apart from others of this topic; 0 if it has no unique id.
 
-    The same on every member of a process's life, and within it only.
+    The same as long as a process lives, and no longer. `rooms.usual_sends` makes it by itself.
     """
-    start = data.rfind(_UNIQUE_ID, at, end)
-    if start < 0:
+    unique_id = unique_id_in(data, at, end)
+    if not unique_id:
         return 0
-    stop = data.find(_END, start, end)
-    unique_id = data[start : end if stop < 0 else stop + 1]
     return hash(unique_id + data[at + 8 : at + 12]) ^ hash(topic)  # bytes 8 to 12: the body's CRC
 
 
-def identity(unique_id: str, record: bytes, topic_hash: int) -> int:
-    """The same for a record that has this unique id, and properties behind it."""
-    return hash(f"UNIQ_KEY\x01{unique_id}\x02".encode() + record[8:12]) ^ topic_hash
+def unique_id_in(data: bytes, at: int, end: int) -> bytes:
+    """The last property of that name in the record at `at`, as it stands there; empty for none."""
+    start = data.rfind(_UNIQUE_ID, at, end)
+    return data[start : data.find(_END, start, end) + 1 or end] if start >= 0 else b""
 
 
 def meant_for(data: bytes, at: int, end: int, topic: str) -> str | None:
@@ -84,21 +77,6 @@ def meant_for(data: bytes, at: int, end: int, topic: str) -> str | None:
     if names.is_retry_topic(topic) or names.is_dead_letter_topic(topic):
         return None
     return topic
-
-
-def slots_for(count: int) -> int:
-    """A power of two, at least twice of what a table can come to hold: half empty, it is quick."""
-    return 1 << (2 * (count + _RUN_UNITS) - 1).bit_length()
-
-
-@define(eq=False)
-class _Table:
-    """Open addressing with linear probing; 0 is an empty slot."""
-
-    slots: array[int] = field(factory=lambda: array("Q", (0,)))
-    base: int = 0
-    """One less than the log position of its first message, so that no slot in use is 0."""
-    count: int = 0
 
 
 @frozen
@@ -115,9 +93,10 @@ class PutWindow:
 
     count: int
     """How many of the newest messages are in it for certain."""
-    _new: _Table = field(factory=_Table, init=False)
-    _old: _Table = field(factory=_Table, init=False)
-    _mask: int = field(default=0, init=False)
+    _newest: dict[int, Place] = field(factory=dict, init=False)
+    _second: dict[int, Place] = field(factory=dict, init=False)
+    _third: dict[int, Place] = field(factory=dict, init=False)
+    _oldest: dict[int, Place] = field(factory=dict, init=False)
     _unread: _Unread | None = field(default=None, init=False)
     _gap: int = field(default=0, init=False)
     """How far before its record's end the last unique id began; the next one's mostly, too."""
@@ -125,30 +104,27 @@ class PutWindow:
 
     def __len__(self) -> int:
         """How many messages are in it."""
-        return self._new.count + self._old.count
+        return len(self._newest) + len(self._second) + len(self._third) + len(self._oldest)
 
-    def find(self, identity: int) -> int:
-        """The log position of the newest message that may have this identity; -1 for none."""
+    def __contains__(self, identity: int) -> bool:
+        """Whether a message of this identity may be found."""
         if self._unread is not None:
             self.read()
-        tag, mask = identity & _TAG, self._mask
-        table = self._new
-        slots, at = table.slots, identity & mask
-        found = slots[at]
-        while found:  # twice the same, as a loop over the tables would cost as much again
-            if found & _TAG == tag:
-                return table.base + (found & _DISTANCE_MAX)
-            at = at + 1 & mask
-            found = slots[at]
-        table = self._old
-        slots, at = table.slots, identity & mask
-        found = slots[at]
-        while found:
-            if found & _TAG == tag:
-                return table.base + (found & _DISTANCE_MAX)
-            at = at + 1 & mask
-            found = slots[at]
-        return -1
+        return (
+            identity in self._newest
+            or identity in self._second
+            or identity in self._third
+            or identity in self._oldest
+        )
+
+    def find(self, identity: int) -> Place | None:
+        """The entry with the newest message that may have this identity."""
+        self.read()
+        for table in (self._newest, self._second, self._third, self._oldest):
+            found = table.get(identity)
+            if found is not None:
+                return found
+        return None
 
     def applied(self, committed: Committed, outcome: Applied) -> None:
         """An entry of the log was applied, and this came of it. It is read once it is asked for, or
@@ -158,86 +134,30 @@ class PutWindow:
             self._unread = _Unread(committed, outcome)
 
     def settled(self, replies: Sequence[MessageReply], identities: Collection[int]) -> None:
-        """An entry got these replies, and those of its messages that have one these identities, in
-        their order. If all have one, it need not be read."""
-        unread, count = self._unread, len(replies)
+        """An entry got these replies, and those of its messages that have one these identities. If
+        all have one, it need not be read."""
+        unread = self._unread
         if unread is None or unread.outcome.reply is not replies:
             return
-        if count == len(identities) <= _RUN_UNITS:
+        if len(replies) == len(identities):
             self._unread = None
-            self._put_all(identities, replies, unread.committed.position)
+            self._put(identities, _place(unread.committed))
 
     def read(self) -> None:
         """Read the entry that was applied last, if nobody has."""
         unread, self._unread = self._unread, None
-        if unread is not None:
-            self._read(unread)
-
-    def _read(self, unread: _Unread) -> None:
-        payload, position = bytes(unread.committed.payload), unread.committed.position
+        if unread is None:
+            return
+        committed = unread.committed
+        payload, place = bytes(committed.payload), _place(committed)
         for effect in unread.outcome.effects:
             if type(effect) is IndexMessages:
-                self.add(effect.topic, effect.units, payload, position)
-
-    def _put_all(
-        self, identities: Iterable[int], replies: Sequence[MessageReply], position: int
-    ) -> None:
-        table = self._roomy(position)
-        slots, mask, base, added = table.slots, self._mask, table.base, 0
-        for identity, reply in zip(identities, replies, strict=True):
-            if isinstance(reply, Reason):
-                continue
-            _offset, at = reply
-            tag = identity & _TAG
-            slot = identity & mask
-            found = slots[slot]
-            while found and found & _TAG != tag:
-                slot = slot + 1 & mask
-                found = slots[slot]
-            if not found:
-                added += 1
-            slots[slot] = tag | at - base
-        table.count += added
-
-    def add(self, topic: str, units: bytes, payload: bytes, position: int) -> None:
-        """The records of a payload at this log position that have come to a queue: `units` says
-        which (`broker.formats.UNIT`). They stand behind all others."""
-        if topic in STORED_FOR_ANOTHER or topic.startswith("%"):
-            self._add_each(_each(topic, units, payload, position))
-            return
-        for first in range(0, len(units), _RUN_BYTES):
-            self._add_run(topic, units[first : first + _RUN_BYTES], payload, position)
-
-    def _add_run(self, topic: str, units: bytes, payload: bytes, position: int) -> None:
-        table = self._roomy(position)
-        slots, mask, base, added = table.slots, self._mask, table.base, 0
-        topic_hash = hash(topic)
-        width = self._width
-        gap_end, crc_at, crc_end = position + self._gap, position - 8, position - 12
-        for at, size in UNIT_PLACE.iter_unpack(units):
-            # Most unique ids are as long as the one before, and as far from their record's end.
-            start = at + size - gap_end
-            unique_id = payload[start : start + width]
-            if unique_id[:9] != _UNIQUE_ID or unique_id.find(_END) + 1 != width:
-                end = at + size - position
-                found = payload.rfind(_UNIQUE_ID, at - position, end)
-                if found < 0:
-                    continue
-                stop = payload.find(_END, found, end)
-                unique_id = payload[found : end if stop < 0 else stop + 1]
-                gap_end, width = position + end - found, len(unique_id)
-            identity = hash(unique_id + payload[at - crc_at : at - crc_end]) ^ topic_hash
-            tag = identity & _TAG
-            slot = identity & mask
-            found = slots[slot]
-            while found and found & _TAG != tag:
-                slot = slot + 1 & mask
-                found = slots[slot]
-            if not found:
-                added += 1
-            slots[slot] = tag | at - base
-        table.count += added
-        self._gap, self._width = gap_end - position, width
+                topic, units = effect.topic, effect.units
+                if topic in STORED_FOR_ANOTHER or topic.startswith("%"):
+                    found = _one_by_one(topic, units, payload, place[0])
+                else:
+                    found = self._identities(topic, units, payload, place[0])
+                self._put(found, place)
 
     def look_back(
         self,
@@ -249,22 +169,23 @@ class PutWindow:
         """Begin with what these entries of the log put, as far back as it counts: `commands` gives
         those from one entry to another. **Blocks.**"""
         assert not len(self), "something was applied already"
-        newer: list[list[tuple[int, int]]] = []
+        newer: list[list[tuple[list[int], Place]]] = []
         count = 0
         newest_ms = None
         step = _STEP_ENTRIES
         while first_index <= last_index and count < self.count:
             begin = max(first_index, last_index - step + 1)
-            found: list[tuple[int, int]] = []
+            found: list[tuple[list[int], Place]] = []
             oldest_ms, size = None, 1
             for command in commands(begin, last_index):
                 payload = bytes(command.payload)
                 if oldest_ms is None:
                     oldest_ms = decode_command(payload).stamped_ms
-                found += _identities(payload, command.position)
+                identities = [identity for identity, _at in records_in(payload)]
+                found.append((identities, _place(command)))
                 size += len(payload)
+                count += len(identities)
             newer.append(found)
-            count += len(found)
             if newest_ms is None:
                 newest_ms = oldest_ms
             elif oldest_ms is not None and oldest_ms < newest_ms - age_max_ms:
@@ -272,55 +193,81 @@ class PutWindow:
             last_index = begin - 1
             step = max(1, min(step * _STEP_BYTES // size, 2 * step))
         for step_found in reversed(newer):
-            self._add_each(step_found)
+            for identities, place in step_found:
+                self._put(identities, place)
 
-    def _add_each(self, places: Iterable[tuple[int, int]]) -> None:
-        for identity, position in places:
-            table = self._roomy(position)
-            slots, mask, tag = table.slots, self._mask, identity & _TAG
-            slot = identity & mask
-            while slots[slot] and slots[slot] & _TAG != tag:
-                slot = slot + 1 & mask
-            table.count += not slots[slot]
-            slots[slot] = tag | position - table.base
+    def _put(self, identities: Collection[int], place: Place) -> None:
+        if len(self._newest) * (_TABLES - 1) >= self.count:
+            self._oldest, self._third, self._second = self._third, self._second, self._newest
+            self._newest = {}
+        self._newest.update(dict.fromkeys(identities, place))
 
-    def _roomy(self, position: int) -> _Table:
-        """The newer table; a fresh one, if it is full or a message there would be too far away."""
-        table = self._new
-        if not self._mask or table.count >= self.count or position - table.base > _SPAN_MAX:
-            size = slots_for(self.count)
-            fresh = array("Q", bytes(8 * size))
-            if not self._mask:
-                self._mask = size - 1
-                table.slots = fresh  # both have as many slots
-            self._old = table
-            table = self._new = _Table(array("Q", bytes(8 * size)), position - 1)
-        return table
+    def _identities(self, topic: str, units: bytes, payload: bytes, position: int) -> list[int]:
+        """Of the records of one queue of a topic."""
+        # Most unique ids are as long as the one before, and as far from their record's end. Then
+        # all is cut out by one expression, and looked at in one piece.
+        width, far, crc_at, crc_end = self._width, position + self._gap, position - 8, position - 12
+        places = list(UNIT_PLACE.iter_unpack(units))
+        ids = [payload[(begin := at + size - far) : begin + width] for at, size in places]
+        joined, count = b"".join(ids), len(ids)
+        if not (
+            len(joined) == width * count
+            and joined.count(_UNIQUE_ID) == joined.count(_END) == count
+            and joined[8::width] == b"\x01" * count
+            and joined[width - 1 :: width] == _END * count
+        ):
+            return self._searched(topic, places, payload, position)
+        topic_hash = hash(topic)
+        return [
+            hash(unique_id + payload[at - crc_at : at - crc_end]) ^ topic_hash
+            for unique_id, (at, _size) in zip(ids, places, strict=True)
+        ]
+
+    def _searched(
+        self, topic: str, places: list[tuple[int, int]], payload: bytes, position: int
+    ) -> list[int]:
+        """The same where they are not alike."""
+        found = []
+        for at, size in places:
+            start = at - position
+            end = start + size
+            unique_id = unique_id_in(payload, start, end)
+            if unique_id:
+                self._gap = end - payload.rfind(_UNIQUE_ID, start, end)
+                self._width = len(unique_id)
+                found.append(identity_of(payload, start, end, topic))
+        return found
 
 
-def _each(topic: str, units: bytes, payload: bytes, position: int) -> Iterator[tuple[int, int]]:
-    """The identity and log position of each record whose topic has to be looked for in it."""
+def records_in(payload: bytes, having: bytes = b"") -> Iterator[tuple[int, int]]:
+    """The identity of each record that producers' messages came by, and where in the payload it
+    begins; only of those that have these bytes."""
+    if payload[0] != put_messages.TAG:
+        return
+    put = decode_put_messages(payload)
+    at = put.records_at
+    for number, size, _tags_code in MESSAGE.iter_unpack(put.table):
+        end = at + size
+        if payload.find(having, at, end) >= 0:
+            topic = meant_for(payload, at, end, put.queues[number][0])
+            identity = 0 if topic is None else identity_of(payload, at, end, topic)
+            if identity:
+                yield identity, at
+        at = end
+
+
+def _one_by_one(topic: str, units: bytes, payload: bytes, position: int) -> list[int]:
+    """The identities of records whose topic has to be looked for in them."""
+    found = []
     for at, size in UNIT_PLACE.iter_unpack(units):
         start = at - position
         counts_for = meant_for(payload, start, start + size, topic)
         if counts_for is not None:
             identity = identity_of(payload, start, start + size, counts_for)
             if identity:
-                yield identity, at
-
-
-def _identities(payload: bytes, position: int) -> list[tuple[int, int]]:
-    """The same for each record of a command that producers' messages come by."""
-    if payload[0] != put_messages.TAG:
-        return []
-    put = decode_put_messages(payload)
-    found = []
-    at = put.records_at
-    for number, size, _tags_code in MESSAGE.iter_unpack(put.table):
-        topic = meant_for(payload, at, at + size, put.queues[number][0])
-        if topic is not None:
-            identity = identity_of(payload, at, at + size, topic)
-            if identity:
-                found.append((identity, position + at))
-        at += size
+                found.append(identity)
     return found
+
+
+def _place(committed: Committed) -> Place:
+    return committed.position, len(committed.payload)

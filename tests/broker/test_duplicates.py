@@ -6,6 +6,8 @@ import pytest
 from attrs import evolve
 
 from broker.rooms.delaying import decode_handle
+from broker.serving import duplicates
+from broker.serving.duplicates import Duplicates
 from broker.store.put_window import PutWindow
 from dledger_py.ledger.errors import Busy, Indefinite, NotLeader
 from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, PullMessage
@@ -19,6 +21,7 @@ from tests.broker.rooms_kit import Desk, header
 from tests.broker.transactions_kit import half_send, position_of, verdict
 
 V2, BATCH = 310, 320
+IDENTITY = 7
 ONE = {"UNIQ_KEY": "0A0B0C0D0001", "TAGS": "a", "WAIT": "true"}
 
 
@@ -350,10 +353,13 @@ def test_a_topic_that_was_made_again_has_nothing_of_the_one_before(desk) -> None
 
 
 def test_a_false_hit_is_stored(desk, monkeypatch) -> None:
-    other = asked(desk, send("stock"))
-    monkeypatch.setattr(PutWindow, "find", lambda self, identity: position_of(other))
+    asked(desk, send("stock"))
+    (place,) = set(desk.window._newest.values())
+    monkeypatch.setattr(PutWindow, "find", lambda self, identity: place)
+    desk.usual._in_window = lambda identity: True
     assert 0 == asked(desk, send()).queue_offset
-    monkeypatch.setattr(PutWindow, "find", lambda self, identity: 17)  # no record at all
+    monkeypatch.setattr(duplicates, "records_in", lambda payload, having: [(IDENTITY, 40)])
+    monkeypatch.setattr(Duplicates, "identity_of", lambda self, *_message: IDENTITY)
     assert 1 == asked(desk, send()).queue_offset
     assert (3, 0, 0) == counted(desk)
 

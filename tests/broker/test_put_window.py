@@ -5,14 +5,19 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.formats import UNIT
 from broker.machine.codec import encode_command
 from broker.machine.commands import DeleteTopic
 from broker.machine.put_messages import Message, decode_put_messages, encode_put_messages
 from broker.machine.queues import Queues
 from broker.machine.replies import Applied
 from broker.machine.topics import TopicConfig, Topics
-from broker.store.put_window import PutWindow, identity, identity_of, meant_for, slots_for
+from broker.store.put_window import (
+    Place,
+    PutWindow,
+    identity_of,
+    meant_for,
+    records_in,
+)
 from dledger_py.remoting.wire.message import encode_record, pack_host
 
 HOST = pack_host("10.0.0.1", 10911)
@@ -48,7 +53,8 @@ def message(key: str, body: bytes = b"x", topic: str = "orders", more: str = "")
 
 
 def wanted(key: str, body: bytes = b"x", topic: str = "orders") -> int:
-    return identity(key, record(key, body), hash(topic))
+    data = record(key, body)
+    return identity_of(data, 0, len(data), topic)
 
 
 class Log:
@@ -56,7 +62,8 @@ class Log:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.places: list[int] = []
+        self.places: list[Place] = []
+        """Of each message that came to a queue: its entry's."""
         self.end = 1_000_000
         self.topics, self.queues = Topics(), Queues()
         self.topics.put([TopicConfig(name=name) for name in TOPICS], 0)
@@ -64,7 +71,8 @@ class Log:
     def put(self, *messages: Message, stamped_ms: int = NOW_MS) -> tuple[Entry, Applied]:
         entry = self.append(encode_put_messages(stamped_ms, messages))
         applied = self.queues.put(decode_put_messages(entry.payload), self.topics, entry.position)
-        self.places += [reply[1] for reply in applied.reply if isinstance(reply, tuple)]
+        place = (entry.position, len(entry.payload))
+        self.places += [place for reply in applied.reply if isinstance(reply, tuple)]
         return entry, applied
 
     def append(self, payload: bytes) -> Entry:
@@ -96,12 +104,12 @@ def test_a_message_is_found_by_topic_id_and_body(log, window) -> None:
         window.find(wanted("U3", b"y")),
     ]
     others = [wanted("U1", topic="stock"), wanted("U1", b"y"), wanted("U4"), wanted("U", b"")]
-    assert [-1] * 4 == [window.find(each) for each in others]
+    assert [None] * 4 == [window.find(each) for each in others]
     assert 3 == len(window)
 
 
 def test_an_empty_window_has_nothing(window) -> None:
-    assert (-1, 0) == (window.find(wanted("U1")), len(window))
+    assert (None, 0) == (window.find(wanted("U1")), len(window))
 
 
 KEYS = st.text(st.sampled_from("0Aé \x01U"), min_size=1, max_size=4)
@@ -125,11 +133,6 @@ def test_each_is_found_whatever_ids_and_bodies_stand_around_it(entries) -> None:
 def test_an_id_as_far_from_its_records_end_as_the_one_before_may_be_shorter(log, window) -> None:
     window.applied(*log.put(message("12345678"), message("123", more="W\x01ab\x02")))
     assert log.places == [window.find(wanted("12345678")), window.find(wanted("123"))]
-
-
-def test_both_ways_to_an_identity_agree() -> None:
-    data = record("U1")
-    assert identity("U1", data, hash("orders")) == identity_of(data, 0, len(data), "orders")
 
 
 def test_a_message_without_a_unique_id_is_not_in_it(log, window) -> None:
@@ -182,7 +185,7 @@ def test_what_consumers_send_back_is_not_in_it(log, window) -> None:
 
 def test_only_what_came_to_a_queue_is_in_it(log, window) -> None:
     window.applied(*log.put(message("U1", topic="gone"), message("U2")))
-    assert (-1, log.places[0]) == (
+    assert (None, log.places[0]) == (
         window.find(wanted("U1", topic="gone")),
         window.find(wanted("U2")),
     )
@@ -196,35 +199,20 @@ def test_other_commands_bring_no_messages(log, window) -> None:
     assert 0 == len(window)
 
 
-def test_the_newest_stay_and_twice_as_many_at_most(log, window) -> None:
+def test_the_newest_stay_and_few_more(log, window) -> None:
     for number in range(95):
         window.applied(*log.put(message(f"U{number}")))
     found = [window.find(wanted(f"U{number}")) for number in range(95)]
 
     assert log.places[85:] == found[85:]
-    assert 10 <= len(window) <= 20
-    assert [-1] * 75 == found[:75]
+    assert 10 <= len(window) <= 16
+    assert [None] * 75 == found[:75]
 
 
 def test_a_large_entry_fits_a_small_window(log, window) -> None:
     entry = [message(f"U{number}") for number in range(3000)]
     window.applied(*log.put(*entry))
     assert log.places[-10:] == [window.find(wanted(f"U{n}")) for n in range(2990, 3000)]
-    assert len(window) <= 2 * slots_for(10)
-
-
-def test_tables_are_half_empty_at_most() -> None:
-    for count in (1, 10, 1000, 131_072):
-        assert slots_for(count) >= 2 * count
-        assert slots_for(count).bit_count() == 1
-
-
-def test_places_further_away_than_a_table_reaches_begin_another(log, window) -> None:
-    window.applied(*log.put(message("U1")))
-    window.read()
-    log.end += 70 << 30
-    window.applied(*log.put(message("U2")))
-    assert log.places == [window.find(wanted("U1")), window.find(wanted("U2"))]
 
 
 # --- what the proposer knows ----------------------------------------------------------------------
@@ -234,14 +222,7 @@ def test_who_proposed_an_entry_spares_reading_it(log, window) -> None:
     entry, applied = log.put(message("U1"), message("U2"))
     window.applied(entry, applied)
     window.settled(applied.reply, {7: 0, 8: 1}.keys())
-    assert [*log.places, -1] == [window.find(each) for each in (7, 8, wanted("U1"))]
-
-
-def test_messages_that_were_refused_are_left_out(log, window) -> None:
-    entry, applied = log.put(message("U1", topic="gone"), message("U2"))
-    window.applied(entry, applied)
-    window.settled(applied.reply, [7, 8])
-    assert [-1, log.places[0]] == [window.find(7), window.find(8)]
+    assert [*log.places, None] == [window.find(each) for each in (7, 8, wanted("U1"))]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +239,7 @@ def test_otherwise_it_is_read(log, window, settle) -> None:
     window.applied(entry, applied)
     settle(window, applied)
     assert log.places == [window.find(wanted("U1")), window.find(wanted("U2"))]
-    assert -1 == window.find(7)
+    assert window.find(7) is None
 
 
 # --- a start --------------------------------------------------------------------------------------
@@ -279,7 +260,7 @@ def test_a_start_finds_what_was_put_before(log) -> None:
 
     assert log.places[500::2] == found[250:]
     assert log.places[-1] == window.find(wanted("U299", topic="stock"))
-    assert -1 == found[0]
+    assert found[0] is None
 
 
 def test_a_start_and_what_follows_make_one_window(log) -> None:
@@ -332,8 +313,20 @@ def test_of_large_entries_few_are_looked_back_at_together(log) -> None:
     assert max(widths[1:]) <= 4
 
 
-def test_units_are_as_the_machine_makes_them(log, window) -> None:
-    entry, applied = log.put(message("U1"))
-    window.add("orders", applied.effects[0].units, bytes(entry.payload), entry.position)
-    assert UNIT.size == len(applied.effects[0].units)
-    assert log.places[0] == window.find(wanted("U1"))
+# --- an entry -------------------------------------------------------------------------------------
+
+
+def test_an_entry_says_where_its_messages_are(log) -> None:
+    later = "REAL_TOPIC\x01stock\x02"
+    entry, _applied = log.put(
+        message("U1"), message("U2", topic="SCHEDULE_TOPIC_XXXX", more=later), message("U3")
+    )
+    payload = bytes(entry.payload)
+    found = dict(records_in(payload))
+
+    assert [wanted("U1"), wanted("U2", topic="stock"), wanted("U3")] == list(found)
+    assert [wanted("U3")] == [each for each, _at in records_in(payload, b"U3\x02")]
+    at = found[wanted("U3")]
+    assert record("U3") == payload[at:]
+    other = encode_command(DeleteTopic(stamped_ms=1, name="orders"))
+    assert [] == list(records_in(other))
