@@ -34,6 +34,8 @@ class History:
     received: dict[str, set[Place]] = field(factory=dict)
     deliveries: int = 0
     errors: list[str] = field(factory=list)
+    recognised: bool = True
+    """Whether messages have ids by which a group knows that it has stored them."""
     chosen: Callable[[str], bool] = lambda key: True
     """Whether the consumer asked for the message of this key."""
 
@@ -88,6 +90,14 @@ class History:
         )
 
     @property
+    def repeated(self) -> list[str]:
+        """Stored more than once by one group, though it could be recognised. Of several groups,
+        each may have one."""
+        if not self.recognised:
+            return []
+        return [key for key, places in self.received.items() if len(places) > max(1, self.brokers)]
+
+    @property
     def unasked(self) -> list[str]:
         """Received, though the consumer did not ask for them."""
         return [key for key in self.received if not self.chosen(key)]
@@ -133,6 +143,8 @@ def faults(history: History, *, wanted: int, failures_allowed: bool) -> list[str
         found.append(f"{len(history.missing)} acknowledged and lost: {_some(history.missing)}")
     if history.unasked:
         found.append(f"{len(history.unasked)} received and not asked for: {_some(history.unasked)}")
+    if history.repeated:
+        found.append(f"{len(history.repeated)} stored twice: {_some(history.repeated)}")
     places = Counter(
         (history.acked_by[key], *at) for key, at in history.acked.items() if at[0] != NOT_TOLD
     )

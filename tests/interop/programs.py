@@ -34,13 +34,15 @@ class BuildFailed(Exception):
 @frozen(kw_only=True)
 class Program:
     """One client. `command` is given the folder for what it writes; `creates_topics` tells whether
-    it relies on the broker to create them on use."""
+    it relies on the broker to create them on use, `gives_ids` whether its messages have one by
+    which a broker recognises what is sent again."""
 
     client: Client
     tools: tuple[str, ...]
     build: Callable[[], None]
     command: Callable[[Path], Sequence[str]] = field(repr=False)
     creates_topics: bool = True
+    gives_ids: bool = True
 
     @property
     def name(self) -> str:
@@ -169,6 +171,7 @@ PROGRAMS = (
         tools=("node", "npm"),
         build=_build_node,
         command=lambda folder: ["node", str(BUILD / "node" / "interop.js")],
+        gives_ids=False,
         creates_topics=False,  # ali-ons refuses to send to a topic without a route
     ),
     Program(

@@ -137,6 +137,7 @@ class Scenario:
         )
 
     def _faults(self, *, failures_allowed: bool) -> list[str]:
+        self.history.recognised = self.program.gives_ids
         judge = conversation_faults if self.converses else faults
         return judge(self.history, wanted=self.count, failures_allowed=failures_allowed)
 

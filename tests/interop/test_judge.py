@@ -38,6 +38,7 @@ FAILED: dict[str, object] = {"event": "failed", "key": "f", "error": "no leader"
         ([acked("a", 0, 1), received("a", 0, 2)], "1 acknowledged and lost: a"),
         ([acked("a", NOT_TOLD, 1), received("a", 0, 2)], "1 acknowledged and lost: a"),
         ([acked("a"), acked("b"), received("a"), received("b")], "one place, several messages"),
+        ([acked("a"), received("a"), received("a", 1, 0)], "1 stored twice: a"),
         ([received("a")], "only 0 of 1 sends were acknowledged"),
         ([acked("a"), received("a"), FAILED], "1 sends failed: no leader"),
         ([acked("a"), received("a"), {"event": "error", "error": "other body"}], "other body"),
@@ -48,6 +49,13 @@ def test_a_fault_is_found(lines: list[dict[str, object]], fault: str) -> None:
     (found,) = faults(history(*lines), wanted=1, failures_allowed=False)
 
     assert found.startswith(fault)
+
+
+def test_two_groups_may_each_store_what_a_client_tried_at_both() -> None:
+    both = [received("a"), received("a", 1, 0), received("b")]
+    taken = history(acked("a"), acked("b", broker="b"), *both)
+
+    assert [] == faults(taken, wanted=2, failures_allowed=True)
 
 
 def test_only_what_was_asked_for_has_to_come_and_may() -> None:
@@ -85,8 +93,10 @@ def test_requests_may_fail_while_the_leader_dies_and_then_be_replied_to() -> Non
 
 
 def test_a_message_stored_twice_is_no_loss() -> None:
-    """A retry after an answer that was lost stores it again; the told place must be among them."""
+    """Without an id, a retry after an answer that was lost stores it again; the told place must be
+    among them."""
     taken = history(acked("a", 0, 7), received("a", 0, 5), received("a", 0, 7))
+    taken.recognised = False
 
     assert [] == faults(taken, wanted=1, failures_allowed=False)
 

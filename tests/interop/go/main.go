@@ -108,11 +108,15 @@ func produce(o options) int {
 	say("ready", map[string]any{})
 	end := time.Now().Add(time.Duration(o.deadline) * time.Second)
 	acked, failed := 0, 0
-	for i := 0; acked < o.count && time.Now().Before(end); i++ {
+	i := 0
+	var message *primitive.Message
+	for acked < o.count && time.Now().Before(end) {
 		key := fmt.Sprintf("%s-%06d", o.group, i)
-		message := primitive.NewMessage(o.topic, []byte("body of "+key)).WithKeys([]string{key}).WithTag("interop")
-		message.WithProperty("number", strconv.Itoa(i))
-		message.WithProperty("third", strconv.Itoa(i%3))
+		if message == nil { // else it is sent again, and has its unique id
+			message = primitive.NewMessage(o.topic, []byte("body of "+key)).WithKeys([]string{key}).WithTag("interop")
+			message.WithProperty("number", strconv.Itoa(i))
+			message.WithProperty("third", strconv.Itoa(i%3))
+		}
 		result, err := p.SendSync(context.Background(), message)
 		if err == nil && result.Status != primitive.SendOK {
 			err = fmt.Errorf("status %d", result.Status)
@@ -124,6 +128,8 @@ func produce(o options) int {
 			continue
 		}
 		acked++
+		i++
+		message = nil
 		say("acked", map[string]any{
 			"key":    key,
 			"broker": result.MessageQueue.BrokerName,

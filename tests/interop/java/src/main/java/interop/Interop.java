@@ -83,13 +83,17 @@ public final class Interop {
         long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(number("deadline-s", 60));
         long acked = 0;
         long failed = 0;
-        for (int i = 0; acked < number("count", 0) && System.nanoTime() < end; i++) {
+        int i = 0;
+        Message message = null;
+        while (acked < number("count", 0) && System.nanoTime() < end) {
             String key = String.format("%s-%06d", option("group"), i);
             byte[] body = ("body of " + key).getBytes(StandardCharsets.UTF_8);
-            try {
-                Message message = new Message(option("topic"), TAG, key, body);
+            if (message == null) { // else it is sent again, and has its unique id
+                message = new Message(option("topic"), TAG, key, body);
                 message.putUserProperty("number", String.valueOf(i));
                 message.putUserProperty("third", String.valueOf(i % 3));
+            }
+            try {
                 SendResult result = producer.send(message);
                 if (result.getSendStatus() != SendStatus.SEND_OK) {
                     throw new IllegalStateException("status " + result.getSendStatus());
@@ -100,6 +104,8 @@ public final class Interop {
                     "queue", result.getMessageQueue().getQueueId(),
                     "offset", result.getQueueOffset()));
                 acked++;
+                i++;
+                message = null;
             } catch (Exception error) {
                 failed++;
                 say("failed", Map.of("key", key, "error", String.valueOf(error)));
