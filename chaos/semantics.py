@@ -19,7 +19,6 @@ from attrs import define, frozen
 
 from chaos.checkers import order, places, pops, retries, timers, transactions
 from chaos.checkers.history import History
-from chaos.checkers.messages import repeated
 from chaos.judging import Checker, Verdict, judge
 from chaos.load import RECOVERY_TIMEOUT_S, Load, Say, under_load
 from chaos.nemesis.members import hand_over, kill, pause, recover
@@ -87,7 +86,6 @@ HEARTBEAT: Final = HeartbeatData(
     ),
 )
 CHECKERS: Final[tuple[Checker, ...]] = (
-    repeated,
     *places.CHECKERS,
     *timers.CHECKERS,
     *transactions.CHECKERS,

@@ -1,7 +1,8 @@
 """What must hold of messages and offsets, whatever was killed.
 
-Each checker returns its findings as sentences; an empty tuple is a pass. Duplicates are counted and
-not judged: a client that did not hear the answer sends again, and the contract is *at least once*.
+Each checker returns its findings as sentences; an empty tuple is a pass. A client that did not hear
+the answer sends again: a group recognises that, another group cannot. So duplicates are judged
+within a group, and counted over all.
 """
 
 from collections import Counter, defaultdict
@@ -137,8 +138,8 @@ def idle(history: History) -> tuple[str, ...]:
 
 
 def repeated(history: History) -> tuple[str, ...]:
-    """Nothing is stored twice by one broker group: all attempts of one send carry the same
-    UNIQ_KEY, by which it is known. Judged by scenarios in which brokers look for that."""
+    """Nothing is stored twice by one group: it knows a repeated send by its UNIQ_KEY, as all
+    attempts of one send carry the same. Of other groups it knows nothing."""
     places: dict[tuple[str, str], list[Stored]] = defaultdict(list)
     for event in history.of(Stored):
         places[event.broker, event.value].append(event)
@@ -197,5 +198,5 @@ def stalled(gaps: Sequence[Gap], *, at_most_s: float) -> tuple[str, ...]:
     )
 
 
-CHECKERS = (lost, displaced, phantom, undelivered, reordered, holes, rewound, idle)
+CHECKERS = (lost, displaced, phantom, undelivered, reordered, holes, repeated, rewound, idle)
 """Every judge, by its name: a finding of any of them fails a run."""

@@ -26,6 +26,7 @@ from chaos.checkers.messages import (
     lost,
     phantom,
     reordered,
+    repeated,
     rewound,
     stalled,
     undelivered,
@@ -90,6 +91,7 @@ def test_a_good_history_passes(checker) -> None:
         (undelivered, [acked("a", 0)]),
         (reordered, [acked("a", 1), acked("b", 0)]),
         (holes, [stored("a", 0), stored("b", 2)]),
+        (repeated, [stored("a", 0), stored("b", 1), stored("a", 2)]),
         (rewound, [committed(9, at=1), read(4, began=2)]),
         (rewound, [committed(9, at=1), read(None, began=2)]),
         (idle, [event for event in GOOD if not isinstance(event, OffsetCommitted)]),
@@ -119,7 +121,10 @@ def test_places_and_offsets_are_those_of_one_broker() -> None:
         evolve(acked("b", 0), broker="y"),
         evolve(received("b", 0), broker="y"),
         evolve(read(4, began=2), broker="y"),
-        *(evolve(stored("a", offset), broker="x") for offset in range(8)),
+        *(sent(f"a{offset}") for offset in range(7)),
+        *(evolve(stored(f"a{offset}", offset), broker="x") for offset in range(7)),
+        evolve(stored("a", 7), broker="x"),
+        evolve(stored("a", 1), broker="y"),  # a client may turn to another group
         evolve(stored("b", 0), broker="y"),
     ]
 
@@ -131,6 +136,7 @@ def test_places_and_offsets_are_those_of_one_broker() -> None:
     [
         (displaced, [acked("a", 3), stored("b", 3)], "queue 0 of x offset 3 held a and b"),
         (holes, [stored("a", 0), stored("b", 2)], "queue 0 of x has 2 messages"),
+        (repeated, [stored("a", 0), stored("a", 2)], "first at queue 0 of x offset 0, last at"),
         (rewound, [committed(9, at=1), read(4, began=2)], "group g queue 0 of x was at 9"),
         (reordered, [acked("a", 1), acked("b", 0)], "1 then 0 of queue 0 of x"),
     ],
