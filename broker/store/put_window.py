@@ -152,12 +152,8 @@ class PutWindow:
         payload, place = bytes(committed.payload), _place(committed)
         for effect in unread.outcome.effects:
             if type(effect) is IndexMessages:
-                topic, units = effect.topic, effect.units
-                if topic in STORED_FOR_ANOTHER or topic.startswith("%"):
-                    found = _one_by_one(topic, units, payload, place[0])
-                else:
-                    found = self._identities(topic, units, payload, place[0])
-                self._put(found, place)
+                records = list(UNIT_PLACE.iter_unpack(effect.units))
+                self._put(self._identities(effect.topic, records, payload, place[0]), place)
 
     def look_back(
         self,
@@ -181,10 +177,12 @@ class PutWindow:
                 payload = bytes(command.payload)
                 if oldest_ms is None:
                     oldest_ms = decode_command(payload).stamped_ms
-                identities = [identity for identity, _at in records_in(payload)]
-                found.append((identities, _place(command)))
+                place = _place(command)
+                for topic, records in _by_topic(payload, place[0]).items():
+                    identities = self._identities(topic, records, payload, place[0])
+                    found.append((identities, place))
+                    count += len(identities)
                 size += len(payload)
-                count += len(identities)
             newer.append(found)
             if newest_ms is None:
                 newest_ms = oldest_ms
@@ -202,12 +200,16 @@ class PutWindow:
             self._newest = {}
         self._newest.update(dict.fromkeys(identities, place))
 
-    def _identities(self, topic: str, units: bytes, payload: bytes, position: int) -> list[int]:
-        """Of the records of one queue of a topic."""
+    def _identities(
+        self, topic: str, places: list[tuple[int, int]], payload: bytes, position: int
+    ) -> list[int]:
+        """Of records that were stored in a topic, each with its log position and size; the payload
+        begins at `position`."""
+        if topic in STORED_FOR_ANOTHER or topic.startswith("%"):
+            return _one_by_one(topic, places, payload, position)
         # Most unique ids are as long as the one before, and as far from their record's end. Then
         # all is cut out by one expression, and looked at in one piece.
         width, far, crc_at, crc_end = self._width, position + self._gap, position - 8, position - 12
-        places = list(UNIT_PLACE.iter_unpack(units))
         ids = [payload[(begin := at + size - far) : begin + width] for at, size in places]
         joined, count = b"".join(ids), len(ids)
         if not (
@@ -256,10 +258,24 @@ def records_in(payload: bytes, having: bytes = b"") -> Iterator[tuple[int, int]]
         at = end
 
 
-def _one_by_one(topic: str, units: bytes, payload: bytes, position: int) -> list[int]:
+def _by_topic(payload: bytes, position: int) -> dict[str, list[tuple[int, int]]]:
+    """Where in the log the records begin that came by a command, and their sizes."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    if payload[0] == put_messages.TAG:
+        put = decode_put_messages(payload)
+        at = position + put.records_at
+        for number, size, _tags_code in MESSAGE.iter_unpack(put.table):
+            found.setdefault(put.queues[number][0], []).append((at, size))
+            at += size
+    return found
+
+
+def _one_by_one(
+    topic: str, places: list[tuple[int, int]], payload: bytes, position: int
+) -> list[int]:
     """The identities of records whose topic has to be looked for in them."""
     found = []
-    for at, size in UNIT_PLACE.iter_unpack(units):
+    for at, size in places:
         start = at - position
         counts_for = meant_for(payload, start, start + size, topic)
         if counts_for is not None:
