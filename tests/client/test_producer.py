@@ -162,7 +162,7 @@ async def test_silence_ends_as_may_have_been_stored() -> None:
         cluster.broker.handlers[SEND] = lambda peer, frame: None
 
         with pytest.raises(SendUncertain, match="may have been stored") as caught:
-            await mq.send("t", b"body", timeout_s=0.1)
+            await mq.send("t", b"body", timeout_s=0.5)
 
     sent = cluster.broker.requests_of(SEND)[0]
     assert caught.value.unique_id == decode(sent.fields["i"])["UNIQ_KEY"]
@@ -192,7 +192,7 @@ async def test_a_handler_that_failed_may_have_stored_it() -> None:
         cluster.broker.handlers[SEND] = lambda peer, frame: encode_response(frame, 1, remark="oops")
 
         with pytest.raises(SendUncertain, match="1 oops"):
-            await mq.send("t", b"body", timeout_s=0.1)
+            await mq.send("t", b"body", timeout_s=0.5)
 
 
 @on_both_loops
@@ -261,7 +261,7 @@ async def test_garbage_is_survived_by_a_new_connection() -> None:
         broker.handlers[SEND] = lambda peer, frame: b"\xff" * 20
 
         with pytest.raises(SendUncertain):  # the deadline may also end the dial after the garbage
-            await mq.send("t", b"body", timeout_s=0.1)
+            await mq.send("t", b"body", timeout_s=0.5)
         broker.handlers[SEND] = broker.store_one
         assert (await mq.send("t", b"body")).queue_offset == 0
 
