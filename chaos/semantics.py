@@ -93,6 +93,7 @@ CHECKERS: Final[tuple[Checker, ...]] = (
     *retries.CHECKERS,
     *pops.CHECKERS,
 )
+
 OWED: Final[tuple[Checker, ...]] = (
     timers.timers_lost,
     transactions.committed_missing,
