@@ -32,6 +32,7 @@ from broker.machine.replies import MessageReply
 from broker.machine.timer_wheel import WAITING_TOPICS
 from dledger_py.ledger.machine import Applied, Committed
 from dledger_py.remoting.wire import properties as props
+from dledger_py.storage.formats import PAYLOAD_MAX_BYTES
 
 _UNIQUE_ID: Final = f"{props.UNIQ_KEY}\x01".encode()
 _REAL_TOPIC: Final = f"{props.REAL_TOPIC}\x01".encode()
@@ -40,6 +41,9 @@ _END: Final = b"\x02"
 STORED_FOR_ANOTHER: Final = frozenset({*WAITING_TOPICS, names.HALF_TOPIC})
 
 _TABLES: Final = 4  # a fourth of the memory is for messages that need not be there any more
+
+_SIZE_BITS: Final = PAYLOAD_MAX_BYTES.bit_length()
+_SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 
 _STEP_ENTRIES: Final = 64  # of the log, looked back at together, at first
 _STEP_BYTES: Final = 4 * 1024 * 1024  # and what it aims at: reading it costs more than beginning to
@@ -93,10 +97,12 @@ class PutWindow:
 
     count: int
     """How many of the newest messages are in it for certain."""
-    _newest: dict[int, Place] = field(factory=dict, init=False)
-    _second: dict[int, Place] = field(factory=dict, init=False)
-    _third: dict[int, Place] = field(factory=dict, init=False)
-    _oldest: dict[int, Place] = field(factory=dict, init=False)
+    _newest: dict[int, int] = field(factory=dict, init=False)
+    """Identities to places. A place is one number here: of tables with nothing but numbers the
+    garbage collector knows nothing, and others of this size cost more than all the rest."""
+    _second: dict[int, int] = field(factory=dict, init=False)
+    _third: dict[int, int] = field(factory=dict, init=False)
+    _oldest: dict[int, int] = field(factory=dict, init=False)
     _unread: _Unread | None = field(default=None, init=False)
     _gap: int = field(default=0, init=False)
     """How far before its record's end the last unique id began; the next one's mostly, too."""
@@ -123,7 +129,7 @@ class PutWindow:
         for table in (self._newest, self._second, self._third, self._oldest):
             found = table.get(identity)
             if found is not None:
-                return found
+                return found >> _SIZE_BITS, found & _SIZE_MASK
         return None
 
     def applied(self, committed: Committed, outcome: Applied) -> None:
@@ -198,7 +204,8 @@ class PutWindow:
         if len(self._newest) * (_TABLES - 1) >= self.count:
             self._oldest, self._third, self._second = self._third, self._second, self._newest
             self._newest = {}
-        self._newest.update(dict.fromkeys(identities, place))
+        position, size = place
+        self._newest.update(dict.fromkeys(identities, position << _SIZE_BITS | size))
 
     def _identities(
         self, topic: str, places: list[tuple[int, int]], payload: bytes, position: int

@@ -354,7 +354,7 @@ def test_a_topic_that_was_made_again_has_nothing_of_the_one_before(desk) -> None
 
 def test_a_false_hit_is_stored(desk, monkeypatch) -> None:
     asked(desk, send("stock"))
-    (place,) = set(desk.window._newest.values())
+    place = desk.window.find(*desk.window._newest)
     monkeypatch.setattr(PutWindow, "find", lambda self, identity: place)
     desk.usual._in_window = lambda identity: True
     assert 0 == asked(desk, send()).queue_offset
