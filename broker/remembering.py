@@ -38,15 +38,12 @@ class RememberingBroker:
     _begun: bool = field(default=False, init=False)
 
     def apply(self, committed: Committed) -> Applied:
-        if not self._begun:
-            self._begun = True
-            # An earlier life's index is removed only now that the log's folder is known to be ours:
-            # sooner, and it would be taken from a broker that is running there.
-            self.queues.clear()
+        self._begin()
         applied = self.machine.apply(committed)
         return Applied(reply=applied.reply, effects=applied.effects)
 
     def capture(self, place: StatePlace) -> "WrittenState":
+        self._begin()  # a member may be told to stop before it has applied anything
         at = Place(index=place.index, term=place.term, position=place.position)
         return WrittenState(capture(self.machine, at), self.queues.checkpoint(), self.queues)
 
@@ -86,6 +83,13 @@ class RememberingBroker:
         if self.window is not None:
             self.window.look_back(first_index, last_index, commands, self.window_ms)
             log.info("broker.put_window_filled", index=last_index, messages=len(self.window))
+
+    def _begin(self) -> None:
+        """An earlier life's index is removed only now that the log's folder is known to be ours:
+        sooner, and it would be taken from a broker that is running there."""
+        if not self._begun:
+            self._begun = True
+            self.queues.clear()
 
     def _read(self, body: bytes) -> tuple[Machine, Place]:
         assert not self._begun, "something was applied already"

@@ -4,6 +4,13 @@ import shutil
 
 from structlog.testing import capture_logs
 
+from broker.machine import commands
+from broker.machine.codec import encode_command
+from broker.machine.machine import Machine
+from broker.remembering import RememberingBroker
+from broker.store.consume_queues import ConsumeQueues
+from broker.store.queue_files import QueueFiles
+from dledger_py.ledger.machine import Committed, StatePlace
 from dledger_py.remoting.commands.offsets import (
     GetEarliestTime,
     GetMaxOffset,
@@ -138,3 +145,19 @@ async def test_without_the_index_files_the_whole_log_is_applied_again(tmp_path) 
     assert [] == started_from(logs)
     assert 1 == len(started_from(later_logs))
     assert before == after == later
+
+
+def test_a_state_of_nothing_may_be_written_down_while_the_first_command_comes(tmp_path) -> None:
+    """A member that is told to stop as soon as it has started."""
+    folder = tmp_path / "consumequeue"
+    of = RememberingBroker(Machine(), ConsumeQueues(QueueFiles(folder)))
+    written = of.capture(StatePlace(index=1, term=1, position=40))
+    more = written.prepare()
+    command = encode_command(commands.DeleteTopic(stamped_ms=1, name="none"))
+    applied = of.apply(Committed(index=2, term=1, position=80, payload=memoryview(command)))
+    written.sync()
+    written.release()
+    written.end()
+
+    assert not more
+    assert () == tuple(applied.effects)
