@@ -10,8 +10,8 @@ whoever proposes it and however often. Putting and advancing are one entry. A re
 not put: a recall that comes between the proposal of a move and its entry, and may be of one of its
 messages, makes the move decline, to be proposed again without it.
 
-Elsewhere: when something is due and what becomes of a record (`serving.deliveries`); in which queue
-a message waits (`timer_wheel`).
+Elsewhere: the layout (`headed_puts`), when something is due and what becomes of a record
+(`serving.deliveries`), in which queue a message waits (`timer_wheel`).
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,10 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from broker.machine import put_messages
-from broker.machine.errors import MalformedCommand, UnknownCommand
-from broker.machine.put_messages import (
-    Message,
-    PutMessages,
-    decode_put_messages,
-    encode_put_messages,
-)
-from broker.machine.shapes import INT, TEXT, Plain, decode, encode, record
+from broker.machine.errors import MalformedCommand
+from broker.machine.headed_puts import encode_headed, split_headed
+from broker.machine.put_messages import Message, PutMessages, decode_put_messages
+from broker.machine.shapes import INT, TEXT, Plain, record
 
 TAG: Final = 13
 VERSION: Final = 1
@@ -70,8 +65,6 @@ _HEAD: Final = record(
     latest_ms=INT,
     recalls_seen=INT,
 )
-_HEAD_SIZE_BYTES: Final = 4
-_HEAD_AT: Final = 2 + _HEAD_SIZE_BYTES
 
 
 @frozen(kw_only=True)
@@ -90,27 +83,17 @@ class MoveMessages:
 
 
 def encode_move(move: Move, messages: Sequence[Message]) -> bytes:
-    """The payload: tag, version, the size of the head, the head as CBOR, a `PutMessages`."""
-    head = encode(_HEAD.to_plain(move))
-    size = len(head).to_bytes(_HEAD_SIZE_BYTES, "big")
-    put = encode_put_messages(move.stamped_ms, messages)
-    return bytes((TAG, VERSION)) + size + head + put
+    """The payload."""
+    return encode_headed(TAG, VERSION, _HEAD.to_plain(move), move.stamped_ms, messages)
 
 
 def decode_move(payload: bytes | memoryview) -> MoveMessages:
     """The inverse. **Raises** `UnknownCommand`, `MalformedCommand`."""
     view = memoryview(payload)
-    if view[1] != VERSION:
-        raise UnknownCommand(TAG, view[1])
-    head_bytes = int.from_bytes(view[2:_HEAD_AT], "big")
-    messages_at = _HEAD_AT + head_bytes
-    if messages_at + 2 > len(view):
-        raise MalformedCommand(f"a move's head of {head_bytes} bytes in {len(view)}")
-    move: Move = _HEAD.from_plain(decode(bytes(view[_HEAD_AT:messages_at])))
+    head, messages_at = split_headed(view, VERSION, "a move")
+    move: Move = _HEAD.from_plain(head)
     if not 0 <= move.first_offset < move.next_offset:
         raise MalformedCommand(f"a move from {move.first_offset} to {move.next_offset}")
-    if view[messages_at] != put_messages.TAG:
-        raise MalformedCommand(f"tag {view[messages_at]} where a move's messages begin")
     return MoveMessages(
         move=move, messages=decode_put_messages(view[messages_at:]), messages_at=messages_at
     )
