@@ -6,6 +6,7 @@ endangers a promise (a failed write, a damaged log, a command nobody understands
 
     broker
     ├─ ledger        the replicated log; replays it into the machine before it is of use
+    ├─ window        has the newest messages at hand, to know what is sent again, if this one leads
     ├─ cold reads    reads that wait for the disk
     ├─ leadership    hands writes on to the leader
     ├─ deliveries    moves messages for later to their topics, if this member leads
@@ -125,6 +126,7 @@ class Broker:
         self._on_ready = on_ready or _nothing
         self._ledger_ran = False
         self._led = False
+        self._told: RoleView | None = None
         name, port = split_address(config.advertised, of=config.node)
         self.store_host = pack_host(address_of(name), port)
         self.machine = Machine()
@@ -132,14 +134,13 @@ class Broker:
         self.put_window = PutWindow(config.deduplication_messages) if config.deduplicates else None
         self.ledger = Ledger(
             config.ledger_config(),
-            RememberingBroker(
-                self.machine, self.queues, self.put_window, config.deduplication_s * 1000
-            ),
+            RememberingBroker(self.machine, self.queues),
             perform=self._perform,
             files=ground.files,
             host=ground.host,
             reception=reception,
         )
+        self.window_keeper = parts.window_keeper(self)
         self.log_reader = LogReader(self.ledger)
         self.reader = MessageReader(IndexedReader(self.log_reader))
         self.polls = LongPolls()
@@ -164,7 +165,7 @@ class Broker:
         self.server = self._new_server()
         self.preferred = parts.preferred_leader(self)
         self.settings.on_change(self._settings_changed)
-        self.ledger.on_role_change(self._role_changed)
+        self.ledger.on_role_change(self._ledger_role_changed)
         self.ledger.after_turn(self.flush)
         self.supervisor = self._tree(alone=reception is None)
 
@@ -203,6 +204,7 @@ class Broker:
             "broker",
             (
                 Child("ledger", self._the_ledger),
+                *self._knowing_repeats(),
                 Child("cold reads", lambda: self.cold_reads),
                 Child("leadership", lambda: self.leadership),
                 Child("deliveries", lambda: self.deliveries),
@@ -232,6 +234,10 @@ class Broker:
             on_turn_end=self._turn_end,
             host=self.ground.host,
         )
+
+    def _knowing_repeats(self) -> tuple[Child[Never], ...]:
+        keeper = self.window_keeper
+        return () if keeper is None else (Child("window", lambda: keeper),)
 
     def _preferring(self) -> tuple[Child[Never], ...]:
         preferred = self.preferred
@@ -290,7 +296,22 @@ class Broker:
                 case QueueFreed(group, topic, _queue_id):
                     self.pop_waits.freed(group, topic)
 
-    def _role_changed(self, view: RoleView) -> None:
+    def _ledger_role_changed(self, view: RoleView) -> None:
+        if self.window_keeper is not None:
+            self.window_keeper.role_changed(view)
+        self._role_changed()
+
+    def window_filled(self) -> None:
+        """A leader knows by now what it has to."""
+        self._role_changed()
+        self.flush()
+
+    def _role_changed(self) -> None:
+        """What others see of this member's role may be something else now."""
+        view = self.view()
+        if view == self._told:
+            return
+        self._told = view
         log.info(
             "broker.role_changed",
             group=self.config.broker_name,
@@ -374,7 +395,13 @@ class Broker:
         self.flush()
 
     def view(self) -> RoleView:
-        return self.ledger.view
+        """This member's role, for all who deal with messages: it is ready once it would know a
+        message that is sent again."""
+        view = self.ledger.view
+        keeper = self.window_keeper
+        if keeper is None or keeper.full or not view.ready:
+            return view
+        return evolve(view, ready=False)
 
     def _settings_changed(self, config: BrokerConfig) -> None:
         if self._retaining is not None:

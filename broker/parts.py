@@ -20,6 +20,7 @@ from broker.serving.preferred_leader import PreferredLeader
 from broker.serving.registrar import Registrar
 from broker.serving.retention import Retention, Wish
 from broker.serving.revivals import Revivals
+from broker.serving.window_keeper import WindowKeeper
 
 if TYPE_CHECKING:
     from broker.app import Broker
@@ -80,6 +81,18 @@ def disk_watch(broker: "Broker") -> DiskWatch:
         floor_bytes=config.disk_floor_bytes,
         free_bytes=lambda: broker.ground.files.free_bytes(str(config.data_dir)),
         set_electable=broker.ledger.set_electable,
+    )
+
+
+def window_keeper(broker: "Broker") -> WindowKeeper | None:
+    if broker.put_window is None:
+        return None
+    return WindowKeeper(
+        window=broker.put_window,
+        age_max_ms=broker.config.deduplication_s * 1000,
+        ledger=broker.ledger,
+        host=broker.ground.host,
+        filled=broker.window_filled,
     )
 
 

@@ -18,7 +18,6 @@ from broker.machine.snapshot import Captured, Place, capture, restore_snapshot
 from broker.rebuilding import index_again
 from broker.store.checkpoints import CannotResume, Checkpoint, Reached
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.put_window import PutWindow
 from dledger_py.actors import FailStop
 from dledger_py.ledger.machine import Applied, Committed, StatePlace
 
@@ -31,10 +30,6 @@ class RememberingBroker:
 
     machine: Machine
     queues: ConsumeQueues
-    window: PutWindow | None = None
-    """What was put last, as far as anybody wants to know."""
-    window_ms: int = 0
-    """And for how long."""
     _begun: bool = field(default=False, init=False)
 
     def apply(self, committed: Committed) -> Applied:
@@ -73,16 +68,6 @@ class RememberingBroker:
         self._begun = True
         self.machine.become(restored)
         log.info("broker.queues_rebuilt", index=at.index)
-
-    def look_back(
-        self,
-        first_index: int,
-        last_index: int,
-        commands: Callable[[int, int], Iterator[Committed]],
-    ) -> None:
-        if self.window is not None:
-            self.window.look_back(first_index, last_index, commands, self.window_ms)
-            log.info("broker.put_window_filled", index=last_index, messages=len(self.window))
 
     def _begin(self) -> None:
         """An earlier life's index is removed only now that the log's folder is known to be ours:

@@ -1,7 +1,7 @@
 """Where the newest messages of the log stand, by what tells them apart: topic, unique id and body.
 
-Made from the log alone, entry by entry as they are applied, so every member has the same in it and
-none of it is written down; a start reads the end of the log again (`look_back`).
+Made from the log alone, entry by entry as they are applied, so none of it is replicated or written
+down. It is kept on the member that leads; a new leader reads the log's end first (`look_back`).
 
 Laws
 - The newest `count` messages are in it, at most a third more, and what one entry has. Of two that
@@ -13,7 +13,8 @@ Laws
 - Nothing is done message by message that can be done for an entry: its messages share one place,
   and the oldest of four tables goes as a whole. A message takes some 60 bytes.
 
-Elsewhere: what is done with a message that is found (`broker.serving.duplicates`).
+Elsewhere: what is done with a message that is found (`broker.serving.duplicates`), and when it is
+kept and looked back for (`broker.serving.window_keeper`).
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ _SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 
 _STEP_ENTRIES: Final = 64  # of the log, looked back at together, at first
 _STEP_BYTES: Final = 4 * 1024 * 1024  # and what it aims at: reading it costs more than beginning to
+
+LOOK_BACK_ENTRIES_MAX: Final = 20_000
+LOOK_BACK_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Of the log, read by a new leader, which serves nobody meanwhile: a third of a second at most, if
+it is in the page cache. So many entries take a busy group some ten seconds to make."""
 
 
 Place = tuple[int, int]
@@ -93,10 +99,12 @@ class _Unread:
 
 @define(eq=False)
 class PutWindow:
-    """The tables. Event loop, but for `look_back`, which runs before anything is applied."""
+    """The tables. Event loop; a thread may `look_back` with one of its own."""
 
     count: int
     """How many of the newest messages are in it for certain."""
+    kept: bool = field(default=False, init=False)
+    """Whether what is applied is put in."""
     _newest: dict[int, int] = field(factory=dict, init=False)
     """Identities to places. A place is one number here: of tables with nothing but numbers the
     garbage collector knows nothing, and others of this size cost more than all the rest."""
@@ -132,10 +140,30 @@ class PutWindow:
                 return found >> _SIZE_BITS, found & _SIZE_MASK
         return None
 
+    def begin(self) -> None:
+        """From here on, put in what is applied. It is empty, until `put_behind`."""
+        self.end()
+        self.kept = True
+
+    def end(self) -> None:
+        """Keep it no longer, and forget what is in it."""
+        self.kept = False
+        self._unread = None
+        self._newest, self._second, self._third, self._oldest = {}, {}, {}, {}
+
+    def put_behind(self, older: PutWindow) -> None:
+        """All that is in another one came before what is in this: one window of both. The other one
+        is of no use any more."""
+        self.read()
+        for table in (self._oldest, self._third, self._second, self._newest):
+            older._newest.update(table)
+        self._newest, self._second = older._newest, older._second
+        self._third, self._oldest = older._third, older._oldest
+
     def applied(self, committed: Committed, outcome: Applied) -> None:
         """An entry of the log was applied, and this came of it. It is read once it is asked for, or
         the next one comes; unless the one who proposed it says what is in it, by `settled`."""
-        if committed.payload[0] == put_messages.TAG:
+        if self.kept and committed.payload[0] == put_messages.TAG:
             self.read()
             self._unread = _Unread(committed, outcome)
 
@@ -168,37 +196,49 @@ class PutWindow:
         commands: Callable[[int, int], Iterable[Committed]],
         age_max_ms: int,
     ) -> None:
-        """Begin with what these entries of the log put, as far back as it counts: `commands` gives
-        those from one entry to another. **Blocks.**"""
-        assert not len(self), "something was applied already"
+        """Put in what these entries of the log put, as far back as it counts, the log goes and the
+        bounds above allow: `commands` gives those from one entry to another, or raises LookupError.
+        **Blocks.** **Raises** what else it raises."""
+        assert not len(self), "it is of use to an empty one only"
         newer: list[list[tuple[list[int], Place]]] = []
-        count = 0
+        count = size = 0
         newest_ms = None
         step = _STEP_ENTRIES
-        while first_index <= last_index and count < self.count:
+        first_index = max(first_index, last_index - LOOK_BACK_ENTRIES_MAX + 1)
+        while first_index <= last_index and count < self.count and size < LOOK_BACK_BYTES_MAX:
             begin = max(first_index, last_index - step + 1)
-            found: list[tuple[list[int], Place]] = []
-            oldest_ms, size = None, 1
-            for command in commands(begin, last_index):
-                payload = bytes(command.payload)
-                if oldest_ms is None:
-                    oldest_ms = decode_command(payload).stamped_ms
-                place = _place(command)
-                for topic, records in _by_topic(payload, place[0]).items():
-                    identities = self._identities(topic, records, payload, place[0])
-                    found.append((identities, place))
-                    count += len(identities)
-                size += len(payload)
+            try:
+                found, oldest_ms, step_size = self._look_at(commands(begin, last_index))
+            except LookupError:  # retention has let go of it meanwhile
+                break
             newer.append(found)
+            count += sum(len(identities) for identities, _place in found)
+            size += step_size
             if newest_ms is None:
                 newest_ms = oldest_ms
             elif oldest_ms is not None and oldest_ms < newest_ms - age_max_ms:
                 break
             last_index = begin - 1
-            step = max(1, min(step * _STEP_BYTES // size, 2 * step))
+            step = max(1, min(step * _STEP_BYTES // max(1, step_size), 2 * step))
         for step_found in reversed(newer):
             for identities, place in step_found:
                 self._put(identities, place)
+
+    def _look_at(
+        self, commands: Iterable[Committed]
+    ) -> tuple[list[tuple[list[int], Place]], int | None, int]:
+        """What they put, by entry; when the first was stamped, if there is one; their size."""
+        found: list[tuple[list[int], Place]] = []
+        oldest_ms, size = None, 0
+        for command in commands:
+            payload = bytes(command.payload)
+            if oldest_ms is None:
+                oldest_ms = decode_command(payload).stamped_ms
+            place = _place(command)
+            for topic, records in _by_topic(payload, place[0]).items():
+                found.append((self._identities(topic, records, payload, place[0]), place))
+            size += len(payload)
+        return found, oldest_ms, size
 
     def _put(self, identities: Collection[int], place: Place) -> None:
         if len(self._newest) * (_TABLES - 1) >= self.count:

@@ -106,19 +106,6 @@ class RememberingMachine(Machine, Protocol):
         """
         ...
 
-    def look_back(
-        self,
-        first_index: int,
-        last_index: int,
-        commands: Callable[[int, int], Iterator[Committed]],
-    ) -> None:
-        """After `restore` or `rebuild`, and before anything is applied or asked: take from the log
-        what follows from the last commands alone, and is not in snapshots. The log begins with
-        `first_index`, the state stands for `last_index`; `commands` gives those from one index to
-        another, as often as asked. Worker thread; nothing else happens meanwhile.
-        """
-        ...
-
 
 @frozen(kw_only=True)
 class RoleView:

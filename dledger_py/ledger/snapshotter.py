@@ -24,8 +24,8 @@ from attrs import frozen
 from dledger_py.actors import FailStop, Inbox
 from dledger_py.ledger.applier import Applier
 from dledger_py.ledger.config import LedgerConfig
+from dledger_py.ledger.log_commands import commands_between
 from dledger_py.ledger.machine import (
-    Committed,
     Machine,
     RememberingMachine,
     Snapshot,
@@ -44,14 +44,11 @@ from dledger_py.storage import (
     WrongIdentity,
     open_snapshots,
 )
-from dledger_py.storage.formats import KIND_COMMAND, entry_crc
+from dledger_py.storage.formats import entry_crc
 
 log = structlog.get_logger()
 
 FOLDER = "snapshots"
-READ_BYTES = 1 << 20
-"""Log read at a time to make anew what a machine derives from it."""
-
 LOOK_S = 0.2
 """How often the log's growth is looked at, and whether it is on the disk."""
 
@@ -86,10 +83,6 @@ async def remember(
     if stored is not None and await _become(machine, stored, of, host):
         place = stored.place
         start = StatePlace(index=place.index, term=place.term, position=place.position)
-        if of.first_index <= start.index:
-            await host.run_in_thread(
-                machine.look_back, of.first_index, start.index, partial(_commands, of)
-            )
         log.info("snapshot.restored", index=start.index, size_bytes=len(stored.body))
     return Memory(machine=machine, snapshots=snapshots, start=start)
 
@@ -112,24 +105,9 @@ async def _become(machine: RememberingMachine, stored: StoredSnapshot, of: Log, 
     if of.first_index == 1:
         return False
     log.warning("snapshot.rebuilding", index=stored.place.index, first_index=of.first_index)
-    commands = partial(_commands, of, of.first_index, stored.place.index)
+    commands = partial(commands_between, of, of.first_index, stored.place.index)
     await host.run_in_thread(machine.rebuild, stored.body, commands)
     return True
-
-
-def _commands(of: Log, first_index: int, last_index: int) -> Iterator[Committed]:
-    """Those of the log from one entry up to another, from the disk."""
-    index = first_index
-    while index <= last_index:
-        for entry in of.read(index, READ_BYTES):
-            index = entry.index + 1
-            if index <= last_index + 1 and entry.kind == KIND_COMMAND:
-                yield Committed(
-                    index=entry.index,
-                    term=entry.term,
-                    position=entry.payload_position,
-                    payload=entry.payload,
-                )
 
 
 def open_folder(

@@ -185,6 +185,12 @@ class Log:
         """The last entry that was synced. The commit hint saved must not exceed it. Any thread."""
         return self._appender.durable.index
 
+    @property
+    def readable_position(self) -> int:
+        """Everything below can be read: it is in the files, and no cut of it is due. Any thread."""
+        with self._lock:
+            return self._readable()
+
     def statistics(self) -> LogStatistics:
         """Any thread."""
         return LogStatistics(

@@ -261,6 +261,7 @@ class Desk:
         self.queues = ConsumeQueues.create(self.folder / "consumequeue")
         self.polls, self.table, self.rates = LongPolls(), ClientTable(), Rates()
         self.window = PutWindow(self.deduplication_messages)
+        self.window.begin()
         self.batch = PutBatch(
             ledger, self._now, self.window if self.deduplication_messages else None
         )

@@ -1,5 +1,7 @@
 """Where the newest messages stand: the tables by themselves."""
 
+from collections.abc import Iterator
+
 import pytest
 from attrs import frozen
 from hypothesis import given
@@ -11,6 +13,7 @@ from broker.machine.put_messages import Message, decode_put_messages, encode_put
 from broker.machine.queues import Queues
 from broker.machine.replies import Applied
 from broker.machine.topics import TopicConfig, Topics
+from broker.store import put_window
 from broker.store.put_window import (
     Place,
     PutWindow,
@@ -90,9 +93,16 @@ def log() -> Log:
     return Log()
 
 
+def kept(count: int) -> PutWindow:
+    """As the member that leads has it."""
+    window = PutWindow(count)
+    window.begin()
+    return window
+
+
 @pytest.fixture
 def window(log: Log) -> PutWindow:
-    return PutWindow(10)
+    return kept(10)
 
 
 def test_a_message_is_found_by_topic_id_and_body(log, window) -> None:
@@ -120,7 +130,7 @@ MESSAGES = st.builds(message, KEYS, BODIES, st.sampled_from(["orders", "stock"])
 
 @given(st.lists(st.lists(MESSAGES, min_size=1, max_size=6), max_size=5))
 def test_each_is_found_whatever_ids_and_bodies_stand_around_it(entries) -> None:
-    log, window, newest = Log(), PutWindow(1000), {}
+    log, window, newest = Log(), kept(1000), {}
     for each in entries:
         window.applied(*log.put(*each))
         for (topic, _, _, data), place in zip(each, log.places[-len(each) :], strict=True):
@@ -242,7 +252,7 @@ def test_otherwise_it_is_read(log, window, settle) -> None:
     assert window.find(7) is None
 
 
-# --- a start --------------------------------------------------------------------------------------
+# --- leaders come and go --------------------------------------------------------------------------
 
 
 def looked_back(log: Log, count: int, first: int = 1, age_max_ms: int = 1000) -> PutWindow:
@@ -251,7 +261,24 @@ def looked_back(log: Log, count: int, first: int = 1, age_max_ms: int = 1000) ->
     return window
 
 
-def test_a_start_finds_what_was_put_before(log) -> None:
+def test_who_does_not_lead_has_an_empty_one(log) -> None:
+    window = PutWindow(10)
+    window.applied(*log.put(message("U1")))
+    window.read()
+    assert 0 == len(window)
+
+    window.begin()
+    window.applied(*log.put(message("U2")))
+    window.read()
+    assert 1 == len(window)
+    window.applied(*log.put(message("U3")))
+
+    window.end()
+    window.read()
+    assert 0 == len(window)
+
+
+def test_a_new_leader_finds_what_was_put_before(log) -> None:
     for number in range(300):
         log.put(message(f"U{number}"), message(f"U{number}", topic="stock"))
         log.append(encode_command(DeleteTopic(stamped_ms=NOW_MS, name="none")))
@@ -263,16 +290,34 @@ def test_a_start_finds_what_was_put_before(log) -> None:
     assert found[0] is None
 
 
-def test_a_start_and_what_follows_make_one_window(log) -> None:
+def test_what_was_put_before_and_what_came_meanwhile_make_one_window(log, window) -> None:
     log.put(message("U1"), message("U2"))
-    window = looked_back(log, 100)
+    older = looked_back(log, 10)
     window.applied(*log.put(message("U3"), message("U1")))
-    assert [log.places[3], log.places[1], log.places[2]] == [
-        window.find(wanted(key)) for key in ("U1", "U2", "U3")
+    window.applied(*log.put(message("U4")))
+    window.put_behind(older)
+    window.applied(*log.put(message("U5")))
+
+    assert [log.places[at] for at in (3, 1, 2, 4, 5)] == [
+        window.find(wanted(key)) for key in ("U1", "U2", "U3", "U4", "U5")
     ]
+    assert 5 == len(window)
 
 
-def test_a_start_looks_no_further_than_it_counts_and_no_further_than_the_log(log) -> None:
+def test_what_was_put_before_goes_first(log, window) -> None:
+    for number in range(12):
+        log.put(message(f"U{number}"))
+    window.put_behind(looked_back(log, 10))
+    assert log.places[2] == window.find(wanted("U2"))
+    for number in range(12, 24):
+        window.applied(*log.put(message(f"U{number}")))
+
+    assert log.places[14:] == [window.find(wanted(f"U{number}")) for number in range(14, 24)]
+    assert window.find(wanted("U2")) is None
+    assert len(window) <= 16
+
+
+def test_a_new_leader_looks_no_further_than_it_counts_and_no_further_than_the_log(log) -> None:
     read: list[tuple[int, int]] = []
 
     def between(first: int, last: int) -> list[Entry]:
@@ -293,7 +338,48 @@ def test_a_start_looks_no_further_than_it_counts_and_no_further_than_the_log(log
         assert [last for _first, last in read[1:]] == [first - 1 for first, _last in read[:-1]]
 
 
-def test_a_start_from_a_log_without_messages_is_empty(log) -> None:
+def test_a_new_leader_looks_back_at_so_many_bytes_only(log, monkeypatch) -> None:
+    for number in range(2000):
+        log.put(message(f"U{number}"))
+    size = len(log.entries[-1].payload)
+    monkeypatch.setattr(put_window, "LOOK_BACK_BYTES_MAX", 100 * size)
+    window = looked_back(log, 10_000)
+    assert 100 <= len(window) <= 300
+    assert log.places[1900:] == [window.find(wanted(f"U{n}")) for n in range(1900, 2000)]
+
+
+def test_a_new_leader_looks_back_at_so_many_entries_only(log, monkeypatch) -> None:
+    monkeypatch.setattr(put_window, "LOOK_BACK_ENTRIES_MAX", 300)
+    for number in range(400):
+        log.put(message(f"U{number}"))
+    window = looked_back(log, 10_000)
+    assert 300 == len(window)
+    assert log.places[100] == window.find(wanted("U100"))
+
+
+def test_what_the_log_lets_go_of_meanwhile_is_not_looked_at(log) -> None:
+    def between(first: int, last: int) -> Iterator[Entry]:
+        yield from log.between(max(first, 1000), last)
+        if first < 1000:
+            raise LookupError("gone")
+
+    for number in range(2000):
+        log.put(message(f"U{number}"))
+    window = PutWindow(10_000)
+    window.look_back(1, 2000, between, 60_000)
+    assert log.places[1950:] == [window.find(wanted(f"U{n}")) for n in range(1950, 2000)]
+    assert window.find(wanted("U999")) is None
+
+
+def test_what_else_is_wrong_with_the_log_is_told(log) -> None:
+    def between(first: int, last: int) -> list[Entry]:
+        raise OSError("the disk")
+
+    with pytest.raises(OSError, match="the disk"):
+        PutWindow(10).look_back(1, 2, between, 60_000)
+
+
+def test_a_log_without_messages_leaves_it_empty(log) -> None:
     log.append(encode_command(DeleteTopic(stamped_ms=NOW_MS, name="none")))
     assert 0 == len(looked_back(log, 10))
     assert 0 == len(looked_back(Log(), 10))

@@ -50,8 +50,6 @@ class Diary(Recorder):
     restored: int = 0
     """How many commands came out of the snapshot."""
     calls: list[str] = field(factory=list)
-    seen: list[list[bytes]] = field(factory=list)
-    """What the log had up to the snapshot: all of it, and the last two entries."""
 
     def capture(self, place):
         texts = [command.decode() for command in self.commands]
@@ -71,13 +69,6 @@ class Diary(Recorder):
         self.restore(body)
         self.calls.append(f"rebuilt from {[bytes(each.payload) for each in commands()]}")
         assert list(commands()), "they can be had again and again"
-
-    def look_back(self, first_index, last_index, commands):
-        assert self.restored == len(self.commands), "nothing is applied yet"
-        self.seen = [
-            [bytes(each.payload) for each in commands(first, last_index)]
-            for first in (first_index, last_index - 1)
-        ]
 
 
 def unwilling():
@@ -133,7 +124,6 @@ async def test_a_stop_writes_the_state_down_and_a_start_applies_the_rest_only(op
         assert texts(15) == member.machine.commands
         assert leader.machine.positions == member.machine.positions
         assert 1 == len(snapshots_of(tmp_path / name))
-        assert [texts(10), texts(10)[-2:]] == member.machine.seen
 
 
 async def test_a_whole_group_goes_on_from_its_snapshots(open_group):
