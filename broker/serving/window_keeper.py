@@ -24,7 +24,7 @@ from attrs import define, field
 from broker.store.put_window import PutWindow
 from dledger_py.actors import Inbox
 from dledger_py.ledger.ledger import Ledger
-from dledger_py.ledger.log_commands import commands_between
+from dledger_py.ledger.log_commands import payloads_between
 from dledger_py.ledger.machine import RoleView
 from dledger_py.ledger.reopening import stop_for
 from dledger_py.runtime.host import Host
@@ -93,7 +93,7 @@ class WindowKeeper:
             older.look_back,
             of.first_index,
             last_index,
-            partial(commands_between, of),
+            partial(payloads_between, of),
             self.age_max_ms,
         )
         began_s = trio.current_time()

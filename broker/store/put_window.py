@@ -4,10 +4,10 @@ Made from the log alone, entry by entry as they are applied, so none of it is re
 down. It is kept on the member that leads; a new leader reads the log's end first (`look_back`).
 
 Laws
-- The newest `count` messages are in it, at most a third more, and what one entry has. Of two that
-  are alike the newer one counts. Messages without a unique id are not in it, nor what consumers
-  sent back (retry and dead-letter topics): that is alike on purpose. Of those that wait (delayed,
-  half) the topic is the one they are meant for.
+- The newest `count` messages are in it, at most a third more, and what one entry has, or one step
+  of looking back. Of two that are alike the newer one counts. Messages without a unique id are not
+  in it, nor what consumers sent back (retry and dead-letter topics): that is alike on purpose. Of
+  those that wait (delayed, half) the topic is the one they are meant for.
 - An identity is a hash: what is found is an entry worth looking at, never a proof. Whoever asks
   compares the record there.
 - Nothing is done message by message that can be done for an entry: its messages share one place,
@@ -19,18 +19,19 @@ kept and looked back for (`broker.serving.window_keeper`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Final, TypeVar
 
 from attrs import define, field, frozen
 
 from broker.formats import UNIT_PLACE
 from broker.machine import names, put_messages
-from broker.machine.codec import decode_command
 from broker.machine.effects import IndexMessages
-from broker.machine.put_messages import MESSAGE, decode_put_messages
+from broker.machine.put_messages import HEAD, MESSAGE, QUEUE, decode_put_messages
 from broker.machine.replies import MessageReply
 from broker.machine.timer_wheel import WAITING_TOPICS
+from dledger_py.ledger.log_commands import Payload
 from dledger_py.ledger.machine import Applied, Committed
 from dledger_py.remoting.wire import properties as props
 from dledger_py.storage.formats import PAYLOAD_MAX_BYTES
@@ -47,13 +48,16 @@ _SIZE_BITS: Final = PAYLOAD_MAX_BYTES.bit_length()
 _SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 
 _STEP_ENTRIES: Final = 64  # of the log, looked back at together, at first
+_STEP_ENTRIES_MAX: Final = 4096
 _STEP_BYTES: Final = 4 * 1024 * 1024  # and what it aims at: reading it costs more than beginning to
 
 LOOK_BACK_ENTRIES_MAX: Final = 20_000
 LOOK_BACK_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Of the log, read by a new leader, which serves nobody meanwhile: a third of a second at most, if
-it is in the page cache. So many entries take a busy group some ten seconds to make."""
+"""Of the log, read by a new leader, which serves nobody meanwhile: some tenths of a second at most,
+if it is in the page cache. So many entries take a busy group some ten seconds to make."""
 
+
+_Bytes = TypeVar("_Bytes", bytes, bytearray)
 
 Place = tuple[int, int]
 """Log position and size of a command's payload: one for all messages that came by it."""
@@ -70,10 +74,10 @@ def identity_of(data: bytes, at: int, end: int, topic: str) -> int:
     return hash(unique_id + data[at + 8 : at + 12]) ^ hash(topic)  # bytes 8 to 12: the body's CRC
 
 
-def unique_id_in(data: bytes, at: int, end: int) -> bytes:
+def unique_id_in(data: _Bytes, at: int, end: int) -> _Bytes:
     """The last property of that name in the record at `at`, as it stands there; empty for none."""
     start = data.rfind(_UNIQUE_ID, at, end)
-    return data[start : data.find(_END, start, end) + 1 or end] if start >= 0 else b""
+    return data[start : data.find(_END, start, end) + 1 or end] if start >= 0 else data[:0]
 
 
 def meant_for(data: bytes, at: int, end: int, topic: str) -> str | None:
@@ -175,7 +179,8 @@ class PutWindow:
             return
         if len(replies) == len(identities):
             self._unread = None
-            self._put(identities, _place(unread.committed))
+            place = _place(unread.committed.position, len(unread.committed.payload))
+            self._put(dict.fromkeys(identities, place))
 
     def read(self) -> None:
         """Read the entry that was applied last, if nobody has."""
@@ -183,24 +188,26 @@ class PutWindow:
         if unread is None:
             return
         committed = unread.committed
-        payload, place = bytes(committed.payload), _place(committed)
+        payload, position = bytes(committed.payload), committed.position
+        place = _place(position, len(payload))
         for effect in unread.outcome.effects:
             if type(effect) is IndexMessages:
                 records = list(UNIT_PLACE.iter_unpack(effect.units))
-                self._put(self._identities(effect.topic, records, payload, place[0]), place)
+                identities = self._identities(effect.topic, records, payload, position)
+                self._put(dict.fromkeys(identities, place))
 
     def look_back(
         self,
         first_index: int,
         last_index: int,
-        commands: Callable[[int, int], Iterable[Committed]],
+        payloads: Callable[[int, int], Iterable[Payload]],
         age_max_ms: int,
     ) -> None:
         """Put in what these entries of the log put, as far back as it counts, the log goes and the
-        bounds above allow: `commands` gives those from one entry to another, or raises LookupError.
+        bounds above allow: `payloads` gives those from one entry to another, or raises LookupError.
         **Blocks.** **Raises** what else it raises."""
         assert not len(self), "it is of use to an empty one only"
-        newer: list[list[tuple[list[int], Place]]] = []
+        newer: list[dict[int, int]] = []
         count = size = 0
         newest_ms = None
         step = _STEP_ENTRIES
@@ -208,44 +215,61 @@ class PutWindow:
         while first_index <= last_index and count < self.count and size < LOOK_BACK_BYTES_MAX:
             begin = max(first_index, last_index - step + 1)
             try:
-                found, oldest_ms, step_size = self._look_at(commands(begin, last_index))
+                found, oldest_ms, step_size = self._look_at(payloads(begin, last_index))
             except LookupError:  # retention has let go of it meanwhile
                 break
             newer.append(found)
-            count += sum(len(identities) for identities, _place in found)
+            count += len(found)
             size += step_size
             if newest_ms is None:
                 newest_ms = oldest_ms
             elif oldest_ms is not None and oldest_ms < newest_ms - age_max_ms:
                 break
             last_index = begin - 1
-            step = max(1, min(step * _STEP_BYTES // max(1, step_size), 2 * step))
-        for step_found in reversed(newer):
-            for identities, place in step_found:
-                self._put(identities, place)
+            step = max(1, min(step * _STEP_BYTES // max(1, step_size), 2 * step, _STEP_ENTRIES_MAX))
+        for found in reversed(newer):
+            self._put(found)
 
-    def _look_at(
-        self, commands: Iterable[Committed]
-    ) -> tuple[list[tuple[list[int], Place]], int | None, int]:
-        """What they put, by entry; when the first was stamped, if there is one; their size."""
-        found: list[tuple[list[int], Place]] = []
-        oldest_ms, size = None, 0
-        for command in commands:
-            payload = bytes(command.payload)
+    def _look_at(self, payloads: Iterable[Payload]) -> tuple[dict[int, int], int | None, int]:
+        """Identities and places of what they put; when the first put was stamped, if there is one;
+        the size of all."""
+        found: dict[int, int] = {}
+        hashes: dict[bytes, int | None] = {}
+        oldest_ms, looked_at = None, 0
+        for data, start, end, position in payloads:
+            size = end - start
+            looked_at += size
+            if data[start] != put_messages.TAG:
+                continue
+            _tag, _version, stamped_ms, queues, messages = HEAD.unpack_from(data, start)
             if oldest_ms is None:
-                oldest_ms = decode_command(payload).stamped_ms
-            place = _place(command)
-            for topic, records in _by_topic(payload, place[0]).items():
-                found.append((self._identities(topic, records, payload, place[0]), place))
-            size += len(payload)
-        return found, oldest_ms, size
+                oldest_ms = stamped_ms
+            place = _place(position, size)
+            if queues == messages == 1:  # there may be very many of them
+                at = start + HEAD.size + QUEUE.size
+                topic = bytes(data[at : at + data[at - 1]])
+                if topic not in hashes:
+                    hashes[topic] = _hash_of(topic)
+                topic_hash = hashes[topic]
+                if topic_hash is not None:
+                    at += len(topic) + MESSAGE.size
+                    unique_id = unique_id_in(data, at, end)
+                    if unique_id:
+                        unique_id += data[at + 8 : at + 12]
+                        found[hash(bytes(unique_id)) ^ topic_hash] = place
+                    continue
+            payload = bytes(data[start:end])
+            for name, records in _by_topic(payload, position).items():
+                identities = self._identities(name, records, payload, position)
+                found.update(dict.fromkeys(identities, place))
+        return found, oldest_ms, looked_at
 
-    def _put(self, identities: Collection[int], place: Place) -> None:
+    def _put(self, found: Mapping[int, int]) -> None:
+        """These identities have these places."""
         if len(self._newest) * (_TABLES - 1) >= self.count:
             self._oldest, self._third, self._second = self._third, self._second, self._newest
             self._newest = {}
-        position, size = place
-        self._newest.update(dict.fromkeys(identities, position << _SIZE_BITS | size))
+        self._newest.update(found)
 
     def _identities(
         self, topic: str, places: list[tuple[int, int]], payload: bytes, position: int
@@ -311,6 +335,9 @@ def _by_topic(payload: bytes, position: int) -> dict[str, list[tuple[int, int]]]
     if payload[0] == put_messages.TAG:
         put = decode_put_messages(payload)
         at = position + put.records_at
+        if len(put.queues) == 1:
+            sizes = [size for _number, size, _tags_code in MESSAGE.iter_unpack(put.table)]
+            return {put.queues[0][0]: list(zip(accumulate(sizes, initial=at), sizes, strict=False))}
         for number, size, _tags_code in MESSAGE.iter_unpack(put.table):
             found.setdefault(put.queues[number][0], []).append((at, size))
             at += size
@@ -332,5 +359,12 @@ def _one_by_one(
     return found
 
 
-def _place(committed: Committed) -> Place:
-    return committed.position, len(committed.payload)
+def _place(position: int, size: int) -> int:
+    """As the tables hold it."""
+    return position << _SIZE_BITS | size
+
+
+def _hash_of(topic: bytes) -> int | None:
+    """What the topic has in its messages' identities; None if that is to be looked for in each."""
+    name = topic.decode()
+    return None if name in STORED_FOR_ANOTHER or name.startswith("%") else hash(name)

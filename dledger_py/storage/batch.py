@@ -55,6 +55,17 @@ class StoredEntry:
 
 
 @frozen(kw_only=True, eq=False)
+class Run:
+    """Consecutive entries of the log in one buffer, verified."""
+
+    data: bytearray
+    position: int
+    """The log position of data[0]."""
+    entries: Sequence[WalkedEntry]
+    """Each is data[start:stop]. The first need not begin the buffer, nor the last end it."""
+
+
+@frozen(kw_only=True, eq=False)
 class Batch:
     """Consecutive entries as they lie in the log, from `before.position` up to `end.position`."""
 

@@ -5,7 +5,7 @@ Threads:
 * *loop thread*: `seal`, `seal_raw`, `cut` and every attribute. No I/O (but see `cut`).
 * *the writer*: `fits`, `write`, `seal_idle`, `drop_before`, `close`. Whatever thread it is at the
   moment, one at a time, which its owner sees to. Nobody else changes files.
-* *any thread*: `read`, `read_bytes`.
+* *any thread*: `read`, `read_run`, `read_bytes`.
 
 Writes must happen in the order of the seals and cuts they perform.
 
@@ -26,7 +26,7 @@ from attrs import frozen
 from dledger_py.storage import batch as batches_of
 from dledger_py.storage.anchors import ANCHOR_SPACING_BYTES, Anchors
 from dledger_py.storage.appender import Appender
-from dledger_py.storage.batch import Batch, StoredEntry, stored_entries
+from dledger_py.storage.batch import Batch, Run, StoredEntry, stored_entries
 from dledger_py.storage.files import FileSystem, Lock
 from dledger_py.storage.formats import (
     ENTRY_HEADER_BYTES,
@@ -392,6 +392,11 @@ class Log:
         the result is empty then. Any thread. Blocks. Raises LookupError outside of the log,
         Corrupt.
         """
+        run = self.read_run(first_index, max_bytes)
+        return stored_entries(memoryview(run.data), run.entries, run.position)
+
+    def read_run(self, first_index: int, max_bytes: int) -> Run:
+        """The same in one piece, for who goes through many small ones."""
         while True:
             with self._lock:
                 if not self.first_index <= first_index <= self._end.index:
@@ -477,30 +482,29 @@ class Log:
         written = self._appender.end.position
         return written if self._ceiling is None else min(written, self._ceiling)
 
-    def _read(
-        self, anchor: tuple[int, int], first_index: int, max_bytes: int, limit: int
-    ) -> tuple[StoredEntry, ...]:
+    def _read(self, anchor: tuple[int, int], first_index: int, max_bytes: int, limit: int) -> Run:
         index, start = anchor
         wanted = max_bytes if index == first_index else ANCHOR_SPACING_BYTES + max_bytes
         while start < limit:
-            buffer, found = self._walk(index, start, min(wanted, limit - start), limit)
+            data, found = self._walk(index, start, min(wanted, limit - start), limit)
             needed = found.bad.needed if found.bad is not None else 0
             if found.end.index >= first_index or not needed:
                 skipped = found.entries[first_index - index :]
-                return stored_entries(buffer, _fitting(skipped, max_bytes), start)
+                return Run(data=data, position=start, entries=_fitting(skipped, max_bytes))
             wanted = max(found.at + needed, wanted + ANCHOR_SPACING_BYTES)
-        return ()
+        return Run(data=bytearray(), position=start, entries=())
 
-    def _walk(self, index: int, start: int, size: int, limit: int) -> tuple[memoryview, Walk]:
+    def _walk(self, index: int, start: int, size: int, limit: int) -> tuple[bytearray, Walk]:
         """Read and verify from an entry on; stops before one that needs more bytes."""
-        buffer = memoryview(bytearray(size))
+        data = bytearray(size)
+        buffer = memoryview(data)
         got = self._segments.read_into(buffer, start)
         if got < size:
             raise self._corrupt(start + got, "file ends before the log does")
         found = _walk_from(buffer, index, start)
         if found.bad is not None and (not found.bad.needed or size == limit - start):
             raise self._corrupt(start + found.bad.at, found.bad.reason)
-        return buffer, found
+        return data, found
 
     def _corrupt(self, position: int, reason: str) -> Corrupt:
         file, offset = self._segments.locate(position)

@@ -11,6 +11,7 @@ from attrs import define, field
 
 from broker.serving.window_keeper import WindowKeeper
 from broker.store.put_window import PutWindow
+from broker.store.put_window import _place as place_of
 from dledger_py.actors import Child, FailStop, Supervisor, fail_stop_in
 from dledger_py.ledger.machine import RoleView
 from dledger_py.ledger.reopening import Reopen
@@ -55,7 +56,7 @@ class Threads:
         await self.may_end.wait()
         if self.error is not None:
             raise self.error
-        older._put([last], (last, 1))
+        older._put({last: place_of(last, 1)})
 
 
 @define(eq=False)

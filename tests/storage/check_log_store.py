@@ -232,6 +232,11 @@ def _check_reads(files: FileSystem, directory: str) -> None:
         assert entries[entry.index - 1 : stored[-1].index] == tuple(
             Entry(e.index, e.term, e.kind, bytes(e.payload)) for e in stored
         )
+        run = log.read_run(entry.index, 150_000)
+        assert [(e.index, e.term, e.kind, e.position, bytes(e.raw)) for e in stored] == [
+            (index, term, kind, run.position + start, bytes(run.data[start:stop]))
+            for index, term, kind, start, stop in run.entries
+        ]
     everything = log.read_bytes(0, log.end_position)
     assert b"".join(bytes(e.raw) for e in log.read(1, 10**8)) == everything
     assert everything[5:9] == log.read_bytes(5, 4, nowait=False)
