@@ -330,17 +330,16 @@ def records_in(payload: bytes, having: bytes = b"") -> Iterator[tuple[int, int]]
 
 
 def _by_topic(payload: bytes, position: int) -> dict[str, list[tuple[int, int]]]:
-    """Where in the log the records begin that came by a command, and their sizes."""
+    """Where in the log the records begin that came by a `PutMessages`, and their sizes."""
+    put = decode_put_messages(payload)
+    at = position + put.records_at
+    if len(put.queues) == 1:
+        sizes = [size for _number, size, _tags_code in MESSAGE.iter_unpack(put.table)]
+        return {put.queues[0][0]: list(zip(accumulate(sizes, initial=at), sizes, strict=False))}
     found: dict[str, list[tuple[int, int]]] = {}
-    if payload[0] == put_messages.TAG:
-        put = decode_put_messages(payload)
-        at = position + put.records_at
-        if len(put.queues) == 1:
-            sizes = [size for _number, size, _tags_code in MESSAGE.iter_unpack(put.table)]
-            return {put.queues[0][0]: list(zip(accumulate(sizes, initial=at), sizes, strict=False))}
-        for number, size, _tags_code in MESSAGE.iter_unpack(put.table):
-            found.setdefault(put.queues[number][0], []).append((at, size))
-            at += size
+    for number, size, _tags_code in MESSAGE.iter_unpack(put.table):
+        found.setdefault(put.queues[number][0], []).append((at, size))
+        at += size
     return found
 
 
