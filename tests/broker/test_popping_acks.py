@@ -126,6 +126,8 @@ def test_a_second_acknowledgement_is_a_success_and_changes_nothing(desk) -> None
         ({"extra_info": "none of ours"}, 1),
         ({"extra_info": "0 0 0 0 9 broker-a 0 0"}, 1),
         ({"extra_info": "0 0 0 0 0 broker-a 0 -1"}, 1),
+        ({"extra_info": f"{2**63} 0 0 0 0 broker-a 0 0"}, 1),
+        ({"extra_info": f"0 {2**63} 0 0 0 broker-a 0 0"}, 1),
     ],
 )
 def test_what_names_no_message_is_refused(desk, how, code) -> None:
@@ -170,6 +172,7 @@ def test_many_at_once(desk) -> None:
         row(of[1], topic="nowhere"),
         row(of[1], origin="7"),
         row(of[1], bits="no base 64"),
+        row(of[1], first_offset=2**63 - 1, bits=ack_bits(0, [0, 2])),
         row(of[1], queue_id=7),
     )
     answer = desk.ask(AckMessages(), batch(*rows))

@@ -45,6 +45,7 @@ def test_a_handle_is_the_text_that_java_writes() -> None:
         TEXT.replace("103", "x"),
         TEXT.replace("103", "-3"),
         TEXT.replace("103", "9" * 20),
+        TEXT.replace("103", str(2**63)),
         TEXT.replace("103", "१०"),
         TEXT.replace(" 0 broker", " 4 broker"),
     ],
@@ -52,6 +53,10 @@ def test_a_handle_is_the_text_that_java_writes() -> None:
 def test_what_is_no_handle_is_refused(text) -> None:
     with pytest.raises(MalformedHandle):
         decode_handle(text)
+
+
+def test_the_largest_number_of_java_is_one() -> None:
+    assert 2**63 - 1 == decode_handle(TEXT.replace("103", str(2**63 - 1))).offset
 
 
 def test_a_handle_knows_the_topic_its_message_stands_in() -> None:

@@ -29,6 +29,10 @@ IN_ORDER: Final = 999
 FROM_FIRST, FROM_LAST = 0, 1
 """`init_mode` of a pop: where a group begins that has never consumed a queue."""
 
+NUMBER_MAX: Final = 2**63 - 1
+"""Java's long. What handles and acknowledgements say ends in the log, whose numbers are no larger;
+one that got there would stop whoever reads it."""
+
 BATCH_BYTES_MAX: Final = 1024
 """Of the bits of one BatchAck: 8192 offsets; brokers give out 32 at a time."""
 
@@ -258,6 +262,8 @@ class BatchAck:
             number = int.from_bytes(base64.b64decode(self.bits, validate=True), "little")
         except (binascii.Error, ValueError) as error:
             raise Malformed(f"the bits of an acknowledgement are not Base64: {error}") from error
+        if self.first_offset + number.bit_length() > NUMBER_MAX:
+            raise Malformed(f"an acknowledgement of offsets behind {self.first_offset}")
         return [self.first_offset + at for at in range(number.bit_length()) if number >> at & 1]
 
 
@@ -358,8 +364,8 @@ class PollingInfo(Request[PollingInfoReply]):
 
 
 def _number(word: str) -> int:
-    if not word.isascii() or not word.isdecimal() or len(word) > 19:
-        raise ValueError(f"{word[:30]!r} is no number")
+    if not word.isascii() or not word.isdecimal() or len(word) > 19 or int(word) > NUMBER_MAX:
+        raise ValueError(f"{word[:30]!r} is no number of 64 bits")
     return int(word)
 
 
