@@ -66,6 +66,12 @@ def scalar(kind: type[T]) -> Shape[T]:
     return Shape(lambda value: value, check)
 
 
+def _i64(value: int) -> int:
+    # In the log it would stop every member, now and at each start; here only who wants to write it.
+    assert -(2**63) <= value < 2**63, f"{value} does not fit into 64 bits"
+    return value
+
+
 def _check_i64(plain: Plain) -> int:
     if type(plain) is not int or not -(2**63) <= plain < 2**63:
         raise MalformedCommand("expected an integer of 64 bits")
@@ -74,7 +80,7 @@ def _check_i64(plain: Plain) -> int:
 
 TEXT: Final = scalar(str)
 FLAG: Final = scalar(bool)
-INT: Final[Shape[int]] = Shape(lambda value: value, _check_i64)
+INT: Final[Shape[int]] = Shape(_i64, _check_i64)
 
 
 def optional(shape: Shape[T]) -> Shape[T | None]:

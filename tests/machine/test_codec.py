@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.machine.codec import OWN_TAGS, ROWS, decode_command, encode_command, first_record_at
-from broker.machine.commands import Command, DeleteTopic
+from broker.machine.commands import Command, CommitOffsets, DeleteTopic
 from broker.machine.end_transaction import HEAD as END_HEAD
 from broker.machine.end_transaction import EndTransaction, Verdict
 from broker.machine.errors import MalformedCommand, Unappliable, UnknownCommand
@@ -45,6 +45,14 @@ def test_commands_keep_their_bytes(name: str) -> None:
     """A log written by any release must be readable by every later one."""
     assert EXAMPLES[name] == decode_command(golden(name))
     assert golden(name) == encode_command(EXAMPLES[name])
+
+
+@pytest.mark.parametrize("offset", [2**63, -(2**63) - 1])
+def test_a_number_that_nobody_could_read_is_not_written(offset: int) -> None:
+    command = CommitOffsets(stamped_ms=1, commits=(("g", "t", 0, offset),))
+
+    with pytest.raises(AssertionError, match="64 bits"):
+        encode_command(command)
 
 
 def test_messages_keep_their_bytes() -> None:
