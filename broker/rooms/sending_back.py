@@ -204,7 +204,7 @@ class SendingBack:
             born_host=record.born_host,
             store_timestamp_ms=now_ms,
             store_host=sending.store_host,
-            reconsume_times=record.reconsume_times + 1,
+            reconsume_times=record.reconsume_times_again,
             body=record.body,
             topic=at[0],
             properties=properties,

@@ -343,7 +343,7 @@ class Revivals:
             born_host=record.born_host,
             store_timestamp_ms=now_ms,
             store_host=self.store_host,
-            reconsume_times=record.reconsume_times + 1,
+            reconsume_times=record.reconsume_times_again,
             body=record.body,
             topic=topic,
             properties=properties,

@@ -299,6 +299,18 @@ def test_a_retry_that_fails_is_retried_in_the_same_topic_and_then_given_up(desk)
     )
 
 
+def test_one_that_came_as_often_as_can_be_counted_is_given_up(desk) -> None:
+    """A producer writes the number, and what cannot be revived keeps everything else waiting."""
+    most = 2**31 - 1
+    request = SendMessage(producer_group="p", topic="orders", queue_id=0, reconsume_times=most)
+    desk.ask(request, b"0")
+    desk.pop(invisible_time=1)
+    desk.passes(1)
+    letters = desk.pop(topic="%DLQ%shop", consumer_group="audit")
+
+    assert ([b"0"], [most]) == (letters.bodies, letters.times)
+
+
 def test_retries_are_looked_at_first_now_and_then(desk) -> None:
     """However much new there is: in one pop of five."""
     desk.send(b"old")

@@ -41,11 +41,17 @@ def group(desk: Desk, **settings) -> None:
     assert 0 == answer.code
 
 
-def consumed(desk: Desk, **properties: str) -> Record:
+def consumed(desk: Desk, *, times: int = 0, **properties: str) -> Record:
     """A message as a consumer has it."""
     text = properties_text({"UNIQ_KEY": "U1", "TAGS": "TagA", "KEYS": "k"} | properties)
     request = SendMessage(
-        topic="orders", queue_id=1, producer_group="pg", properties=text, flag=9, sys_flag=1
+        topic="orders",
+        queue_id=1,
+        producer_group="pg",
+        properties=text,
+        flag=9,
+        sys_flag=1,
+        reconsume_times=times,
     )
     assert 0 == desk.ask(request, b"body").code
     return stored(desk)[-1]
@@ -128,6 +134,13 @@ def test_where_it_goes(desk, level, fields, version, ends) -> None:
         assert 1 == len(stored(desk, DEAD, 0))
     else:
         assert ends == waits_ms(desk)
+
+
+def test_one_that_came_as_often_as_can_be_counted_is_a_dead_letter(desk) -> None:
+    answer = send_back(desk, consumed(desk, times=2**31 - 1), max_reconsume_times=2**31 - 1)
+    (dead,) = stored(desk, DEAD, 0)
+
+    assert (0, 2**31 - 1) == (answer.code, dead.reconsume_times)
 
 
 def test_a_group_that_retries_less_has_dead_letters_sooner(desk) -> None:

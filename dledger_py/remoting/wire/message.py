@@ -49,6 +49,7 @@ COMPRESSION_TYPE_MASK: Final = 0x700
 TOPIC_SIZE_V1_MAX: Final = 127
 TOPIC_SIZE_MAX: Final = 255
 BODY_CRC_MASK: Final = 0x7FFFFFFF
+RECONSUME_TIMES_MAX: Final = 0x7FFFFFFF  # what the field holds; a producer may begin with it
 
 _HEAD_V4 = Layout(">IIIiiqqiq8sq8siqi")  # up to and with the body's length
 _HEAD = {
@@ -290,6 +291,11 @@ class Record:
     @property
     def offset_message_id(self) -> str:
         return offset_message_id(self.store_host, self.physical_offset)
+
+    @property
+    def reconsume_times_again(self) -> int:
+        """How often it has come back with its next try, as far as can be counted."""
+        return min(self.reconsume_times + 1, RECONSUME_TIMES_MAX)
 
     def property(self, key: str) -> str | None:
         """One property; None if absent or empty."""
