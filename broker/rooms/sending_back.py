@@ -150,7 +150,8 @@ class SendingBack:
         policy = kept_policy_of(group.retry_policy) if level == 0 else None
         if policy is not None:
             return _Pause(of_its_own_ms=policy.pause_ms(retries))
-        return _Pause(level=min(level or FIRST_LEVEL + retries, len(LEVELS_MS)))
+        # As policies do: whoever sent it may have written a number below 0.
+        return _Pause(level=min(level or FIRST_LEVEL + max(retries, 0), len(LEVELS_MS)))
 
     def _retries(self, group: GroupConfig) -> TopicConfig:
         sending = self.sending

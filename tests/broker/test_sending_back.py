@@ -143,6 +143,13 @@ def test_one_that_came_as_often_as_can_be_counted_is_a_dead_letter(desk) -> None
     assert (0, 2**31 - 1) == (answer.code, dead.reconsume_times)
 
 
+@pytest.mark.parametrize("times", [-1, -3, -9])
+def test_one_that_claims_to_have_come_less_than_never_waits_as_the_first_time(desk, times) -> None:
+    answer = send_back(desk, consumed(desk, times=times))
+
+    assert (0, 10_000) == (answer.code, waits_ms(desk))
+
+
 def test_a_group_that_retries_less_has_dead_letters_sooner(desk) -> None:
     group(desk, retryMaxTimes=0)
     send_back(desk, consumed(desk))
