@@ -15,6 +15,7 @@ from broker.errors import (
 )
 from broker.machine import names
 from broker.machine.machine import Machine
+from broker.machine.names import DERIVED_TOPIC_LENGTH_MAX
 from broker.rooms._filters import Wants, wanted
 from broker.serving.long_polls import ANY_QUEUE
 from broker.serving.pop_choice import Asked, PopChoice
@@ -78,9 +79,14 @@ class PopQueues:
             fault = names.group_fault(request.consumer_group)
             if fault is not None:
                 raise GroupNotFound(request.consumer_group, fault)
-            self.ensure_group(request.consumer_group)
         elif not group.consume_enable:
             raise NotPermitted(f"the group {request.consumer_group} is not allowed to consume")
+        again = names.pop_retry_topic_name(request.consumer_group, request.topic)
+        if not names.is_retry_topic(request.topic) and len(again) > DERIVED_TOPIC_LENGTH_MAX:
+            # Of a dead-letter topic, whose name may be longer than others.
+            raise InvalidParameter(f"{again!r:.60}…: no topic for retries can have this name")
+        if group is None:
+            self.ensure_group(request.consumer_group)
 
     def knows(self, request: PopMessage) -> bool:
         """Whether its topic and its group are known here."""

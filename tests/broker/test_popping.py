@@ -140,6 +140,20 @@ def test_topics_and_groups_may_forbid_it(desk) -> None:
     assert 16 == desk.ask(pop(consumer_group="idle")).code
 
 
+def test_what_could_not_be_put_anywhere_again_is_not_given_out(desk) -> None:
+    """A message that is not acknowledged goes to a topic with both names in its own."""
+    longest = "%DLQ%" + "x" * (255 - len("%DLQ%%RETRY%_") - len(GROUP))
+    codes = []
+    for topic in (longest, longest + "x"):
+        desk.ask(CreateTopic(topic=topic, read_queue_nums=1, write_queue_nums=1, perm=6))
+        desk.ask(SendMessage(producer_group="p", topic=topic, queue_id=0), b"0")
+        codes.append(desk.pop(topic=topic, invisible_time=1).code)
+        desk.passes(1)
+
+    assert [0, 29] == codes
+    assert [b"0"] == desk.pop(topic=longest).bodies
+
+
 def test_a_group_that_cannot_be_made_does_not_exist(desk, monkeypatch) -> None:
     monkeypatch.setattr("broker.machine.groups.GROUPS_MAX", 0)
     desk.send(b"0")
