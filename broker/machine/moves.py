@@ -119,16 +119,17 @@ class Moves:
     recalls_count: int = 0
     """Ever applied."""
     _cursors: dict[tuple[str, int], int] = field(factory=dict)
-    _recalls: dict[tuple[str, str], Recall] = field(factory=dict)
-    """By (topic, unique id), in the order of their numbers."""
+    _recalls: dict[tuple[str, str, int], Recall] = field(factory=dict)
+    """By (topic, unique id, time in ms), in the order of their numbers. The time is a part of it:
+    clients that send a message once more, for another time, leave it its id."""
 
     def cursor(self, topic: str, queue_id: int) -> int:
         """The first offset of a waiting queue that has not been moved yet."""
         return self._cursors.get((topic, queue_id), 0)
 
-    def recalled(self, topic: str, unique_id: str) -> bool:
-        """Whether the message was recalled."""
-        return (topic, unique_id) in self._recalls
+    def recalled(self, topic: str, unique_id: str, deliver_ms: int) -> bool:
+        """Whether the message for that time was recalled."""
+        return (topic, unique_id, deliver_ms) in self._recalls
 
     def admits(self, move: Move) -> bool:
         """Whether the move is of what is next, and knows of every recall it must know of."""
@@ -150,7 +151,7 @@ class Moves:
         """Keep the message from being delivered; if that cannot be promised, why not."""
         if deliver_ms <= self.moved_ms:
             return f"messages for {deliver_ms} have been delivered already"
-        key = (topic, unique_id)
+        key = (topic, unique_id, deliver_ms)
         if key not in self._recalls and len(self._recalls) >= RECALLS_MAX:
             self._forget()
             if len(self._recalls) >= RECALLS_MAX:
@@ -172,7 +173,7 @@ class Moves:
         """(number, topic, unique id, deliver ms), sorted."""
         return [
             [recall.number, topic, unique_id, recall.deliver_ms]
-            for (topic, unique_id), recall in self._recalls.items()
+            for (topic, unique_id, _deliver_ms), recall in self._recalls.items()
         ]
 
     def put_cursor(self, topic: str, queue_id: int, offset: int) -> None:
@@ -181,7 +182,7 @@ class Moves:
 
     def put_recall(self, topic: str, unique_id: str, recall: Recall) -> None:
         """Take one over from a snapshot, in the order of their numbers."""
-        self._recalls[topic, unique_id] = recall
+        self._recalls[topic, unique_id, recall.deliver_ms] = recall
 
     def drop_topic(self, topic: str) -> None:
         """Forget a deleted topic."""

@@ -308,7 +308,7 @@ class _LaidOut:
             return
         deliver_ms = parsed.get(props.TIMER_OUT_MS)
         if deliver_ms is not None and self.machine.moves.recalled(
-            topic.name, parsed.get(props.UNIQ_KEY, "")
+            topic.name, parsed.get(props.UNIQ_KEY, ""), int(deliver_ms)
         ):
             return
         if deliver_ms is not None and int(deliver_ms) > self.now_ms:

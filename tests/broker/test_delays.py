@@ -787,6 +787,20 @@ def test_a_recall_is_of_messages_with_times_of_their_own(desk) -> None:
     assert [b"1"] == bodies(desk)
 
 
+def test_a_recall_is_of_one_time(desk) -> None:
+    """A client that sends a message once more leaves it its id."""
+    first, again, other = (
+        handle_of(send(desk, b"1", TIMER_DELAY_SEC=seconds)) for seconds in ("60", "70", "80")
+    )
+    codes = [recall(desk, handle).code for handle in (first, other)]
+    go_on(desk, 61_000)
+    go_on(desk, 20_000)
+
+    assert [0, 0] == codes
+    assert [b"1"] == bodies(desk)
+    assert str(decode_handle(again).deliver_ms) == stored(desk)[0].property("TIMER_OUT_MS")
+
+
 def test_levels_have_no_handle(desk) -> None:
     assert "recallHandle" not in send(desk, DELAY="3").fields
 

@@ -55,8 +55,17 @@ def test_no_more_recalls_are_kept_than_fit(table) -> None:
     answers = [table.recall("orders", name, 10 * HOUR_MS) for name in ("a", "b", "c", "b")]
 
     assert [None, None, "only 2 recalls are kept at once", None] == answers
-    assert table.recalled("orders", "a")
-    assert not table.recalled("orders", "c")
+    assert table.recalled("orders", "a", 10 * HOUR_MS)
+    assert not table.recalled("orders", "c", 10 * HOUR_MS)
+
+
+def test_a_recall_is_of_one_time(table) -> None:
+    table.recall("orders", "a", 1 * HOUR_MS)
+    before = table.recalled("orders", "a", 2 * HOUR_MS)
+    table.recall("orders", "a", 2 * HOUR_MS)
+
+    assert not before
+    assert all(table.recalled("orders", "a", hours * HOUR_MS) for hours in (1, 2))
 
 
 def test_recalls_of_the_past_make_room_an_hour_later(table) -> None:
