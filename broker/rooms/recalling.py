@@ -16,6 +16,7 @@ from broker.errors import IllegalOperation, TopicNotFound
 from broker.machine import commands, names
 from broker.machine.machine import Machine
 from broker.machine.replies import Reply
+from broker.machine.timer_wheel import FURTHEST_MS
 from broker.rooms.delaying import RecallHandle, decode_handle
 from broker.serving.leadership import Leadership
 from broker.serving.proposals import Proposals
@@ -65,3 +66,5 @@ class Recalling:
             raise IllegalOperation(f"the recall handle is of broker {handle.broker_name[:127]!r}")
         if handle.deliver_ms <= self.now_ms():
             raise IllegalOperation("too late: its time has come")
+        if handle.deliver_ms - self.now_ms() > FURTHEST_MS:  # it would be kept for ever
+            raise IllegalOperation(f"no message can be for as late as {handle.deliver_ms}")

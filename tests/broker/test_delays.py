@@ -764,6 +764,7 @@ def test_a_forged_handle_is_refused(desk, handle, code) -> None:
         ({"topic": "bills"}, "orders", 604),
         ({"broker_name": "broker-z"}, "orders", 604),
         ({"deliver_ms": 5}, "orders", 604),
+        ({"deliver_ms": 10**18 - 1}, "orders", 604),
         ({"topic": "nowhere"}, "nowhere", 17),
     ],
 )
