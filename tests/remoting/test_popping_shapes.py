@@ -3,6 +3,7 @@
 import pytest
 
 from dledger_py.remoting.commands.popping import (
+    BatchAck,
     Handle,
     MalformedHandle,
     Origin,
@@ -111,3 +112,18 @@ def test_offsets_that_cannot_be_read_are_refused(fields) -> None:
 def test_bits_stand_in_the_order_of_java() -> None:
     assert "CQI=" == ack_bits(100, [109, 100, 103])
     assert "" == ack_bits(100, [])
+
+
+def test_bits_far_behind_the_first_offset_are_read_as_they_were_written() -> None:
+    offsets = [100, 107, 108, 4_195, 8_291]
+    row = BatchAck(
+        group="shop",
+        topic="orders",
+        origin="0",
+        first_offset=100,
+        queue_id=0,
+        pop_ms=1,
+        bits=ack_bits(100, offsets),
+    )
+
+    assert offsets == row.offsets()

@@ -264,7 +264,12 @@ class BatchAck:
             raise Malformed(f"the bits of an acknowledgement are not Base64: {error}") from error
         if self.first_offset + number.bit_length() > NUMBER_MAX:
             raise Malformed(f"an acknowledgement of offsets behind {self.first_offset}")
-        return [self.first_offset + at for at in range(number.bit_length()) if number >> at & 1]
+        offsets: list[int] = []
+        while number:  # by the bits that are set: a batch has few, and may have thousands of rows
+            lowest = number & -number
+            offsets.append(self.first_offset + lowest.bit_length() - 1)
+            number ^= lowest
+        return offsets
 
 
 def ack_bits(first_offset: int, offsets: Iterable[int]) -> str:
