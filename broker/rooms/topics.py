@@ -114,7 +114,11 @@ class Topics:
             names.pop_retry_topic_name(group, request.topic)
             for group in self.machine.groups.names()
         )
-        topics = (*(name for name in retries if name in self.machine.topics), request.topic)
+        popped = (name for name in retries if name in self.machine.topics)
+        topics = (
+            *(name for name in popped if not self._is_shared(name, request.topic)),
+            request.topic,
+        )
         deletions = [commands.DeleteTopic(stamped_ms=self.now_ms(), name=name) for name in topics]
         return self.proposals.answer_all(deletions, caller)
 
@@ -134,6 +138,18 @@ class Topics:
         """The broker's own topics."""
         own = [name for name in self.machine.topics.names() if self._is_system_topic(name)]
         return Answer(body=encode_body(TopicList(topic_list=tuple(own))))
+
+    def _is_shared(self, retries: str, topic: str) -> bool:
+        """Whether what is in a topic of retries may be others' than those of `topic`: it is called
+        `%RETRY%a_b` by the retries of group `a_b`, and by what group `a` popped of topic `b`."""
+        machine, name = self.machine, retries.removeprefix(names.RETRY_PREFIX)
+        return name in machine.groups or any(
+            name[:at] in machine.groups
+            and name[at + 1 :] in machine.topics
+            and name[at + 1 :] != topic
+            for at, letter in enumerate(name)
+            if letter == "_"
+        )
 
     def _is_system_topic(self, name: str) -> bool:
         return names.is_system_topic(name, cluster=self.cluster_name, broker=self.broker_name)

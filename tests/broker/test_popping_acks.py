@@ -636,6 +636,26 @@ def test_a_commit_does_not_count_while_something_is_in_flight(desk) -> None:
     assert 2 == progress(desk)
 
 
+def test_the_retries_of_a_group_stay_where_a_topic_goes_that_its_name_ends_with(desk) -> None:
+    desk.beat("shop_orders", "orders")
+    desk.ask(SendMessage(producer_group="p", topic=RETRIES, queue_id=0), b"of group shop_orders")
+    desk.ask(DeleteTopic(topic="orders"))
+
+    assert 1 == desk.queues.next_offset(RETRIES, 0)
+
+
+def test_what_was_popped_of_another_topic_stays_where_a_topic_goes(desk) -> None:
+    """%RETRY%shop_old_orders: of topic `orders` for group `shop_old`, or of `old_orders`."""
+    desk.ask(CreateTopic(topic="old_orders", read_queue_nums=1, write_queue_nums=1, perm=6))
+    desk.ask(SendMessage(producer_group="p", topic="old_orders", queue_id=0), b"0")
+    desk.beat("shop_old", "orders")
+    desk.pop(topic="old_orders", invisible_time=1)
+    desk.passes(1)
+    desk.ask(DeleteTopic(topic="orders"))
+
+    assert [b"0"] == desk.pop(topic="old_orders").bodies
+
+
 def test_a_topic_goes_with_what_groups_popped_of_it(desk) -> None:
     desk.send(b"0", b"1")
     desk.pop(max_msg_nums=1, invisible_time=1)
