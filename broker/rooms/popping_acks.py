@@ -14,7 +14,14 @@ from typing import Any, Final
 
 from attrs import define
 
-from broker.errors import HandleOutdated, IllegalMessage, InvalidParameter, NothingThere
+from broker.errors import (
+    GroupNotFound,
+    HandleOutdated,
+    IllegalMessage,
+    InvalidParameter,
+    NothingThere,
+)
+from broker.machine import names
 from broker.machine.commands import Ack
 from broker.machine.machine import Machine
 from broker.machine.pops import MESSAGES_MAX, count_of, runs_of
@@ -41,7 +48,8 @@ from dledger_py.remoting.rooms import Answer, Caller, Later, Refused, handles
 from dledger_py.remoting.wire.schema import Malformed
 
 BATCH_MAX: Final = 16_384
-"""Messages of one batch: proxies acknowledge a few hundred at a time."""
+"""Messages of one batch: proxies acknowledge a few hundred at a time. Each may be of another group
+and topic, and all of them are in one entry of the log: some 7 MB with the longest names."""
 
 
 @define(eq=False, kw_only=True)
@@ -123,6 +131,11 @@ class PoppingAcks:
 
     def _handle(self, request: AckMessage | ChangeInvisibleTime) -> Handle:
         """Check what the message is named by. Raises: the refusal."""
+        group = request.consumer_group
+        if group not in self.machine.groups:  # nothing is in flight for it, whatever its name is
+            fault = names.group_fault(group)
+            if fault is not None:
+                raise GroupNotFound(group[: names.GROUP_LENGTH_MAX], fault)
         topic, queue_id = known_topic(self.machine, request.topic), request.queue_id
         if not 0 <= queue_id < topic.queues:
             raise IllegalMessage(
@@ -144,7 +157,7 @@ class PoppingAcks:
             offsets = row.offsets()
         except (ValueError, Malformed):
             return
-        if topic not in self.machine.topics:
+        if topic not in self.machine.topics or row.group not in self.machine.groups:
             return
         for first in range(0, len(offsets), MESSAGES_MAX):
             some = offsets[first : first + MESSAGES_MAX]

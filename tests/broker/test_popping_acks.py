@@ -1,8 +1,14 @@
 """What becomes of popped messages, asked of the rooms: page 08 §4."""
 
 import pytest
-from attrs import evolve
+from attrs import evolve, fields
 
+from broker.machine.codec import encode_command
+from broker.machine.commands import SettlePops
+from broker.machine.names import DERIVED_TOPIC_LENGTH_MAX, GROUP_LENGTH_MAX
+from broker.rooms.popping_acks import BATCH_MAX
+from broker.serving.pop_batch import SETTLED_MAX
+from dledger_py.ledger.config import LedgerConfig
 from dledger_py.ledger.errors import Indefinite, NotLeader
 from dledger_py.remoting.commands.groups import CreateGroup, DeleteGroup, GroupConfig
 from dledger_py.remoting.commands.json_bodies import encode_body
@@ -119,6 +125,8 @@ def test_a_second_acknowledgement_is_a_success_and_changes_nothing(desk) -> None
     "how, code",
     [
         ({"topic": "nowhere"}, 17),
+        ({"consumer_group": "not/legal"}, 26),
+        ({"consumer_group": "g" * 121}, 26),
         ({"queue_id": 2}, 13),
         ({"queue_id": -1}, 13),
         ({"offset": 1}, 208),
@@ -192,6 +200,29 @@ def test_no_more_at_once_than_there_is_room_for(desk) -> None:
     answer = desk.ask(AckMessages(), batch(*(row([handle], bits=bits) for _ in range(3))))
     assert 29 == answer.code
     assert 1 == in_flight(desk)
+
+
+def test_the_largest_batch_is_one_entry_with_all_that_came_before_it() -> None:
+    """A payload that is too long is an error of ours, which ends every connection."""
+    most = 2**63 - 1
+    named = ("g" * GROUP_LENGTH_MAX, "t" * DERIVED_TOPIC_LENGTH_MAX, most, most, most)
+    command = SettlePops(
+        stamped_ms=most,
+        acks=((*named, ((most, 1),)),) * (BATCH_MAX + SETTLED_MAX),
+        changes=((*named, most, most),) * SETTLED_MAX,
+    )
+
+    assert len(encode_command(command)) <= fields(LedgerConfig).payload_max_bytes.default
+
+
+def test_groups_that_are_not_there_take_no_room(desk) -> None:
+    desk.send(b"0")
+    handle = desk.pop().handles[0]
+    desk.put(AckMessages(), batch(row([handle], group="g" * 9_000), row([handle])))
+    desk.pop_batch.turn_ended()
+    (entry,) = desk.ledger.proposed
+
+    assert 200 > len(entry[0])
 
 
 def test_the_bits_of_a_batch_are_those_of_java() -> None:
