@@ -6,7 +6,7 @@ groups they consume in exist, with their retry topics: clients look for those at
 Source: protocol pages 02 (b) and 07 (§1, 2); ClientManageProcessor.java.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from attrs import define, evolve
@@ -35,6 +35,10 @@ from dledger_py.remoting.commands.heartbeats import (
 )
 from dledger_py.remoting.commands.json_bodies import decode_body, encode_body
 from dledger_py.remoting.rooms import Answer, Caller, Connection, Later, Refused, handles
+
+ENSURED_MAX: Final = 1_000
+"""Groups of one entry, a quarter of a megabyte with the longest names. All of them are made or none
+is, and a heartbeat may name 100,000 (`client_table`): too many for one entry."""
 
 _WATCHED: Final = "client table watches"
 
@@ -80,8 +84,11 @@ class Clients:
         if not missing:
             return answer
         later = caller.later()
-        # Whatever became of the proposal: the client is in the table, and beats again.
-        self.proposals.propose(missing, lambda _refusal: later.answer(answer))
+        *before, last = missing
+        for command in before:
+            self.proposals.forget(command)
+        # Whatever became of the proposals: the client is in the table, and beats again.
+        self.proposals.propose(last, lambda _refusal: later.answer(answer))
         return later
 
     @handles(UnregisterClient)
@@ -124,18 +131,22 @@ class Clients:
         self._notify(self.table.expire(self.monotonic_ms()))
 
     def _ensure(self, group_names: Iterable[str]) -> None:
-        missing = self._missing(group_names)
-        if missing:
-            self.proposals.forget(missing)
+        for command in self._missing(group_names):
+            self.proposals.forget(command)
 
-    def _missing(self, group_names: Iterable[str]) -> commands.EnsureGroups | None:
-        """What a leader has to propose so that these groups exist; None if they do."""
+    def _missing(self, group_names: Iterable[str]) -> Sequence[commands.EnsureGroups]:
+        """What a leader has to propose so that these groups exist; nothing if they do."""
         if not self.leadership.leads:
-            return None
-        groups = tuple(
+            return ()
+        groups = [
             GroupConfig(name=name) for name in dict.fromkeys(group_names) if not self._exists(name)
-        )
-        return commands.EnsureGroups(stamped_ms=self.now_ms(), groups=groups) if groups else None
+        ]
+        return [
+            commands.EnsureGroups(
+                stamped_ms=self.now_ms(), groups=tuple(groups[at : at + ENSURED_MAX])
+            )
+            for at in range(0, len(groups), ENSURED_MAX)
+        ]
 
     def _exists(self, name: str) -> bool:
         return name in self.machine.groups and names.retry_topic_name(name) in self.machine.topics

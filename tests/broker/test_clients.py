@@ -4,6 +4,7 @@ import pytest
 
 from broker.serving import client_table
 from broker.serving.client_table import SILENCE_MS
+from dledger_py.ledger.errors import NotLeader
 from dledger_py.remoting.commands.clients import (
     CheckClientConfig,
     GetConsumerIds,
@@ -11,7 +12,12 @@ from dledger_py.remoting.commands.clients import (
     UnregisterClient,
 )
 from dledger_py.remoting.commands.groups import CreateGroup, GroupConfig
-from dledger_py.remoting.commands.heartbeats import MessageModel
+from dledger_py.remoting.commands.heartbeats import (
+    ConsumerData,
+    HeartbeatData,
+    MessageModel,
+    encode_heartbeat,
+)
 from dledger_py.remoting.commands.json_bodies import encode_body, parse
 from tests.broker.rooms_kit import Desk
 
@@ -75,6 +81,27 @@ def test_a_new_leader_makes_up_for_what_it_heard_as_a_follower(desk) -> None:
     desk.turn()
 
     assert (False, True) == (early, "shop" in desk.machine.groups)
+
+
+def test_many_groups_are_made_by_entries_that_the_log_takes(desk) -> None:
+    """By a heartbeat, and by a new leader for all heartbeats that came before."""
+    names = [f"{number:0120}" for number in range(2_001)]
+    data = HeartbeatData(
+        client_id="c1",
+        consumer_data_set=tuple(ConsumerData(group_name=name) for name in names),
+    )
+    desk.put(Heartbeat(), encode_heartbeat(data))
+    by_the_heartbeat = [len(payload) for payload, _settle in desk.ledger.proposed]
+    desk.ledger.refuse(NotLeader(None))
+    desk.clients.role_changed()
+    by_the_leader = [len(payload) for payload, _settle in desk.ledger.proposed]
+    desk.turn()
+
+    assert 3 == len(by_the_heartbeat)
+    assert by_the_heartbeat == by_the_leader
+    assert 300_000 > max(by_the_leader)
+    assert all(name in desk.machine.groups for name in names)
+    assert [0] == [answer.code for answer in desk.client.answers]
 
 
 def test_groups_with_illegal_names_are_left_out(desk) -> None:
