@@ -34,6 +34,6 @@ def client_host(caller: Caller) -> bytes:
         host, _, port = forwarded.rpartition(":")
         try:
             return pack_host(host, int(port))
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise InvalidParameter(f"{BORN_HOST} {forwarded!r} is not host:port") from error
     return caller.connection.packed_remote

@@ -390,7 +390,7 @@ def test_a_forwarded_send_names_the_client_it_came_from(desk, host) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["nonsense", "10.1.2.3:-1", "example.org:1", "1.2.3.4:99999999999"]
+    "host", ["nonsense", "10.1.2.3:-1", "example.org:1", "1.2.3.4:65536", "1.2.3.4:99999999999"]
 )
 def test_a_born_host_that_is_none_is_refused(desk, host) -> None:
     assert 29 == desk.ask(send(), b"x", fields={"__bornHost": host}).code

@@ -144,6 +144,12 @@ def test_a_mapped_address_is_an_ipv4_address() -> None:
     assert pack_host("::ffff:10.0.0.9", 54321) == BORN
 
 
+@pytest.mark.parametrize("port", [-1, 65_536, 2**31])
+def test_what_is_no_port_is_in_no_record(port) -> None:
+    with pytest.raises(ValueError, match="port"):
+        pack_host("10.0.0.9", port)
+
+
 def test_a_long_topic_makes_a_v2_record() -> None:
     topic = "%RETRY%" + "g" * 200
     found = record(topic=topic)

@@ -46,6 +46,7 @@ STORE_HOST_IPV6: Final = 32
 _HOST_IPV6: Final = BORN_HOST_IPV6 | STORE_HOST_IPV6
 COMPRESSION_TYPE_MASK: Final = 0x700
 
+PORT_MAX: Final = 0xFFFF
 TOPIC_SIZE_V1_MAX: Final = 127
 TOPIC_SIZE_MAX: Final = 255
 BODY_CRC_MASK: Final = 0x7FFFFFFF
@@ -84,8 +85,11 @@ class MalformedRecord(Malformed):
 def pack_host(host: str, port: int) -> bytes:
     """Address and port as records hold them: 8 bytes, or 20 for IPv6 (mapped ones become IPv4).
 
-    Raises: ValueError for a name instead of an address.
+    Raises: ValueError for a name instead of an address, and for what is no port: consumers in Java
+    cannot read a message of a host that has none.
     """
+    if not 0 <= port <= PORT_MAX:
+        raise ValueError(f"port {port}: 0 to {PORT_MAX} are possible")
     address = ip_address(host.partition("%")[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
