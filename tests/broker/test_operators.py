@@ -132,6 +132,7 @@ def test_a_group_comes_and_goes(desk) -> None:
         (encode_body(GroupConfig(group_name="a.b")), 29),
         (encode_body(GroupConfig(group_name="g" * 121)), 29),
         (encode_body(GroupConfig(group_name="shop", retry_queue_nums=-1)), 29),
+        (encode_body(GroupConfig(group_name="shop", retry_max_times=2**31)), 1),
         (b"{}", 1),
         (b"rubbish", 1),
     ],

@@ -230,7 +230,8 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
         (b"{}", "TopicConfig.topicName: missing"),
         (b'{"topicName":"T","perm":"x"}', "TopicConfig.perm: 'x' is not an integer"),
         (b'{"topicName":"T","perm":1.5}', "TopicConfig.perm: 1.5 is not an integer"),
-        (b'{"topicName":"T","perm":9223372036854775808}', "does not fit"),
+        (b'{"topicName":"T","perm":9223372036854775808}', "does not fit into 64 bits"),
+        (b'{"topicName":"T","topicSysFlag":2147483648}', "topicSysFlag: .* 32 bits"),
         (b'{"topicName":"T","attributes":[]}', "TopicConfig.attributes: an object"),
     ],
 )

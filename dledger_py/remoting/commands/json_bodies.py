@@ -29,7 +29,7 @@ from msgspec.json import Decoder
 from msgspec.json import encode as json_encode
 
 from dledger_py.remoting.wire.headers_json import text as java_text
-from dledger_py.remoting.wire.schema import Malformed, wire_name
+from dledger_py.remoting.wire.schema import Int32, Malformed, wire_name
 
 BodyT = TypeVar("BodyT")
 
@@ -146,7 +146,7 @@ def _make_reader(kind: Any) -> _Reader:
 
 
 def _record_reader(kind: type) -> _Reader:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     fields = [
         (field.name, wire_name(field), field.default is attrs.NOTHING, _reader(hints[field.name]))
         for field in attrs.fields(kind)
@@ -211,6 +211,13 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
+def _read_int32(value: Any, where: str) -> int:
+    number = _read_int(value, where)
+    if not -(2**31) <= number < 2**31:
+        raise MalformedBody(f"{where}: {number} does not fit into 32 bits")
+    return number
+
+
 def _read_int(value: Any, where: str) -> int:
     if isinstance(value, int):
         number = int(value)
@@ -246,6 +253,7 @@ def _read_any(value: Any, where: str) -> Any:
 _SIMPLE: Final[dict[Any, _Reader]] = {
     str: _read_text,
     int: _read_int,
+    Int32: _read_int32,
     float: _read_float,
     bool: _read_bool,
     Any: _read_any,
