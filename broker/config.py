@@ -195,8 +195,7 @@ class BrokerConfig:
             self._check_groups()
         else:
             self._check_members()
-        if (tls := self.ledger.tls) is not None:
-            tls.load(self.node)  # for the sake of the errors: they belong to the start
+            self.ledger_config()  # for the sake of the errors: they belong to the start
         for name_server in self.namesrv:
             split_address(name_server, of="namesrv")
         for name, value, largest in (
@@ -225,6 +224,9 @@ class BrokerConfig:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: 0 or more")
+        for name in ("segment_size_bytes", "snapshot_every_bytes"):
+            if (size := getattr(self.ledger, name)) < 1:
+                raise ValueError(f"ledger.{name} = {size}: 1 or more")
 
     def _check_members(self) -> None:
         if self.members and self.node not in self.members:
@@ -234,13 +236,14 @@ class BrokerConfig:
             raise ValueError("members and ledger.peers must list the same nodes")
         if len(self.ledger.peers) > 1 and not self.members:
             raise ValueError("members is empty: it must say where clients reach each of the peers")
-        if self.advertised.rpartition(":")[0].strip("[]") in ANY_ADDRESS:
+        split_address(self.listen, of="listen")
+        for node, address in self.members.items():
+            split_address(address, of=node)
+        if split_address(self.advertised, of=self.node)[0] in ANY_ADDRESS:
             raise ValueError(
                 f"listen = {self.listen!r} tells clients no address they can dial:"
                 f" members must name one for {self.node!r}"
             )
-        for node, address in self.members.items():
-            split_address(address, of=node)
         if self.preferred_leader and self.preferred_leader not in {self.node, *self.members}:
             raise ValueError(
                 f"preferred_leader = {self.preferred_leader!r}: it is not among the members"
