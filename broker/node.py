@@ -16,6 +16,7 @@ process, not after half of one.
 
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Never
 
 import structlog
@@ -147,7 +148,7 @@ async def serve(config: BrokerConfig) -> None:
         log.info("broker.started", node=config.node, addresses=addresses, flush=config.flush)
 
     for group in config.by_group():
-        group.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_folder(group.data_dir)
     node: Node
 
     def make() -> Node:
@@ -156,6 +157,13 @@ async def serve(config: BrokerConfig) -> None:
         return node
 
     await live(make)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FailStop(f"the data folder cannot be made: {error}") from error
 
 
 def _reception(config: BrokerConfig, ground: Ground) -> Reception:

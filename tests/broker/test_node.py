@@ -10,7 +10,7 @@ from attrs import define, field
 
 from broker.app import Broker
 from broker.config import BrokerConfig, GroupSettings, LedgerSettings
-from broker.node import Node
+from broker.node import Node, serve
 from dledger_py.actors import FailStop
 from dledger_py.client.connection import open_connection
 from dledger_py.cluster.ports import PortReservations
@@ -207,3 +207,10 @@ async def test_a_taken_peer_port_is_reported_before_anything_is_opened(tmp_path)
         async with taken:
             with pytest.raises(FailStop, match="n0 cannot listen for its peers at"):
                 running.make("n0")
+
+
+async def test_a_folder_that_cannot_be_made_is_named_in_one_line(tmp_path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(FailStop, match=r"the data folder cannot be made: .*/file/n0'"):
+        await serve(BrokerConfig(data_dir=tmp_path / "file" / "n0", listen="127.0.0.1:1"))
