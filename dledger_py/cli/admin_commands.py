@@ -32,6 +32,24 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+class BrokerAddress(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """Where a broker listens for clients; elsewhere `-b` is the name of a broker group."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from dledger_py.client.connection import parse_address
+
+        try:
+            parse_address(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+BROKER_ADDRESS = BrokerAddress()
+
+
 def ask(name_servers: str, question: "Callable[[Admin], Awaitable[T]]") -> T:
     """Run one question."""
     import trio
@@ -321,7 +339,7 @@ def topic_status(name_servers: str, as_json: bool, topic: str) -> None:
 
 @admin.command("updateTopic")
 @common
-@click.option("-b", "--brokerAddr", "broker", help="On this broker only.")
+@click.option("-b", "--brokerAddr", "broker", type=BROKER_ADDRESS, help="On this broker only.")
 @click.option("-c", "--clusterName", "cluster", help="On every broker group of this cluster.")
 @click.option("-t", "--topic", required=True, help="Topic name.")
 @click.option("-r", "--readQueueNums", "read", type=click.IntRange(1), default=8, show_default=True)
@@ -379,7 +397,7 @@ def delete_topic(name_servers: str, as_json: bool, cluster: str, topic: str) -> 
 
 @admin.command("brokerStatus")
 @common
-@click.option("-b", "--brokerAddr", "broker", help="This broker.")
+@click.option("-b", "--brokerAddr", "broker", type=BROKER_ADDRESS, help="This broker.")
 @click.option("-c", "--clusterName", "cluster", help="The leaders of this cluster.")
 def broker_status(
     name_servers: str, as_json: bool, broker: str | None, cluster: str | None

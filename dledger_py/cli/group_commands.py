@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dledger_py.cli.admin_commands import admin, ask, common
+from dledger_py.cli.admin_commands import BROKER_ADDRESS, admin, ask, common
 from dledger_py.cli.moments import MOMENT
 from dledger_py.cli.output import columns, print_json, print_table, say
 
@@ -23,7 +23,9 @@ def where(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "-c", "--clusterName", "cluster", help="On every broker group of this cluster."
     )(command)
-    return click.option("-b", "--brokerAddr", "broker", help="On this broker's group.")(command)
+    return click.option(
+        "-b", "--brokerAddr", "broker", type=BROKER_ADDRESS, help="On this broker's group."
+    )(command)
 
 
 def one_place(broker: str | None, cluster: str | None) -> None:
@@ -242,7 +244,9 @@ def producer_connection(name_servers: str, as_json: bool, group: str, topic: str
 
 @admin.command("producer")
 @common
-@click.option("-b", "--brokerAddr", "broker", required=True, help="Of this broker.")
+@click.option(
+    "-b", "--brokerAddr", "broker", type=BROKER_ADDRESS, required=True, help="Of this broker."
+)
 def every_producer(name_servers: str, as_json: bool, broker: str) -> None:
     """Every producer that is connected to a broker."""
 

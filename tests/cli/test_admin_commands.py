@@ -257,6 +257,24 @@ def test_a_refusal_is_one_line_and_code_1(dledger: Any, fake: FakeCluster) -> No
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["brokerStatus"],
+        ["updateTopic", "-t", "T"],
+        ["updateTopicPerm", "-t", "T", "-p", "6"],
+        ["getBrokerConfig"],
+        ["updateSubGroup", "-g", "billing"],
+        ["producer"],
+    ],
+)
+def test_the_name_of_a_group_is_no_address(dledger: Any, arguments: list[str]) -> None:
+    ended = dledger("admin", *arguments, "-b", "broker-a")
+
+    assert ended.code == 2
+    assert "'--brokerAddr': address 'broker-a': host:port is expected" in ended.err
+
+
+@pytest.mark.parametrize(
     "arguments, words",
     [
         (["topicStatus", "-t", "Nobody"], "no route for topic 'Nobody'"),
