@@ -145,7 +145,8 @@ def _explained(host: str, port: int, what: str, error: OSError) -> PortTaken:
         who = holder_of(port) or "another process (it cannot be seen from here)"
         return PortTaken(
             f"port {port} for {what} is taken by {who}",
-            hint="stop that process, or choose other ports (--ports free, or --base-port).",
+            hint="stop that process, or choose other ports (--ports free; or --namesrv-port and"
+            " --base-port).",
         )
     if error.errno == errno.EACCES:
         return PortTaken(f"port {port} for {what} needs privileges", hint="choose one above 1023.")

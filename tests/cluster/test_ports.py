@@ -69,6 +69,7 @@ def test_a_taken_port_is_explained(reservations: PortReservations) -> None:
             reservations.take(port, what="the name server")
 
     assert f"port {port} for the name server is taken by pid {os.getpid()} (" in str(caught.value)
+    assert "--namesrv-port" in caught.value.hint
     assert "--ports free" in str(caught.value)
 
 
