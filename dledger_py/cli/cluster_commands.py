@@ -13,7 +13,7 @@ import click
 from attrs import frozen
 
 from dledger_py.cli.exits import DONE, FAILED, UNREACHABLE, fail
-from dledger_py.cli.output import columns, print_json, print_table, say
+from dledger_py.cli.output import columns, print_json, print_table, program, say
 
 if TYPE_CHECKING:
     from dledger_py.admin.records import MemberState
@@ -101,7 +101,7 @@ def status(directory: Path, as_json: bool) -> None:
     else:
         _show_status(attached, groups)
         if not attached.keeper_alive:
-            say(f"nothing runs; start it: dledger cluster up --data {directory}")
+            say(f"nothing runs; start it: {program()} cluster up --data {directory}")
         for group in groups if attached.keeper_alive else ():
             if group.leader is None:
                 of = "" if len(groups) == 1 else f": {group.name}"
@@ -199,7 +199,7 @@ def kill_leader(directory: Path, as_json: bool, group: str | None, wait_s: float
     group = group or known[0]
     leader = _wait_leaders(attached, wait_s, (group,), other_than=None).get(group)
     if leader is None:
-        fail(f"there is no leader to kill within {wait_s:g} s; see: dledger cluster status")
+        fail(f"there is no leader to kill within {wait_s:g} s; see: {program()} cluster status")
     led = tuple(each.name for each in _groups_now(attached) if each.leader == leader) or (group,)
     began = time.monotonic()
     took_s: dict[str, float] = {}
@@ -230,7 +230,7 @@ def kill_leader(directory: Path, as_json: bool, group: str | None, wait_s: float
         for name, successor in successors.items():
             of = "" if len(known) == 1 else f" {name}"
             say(f"{successor} leads{of} since {took_s[name]:.2f} s after that", style="bold green")
-        say(f"bring {leader} back: dledger cluster start {leader} --data {directory}")
+        say(f"bring {leader} back: {program()} cluster start {leader} --data {directory}")
     if len(successors) < len(led):
         fail(f"no other leader within {wait_s:g} s: is a majority still running?")
 
@@ -366,4 +366,4 @@ def _detach(options: dict[str, Any]) -> None:
         click.echo(log_path.read_text(errors="replace").rstrip(), err=True)
         raise click.exceptions.Exit(code or FAILED)
     say(report.rstrip())
-    say(f"Runs in the background. Stop it: dledger cluster down --data {directory}")
+    say(f"Runs in the background. Stop it: {program()} cluster down --data {directory}")

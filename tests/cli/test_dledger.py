@@ -97,6 +97,16 @@ def test_a_dead_cluster_is_shown_as_down_with_code_3(dledger: Any, dead: Path) -
     assert [server["state"] for server in document["servers"]] == ["down", "down"]
 
 
+def test_a_command_to_copy_names_the_program_that_was_called(
+    dledger: Any, dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/of/an/environment/dledger"])
+
+    shown = dledger("cluster", "status", "--data", str(dead))
+
+    assert f"/of/an/environment/dledger cluster up --data {dead}" in shown.out
+
+
 def test_nothing_is_done_to_a_dead_cluster(dledger: Any, dead: Path) -> None:
     assert dledger("cluster", "kill-leader", "--data", str(dead)).code == 3
     assert dledger("cluster", "start", "n0", "--data", str(dead)).code == 3
