@@ -184,6 +184,8 @@ class Client:
         **Durability**: on return nobody will see it, whoever leads.  **Raises** ResponseError with
         code 604 if it is too late; ValueError if the message was not delayed.
         """
+        if not isinstance(receipt, Receipt):
+            raise TypeError(f"receipt {receipt!r}: what send returned is expected")
         if receipt.recall_handle is None:
             raise ValueError(f"message {receipt.message_id} was not sent with a delay")
         queue = Queue(receipt.topic, receipt.broker, receipt.queue_id)

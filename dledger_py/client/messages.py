@@ -50,12 +50,19 @@ _SET_BY_ARGUMENTS = frozenset(
 _COMPRESSIONS = {0x000: "zlib", 0x100: "lz4", 0x200: "zstd", 0x300: "zlib"}
 
 
+def not_text(what: str, value: object) -> TypeError:
+    """Nothing is turned into text by itself: a number would come back as something else."""
+    return TypeError(f"{what} {value!r} is {type(value).__name__}: str is expected")
+
+
 def as_keys(keys: Iterable[str]) -> tuple[str, ...]:
     """*keys* as a tuple of words; one string is one key."""
     if isinstance(keys, str):
         keys = (keys,)
     found = tuple(keys)
     for key in found:
+        if not isinstance(key, str):
+            raise not_text("key", key)
         if not key or key.split() != [key]:
             raise ValueError(f"key {key!r}: a word without blanks is expected")
     return found
@@ -301,6 +308,7 @@ def render_properties(
     """The property string of a message to send.
 
     **Raises** ValueError for what would not arrive: empty or separated values, reserved names.
+    TypeError for what is no text.
     """
     text = f"UNIQ_KEY\x01{unique_id}\x02WAIT\x01true\x02"
     if tag is not None:
@@ -308,11 +316,17 @@ def render_properties(
     if keys != () and (keys := as_keys(keys)):
         text += _pair(property_text.KEYS, " ".join(keys))
     if group is not None:
+        if not isinstance(group, str):
+            raise not_text("group", group)
         text += _pair(property_text.SHARDING_KEY, group)
     if properties:
+        if type(properties) is not dict and not isinstance(properties, Mapping):
+            raise TypeError(f"properties are {type(properties).__name__}: a mapping is expected")
         for name, value in properties.items():
             if name in _SET_BY_ARGUMENTS:
                 raise ValueError(f"property {name!r} is set by an argument of its own")
+            if not isinstance(value, str):
+                raise not_text(f"property {name!r}:", value)
             text += _pair(name, value)
     # A character is at most three bytes, so short texts need no counting.
     if len(text) * 3 > property_text.PROPERTIES_SIZE_MAX:
@@ -326,12 +340,15 @@ def delay_properties(delay: timedelta | datetime) -> dict[str, str]:
     """How a message says that it is for later.
 
     A span counts from when the broker has the message, by its clock; it knows milliseconds.
-    **Raises** ValueError for a span below zero, and for a time without a zone.
+    **Raises** ValueError for a span below zero, and for a time without a zone; TypeError for a
+    number, whose unit nobody knows.
     """
     if isinstance(delay, timedelta):
         if delay < timedelta():
             raise ValueError(f"delay {delay}: a span of 0 or more is expected")
         return {property_text.TIMER_DELAY_MS: str(-(-delay // _MILLISECOND))}
+    if not isinstance(delay, datetime):
+        raise TypeError(f"delay {delay!r}: a timedelta or a datetime is expected")
     if delay.tzinfo is None:
         raise ValueError(f"delay {delay}: a datetime with a time zone is expected")
     return {property_text.TIMER_DELIVER_MS: str(-((_EPOCH - delay) // _MILLISECOND))}
@@ -340,9 +357,16 @@ def delay_properties(delay: timedelta | datetime) -> dict[str, str]:
 @lru_cache(maxsize=1024)  # topics repeat, and each send asks
 def checked_topic(topic: str) -> str:
     """*topic*, if a topic may be called that."""
-    if not 0 < len(topic) <= TOPIC_CHARACTERS_MAX or not _TOPIC_ALPHABET.issuperset(topic):
-        raise ValueError(f"topic {topic!r}: 1-127 letters, digits or % | - _ are expected")
-    return topic
+    return checked_name("topic", topic)
+
+
+def checked_name(what: str, name: str) -> str:
+    """*name*, if a topic may be called that, or a group: topics are named after groups."""
+    if not isinstance(name, str):
+        raise not_text(what, name)
+    if not 0 < len(name) <= TOPIC_CHARACTERS_MAX or not _TOPIC_ALPHABET.issuperset(name):
+        raise ValueError(f"{what} {name!r}: 1-127 letters, digits or % | - _ are expected")
+    return name
 
 
 def checked_body(body: bytes) -> bytes:
@@ -356,6 +380,8 @@ def checked_body(body: bytes) -> bytes:
 
 def checked_tag(tag: str) -> str:
     """*tag*, if a subscription could ever name it."""
+    if not isinstance(tag, str):
+        raise not_text("tag", tag)
     if not tag or tag != tag.strip() or "||" in tag or tag == "*":
         raise ValueError(f"tag {tag!r}: one word that is not * and holds no || is expected")
     return tag

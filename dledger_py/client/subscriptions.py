@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from dledger_py.client.messages import checked_topic
+from dledger_py.client.messages import checked_name
 from dledger_py.remoting.commands.heartbeats import (
     SQL_EXPRESSION,
     TAG_EXPRESSION,
@@ -93,7 +93,7 @@ class Manner:
 
 def checked_group(group: str) -> str:
     """*group*, if a group may be called that."""
-    checked_topic(group)
+    checked_name("group", group)
     if len(group) > GROUP_CHARACTERS_MAX:
         raise ValueError(f"group {group!r}: at most {GROUP_CHARACTERS_MAX} characters are expected")
     return group
@@ -133,6 +133,11 @@ def parse_subscriptions(
                 expression=selection.expression,
                 expression_type=SQL_EXPRESSION,
                 tags=frozenset(),
+            )
+        elif selection is not None and not isinstance(selection, str):
+            raise TypeError(
+                f"{selection!r} of topic {topic!r}: '*', tags as in 'paid || shipped', or Sql(...)"
+                " is expected"
             )
         else:
             meant = tag_subscription(topic, selection)

@@ -339,6 +339,36 @@ def test_what_cannot_be_sent_is_a_value_error(arguments: dict[str, object], comp
     anyio.run(main)
 
 
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ({"topic": b"t"}, "topic b't' is bytes: str is expected"),
+        ({"tag": 1}, "tag 1 is int: str is expected"),
+        ({"keys": [17]}, "key 17 is int: str is expected"),
+        ({"group": 7}, "group 7 is int: str is expected"),
+        ({"properties": {"a": 1}}, "property 'a': 1 is int: str is expected"),
+        ({"properties": ["a"]}, "properties are list: a mapping is expected"),
+        ({"body": "text"}, "body is str: bytes are expected"),
+        ({"delay": 5}, "delay 5: a timedelta or a datetime is expected"),
+    ],
+)
+def test_what_is_of_the_wrong_type_is_named(arguments: dict[str, object], complaint: str) -> None:
+    async def main() -> None:
+        async with connected() as (_, mq):
+            with pytest.raises(TypeError, match=complaint):
+                await mq.send(**{"topic": "t", "body": b"x", **arguments})  # type: ignore[arg-type]
+
+    anyio.run(main)
+
+
+@on_both_loops
+async def test_only_a_receipt_can_be_recalled() -> None:
+    async with connected() as (_, mq):
+        receipt = await mq.send("t", b"x")
+        with pytest.raises(TypeError, match="what send returned is expected"):
+            await mq.recall(receipt.message_id)  # type: ignore[arg-type]
+
+
 @on_both_loops
 async def test_a_name_server_that_is_not_there_is_named() -> None:
     async with running_cluster() as cluster:
