@@ -27,6 +27,7 @@ FEATURES: Mapping[str, str] = {
     "pull": "pull",
     "lite pull": "lite-pull",
     "pop": "pop",
+    "pop by a proxy's calls, in order too": "pop-calls",
     "transactions": TRANSACTIONS,
     "request and reply": REQUEST,
     "message trace": "trace",
@@ -66,7 +67,7 @@ _ONE_WAY = "one way only where no leader is killed: nobody would know of the los
 JAVA = Client(
     name="java",
     title="Java 5.3.3",
-    proven=_JAVA_4 - {REQUEST} | {"recall", "pop"},
+    proven=_JAVA_4 - {REQUEST} | {"recall", "pop", "pop-calls"},
     lacks={
         REQUEST: "`request` stops waiting for the reply as soon as the send is acknowledged"
         " (`DefaultMQProducerImpl.request`, apache/rocketmq issue 9319)"
@@ -76,14 +77,14 @@ JAVA = Client(
 JAVA_55 = Client(
     name="java55",
     title="Java 5.5.0",
-    proven=_JAVA_4 | {"recall", "pop"},
+    proven=_JAVA_4 | {"recall", "pop", "pop-calls"},
     remarks={"sends": _ONE_WAY},
 )
 JAVA_49 = Client(
     name="java49",
     title="Java 4.9.8",
     proven=_JAVA_4,
-    lacks={"recall": _NO_API, "pop": _NO_API},
+    lacks=dict.fromkeys(("recall", "pop", "pop-calls"), _NO_API),
     remarks={"sends": _ONE_WAY, "delay": "a message with a time of its own has it as a property"},
 )
 GO = Client(
@@ -91,7 +92,7 @@ GO = Client(
     title="Go 2.1.2",
     proven=_EVERYWHERE
     | {"sends", SQL, "pull", TRANSACTIONS, REQUEST, "trace", "topics", "namespace", "retry-policy"},
-    lacks=dict.fromkeys(("lite-pull", "pop", "recall", "reset", "queries"), _NO_API),
+    lacks=dict.fromkeys(("lite-pull", "pop", "pop-calls", "recall", "reset", "queries"), _NO_API),
     remarks={
         "sends": _ONE_WAY,
         "delay": "a message with a time of its own has it as a property",

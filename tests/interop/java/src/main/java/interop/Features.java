@@ -76,6 +76,7 @@ final class Features {
                 case "namespace": namespace(); break;
                 case "trace": trace(); break;
                 case "pop": new Popping(this).run(); break;
+                case "pop-calls": new PopCalls(this).run(); break;
                 default: throw new IllegalArgumentException("no check " + check);
             }
         } finally {
@@ -692,6 +693,11 @@ final class Features {
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         start(consumer);
+    }
+
+    /** When the check is over. */
+    void closing(AutoCloseable each) {
+        open.add(each);
     }
 
     void start(DefaultMQPushConsumer consumer) throws Exception {
