@@ -9,8 +9,9 @@ The laws.
 
 * Nothing is shared out and nothing committed: the broker knows who has which message until when,
   and there may be more members than queues.
-* A message is acknowledged to the broker by its handle, once.  One that is not acknowledged comes
-  again when its time is over, to whichever member; so does one whose acknowledgement got lost.
+* A message is acknowledged to the broker by its handle, once (`pop_acks`).  One that is not
+  acknowledged comes again when its time is over, to whichever member; so does one whose
+  acknowledgement got lost.
 * What waits here for longer than its time is not handed out: it is somebody else's by then.
 
 What is promised by the broker is in docs/pop.md.
@@ -38,6 +39,7 @@ from dledger_py.client.errors import (
     subscription_refused,
 )
 from dledger_py.client.messages import Message, Received, as_message
+from dledger_py.client.pop_acks import SETTLE_S, Acknowledger
 from dledger_py.client.pull import HELD_SLACK_S, records
 from dledger_py.client.queues import Queue
 from dledger_py.client.sharing import Services
@@ -47,7 +49,6 @@ from dledger_py.remoting.commands.popping import (
     ANY_QUEUE,
     FROM_FIRST,
     FROM_LAST,
-    AckMessage,
     ChangeInvisibleTime,
     Handle,
     Origin,
@@ -72,9 +73,6 @@ POLL_S = 15.0
 
 LOOK_S = 20.0
 """How often brokers of a topic that are new are looked for."""
-
-SETTLE_S = 5.0
-"""How long the broker is told what became of a message; then it comes again by itself."""
 
 CLOSE_S = 5.0
 
@@ -126,6 +124,7 @@ class PopConsumer:
         self._concurrency = concurrency
         self._init_mode = FROM_FIRST if from_first else FROM_LAST
         self._now_s = now_s
+        self._acknowledger = Acknowledger(services.asker, group)
         self._ready: deque[_Popped] = deque()
         self._handed: dict[int, _Popped] = {}
         self._settling = 0
@@ -221,14 +220,7 @@ class PopConsumer:
             self._tell()
 
     async def _ack(self, popped: _Popped) -> None:
-        request = AckMessage(
-            consumer_group=self.group,
-            topic=popped.topic(self.group),
-            queue_id=popped.handle.queue_id,
-            extra_info=popped.handle.encode(),
-            offset=popped.handle.offset,
-        )
-        await self._services.asker.ask(popped.message.queue, request, SETTLE_S)
+        await self._acknowledger.acknowledge(popped.message.queue, popped.handle)
 
     async def _change(self, popped: _Popped, after_s: float) -> None:
         request = ChangeInvisibleTime(

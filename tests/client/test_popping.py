@@ -10,12 +10,13 @@ from attrs import define, field
 from dledger_py.client import Client, ConsumerFailed, Sql, retry
 from dledger_py.client.retry import BackOff
 from dledger_py.remoting.commands.heartbeats import ConsumeType, decode_heartbeat
-from dledger_py.remoting.commands.popping import decode_handle
+from dledger_py.remoting.commands.json_bodies import decode_body
+from dledger_py.remoting.commands.popping import BatchAck, BatchAcks, decode_handle
 from dledger_py.remoting.wire.frame import Frame, encode_response
 from tests.client.fake_broker import BEAT, Cluster, connected
 from tests.client.fake_servers import Peer, on_both_loops
 
-POP, ACK, CHANGE, SEND_BACK = 200050, 200051, 200053, 36
+POP, ACK, CHANGE, ACK_ALL, SEND_BACK = 200050, 200051, 200053, 200151, 36
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +32,17 @@ class Desk:
     given: int = 0
     invisible_ms: int = 60_000
     told: list[tuple[int, dict[str, str]]] = field(factory=list)
+    batches: list[tuple[BatchAck, ...]] = field(factory=list)
     refuse: int = 0
+    knows_batches: bool = True
+    unanswered: list[tuple[Peer, Frame]] | None = None
+    """Acknowledgements of one message, where they are not answered."""
 
     def __attrs_post_init__(self) -> None:
         self.cluster.broker.handlers |= {POP: self.pop}
         for code in (ACK, CHANGE, SEND_BACK):
             self.cluster.broker.handlers[code] = self.take
+        self.cluster.broker.handlers[ACK_ALL] = self.take_all
         for number in range(6):
             self.cluster.store.append("t", 0, b"%d" % number, f"UNIQ_KEY\x01u{number}\x02")
 
@@ -60,7 +66,22 @@ class Desk:
         self.given = upto
         return encode_response(frame, 0, where, body)
 
-    def take(self, peer: Peer, frame: Frame) -> bytes:
+    def take_all(self, peer: Peer, frame: Frame) -> bytes:
+        self.batches.append(decode_body(BatchAcks, frame.body).acks)
+        return encode_response(frame, 0 if self.knows_batches else 3)
+
+    async def answer(self) -> None:
+        """What was not answered; from now on all is."""
+        unanswered, self.unanswered = self.unanswered or [], None
+        for peer, frame in unanswered:
+            answer = self.take(peer, frame)
+            assert answer is not None
+            await peer.send(answer)
+
+    def take(self, peer: Peer, frame: Frame) -> bytes | None:
+        if self.unanswered is not None and frame.code == ACK:
+            self.unanswered.append((peer, frame))
+            return None
         self.told.append((frame.code, frame.fields))
         where = {"popTime": "1700000000001", "invisibleTime": "1", "reviveQid": "0"}
         return encode_response(frame, 0, where)
@@ -83,6 +104,7 @@ async def test_a_message_is_acknowledged_by_its_handle() -> None:
             async for message in messages:
                 async with message.ack_on_success():
                     ids.append(message.message_id)
+                await made.cluster.broker.wait_for(lambda: len(made.of(ACK)) == len(ids))
                 if len(ids) == 6:
                     break
 
@@ -97,6 +119,51 @@ async def test_a_message_is_acknowledged_by_its_handle() -> None:
         assert (asked["invisibleTime"], asked["initMode"]) == ("30000", "0")
         told = decode_heartbeat(made.cluster.broker.requests_of(BEAT)[0].body)
         assert told.consumer_data_set[0].consume_type is ConsumeType.CONSUME_POP
+
+
+@on_both_loops
+async def test_what_is_done_with_at_once_is_acknowledged_together() -> None:
+    async with desk() as (made, mq), mq.pop_consumer("g", "t") as messages:
+        made.unanswered = []
+        (await anext(messages)).ack()
+        await made.cluster.broker.wait_for(lambda: len(made.cluster.broker.requests_of(ACK)) == 1)
+        for _ in range(5):
+            (await anext(messages)).ack()
+        await anyio.wait_all_tasks_blocked()
+        await made.answer()
+        await made.cluster.broker.wait_for(lambda: bool(made.batches))
+
+        (rows,) = made.batches
+        first, second = sorted(rows, key=lambda row: row.first_offset)
+        assert (first.first_offset, second.first_offset) == (0, 3)
+        assert (first.offsets(), second.offsets()) == ([1, 2], [3, 4, 5])
+        assert (first.group, first.topic, first.origin, first.queue_id) == ("g", "t", "0", 0)
+        assert (first.pop_ms, first.revive_qid) == (1_700_000_000_000, 3)
+        assert [each["offset"] for each in made.of(ACK)] == ["0"]
+
+
+@on_both_loops
+async def test_a_broker_that_knows_no_batches_is_told_one_by_one() -> None:
+    async with desk() as (made, mq):
+        made.knows_batches = False
+        async with mq.pop_consumer("g", "t") as messages:
+            made.unanswered = []
+            (await anext(messages)).ack()
+            await made.cluster.broker.wait_for(lambda: bool(made.unanswered))
+            for _ in range(2):
+                (await anext(messages)).ack()
+            await anyio.wait_all_tasks_blocked()
+            await made.answer()
+            await made.cluster.broker.wait_for(lambda: len(made.of(ACK)) == 3)
+            made.unanswered = []
+            (await anext(messages)).ack()
+            await made.cluster.broker.wait_for(lambda: bool(made.unanswered))
+            for _ in range(2):
+                (await anext(messages)).ack()
+            await anyio.wait_all_tasks_blocked()
+            await made.answer()
+        assert sorted(each["offset"] for each in made.of(ACK)) == [*"012345"]
+        assert len(made.batches) == 1
 
 
 @on_both_loops
