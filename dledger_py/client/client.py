@@ -425,11 +425,13 @@ class Client:
         concurrency: int = 16,
         from_: Literal["last", "first"] = "first",
         invisible_s: float = 60.0,
+        ordered: bool = False,
     ) -> AbstractAsyncContextManager[PopConsumer]:
         """Take messages of whatever queue, each for *invisible_s*, for as long as the block lasts.
 
         Nothing is shared out, so members may be more than queues, and a slow one keeps nobody
         waiting.  What is not acknowledged in its time comes again, to whichever member.
+        With *ordered* a queue rests while anything of it is out.
         """
         if concurrency < 1:
             raise ValueError(f"concurrency {concurrency}: at least 1 is expected")
@@ -442,6 +444,7 @@ class Client:
             invisible_s=invisible_s,
             concurrency=concurrency,
             from_first=checked_place(from_) == "first",
+            ordered=ordered,
             now_s=self._now_s,
         )
 

@@ -13,19 +13,23 @@ The laws.
   acknowledged comes again when its time is over, to whichever member; so does one whose
   acknowledgement got lost.
 * What waits here for longer than its time is not handed out: it is somebody else's by then.
+* In order, the messages of a queue are handed out one after the other, and the broker gives nothing
+  more of it to anybody meanwhile.  One that failed takes back with it those that were popped after
+  it.  A pop whose answer was not heard is asked for once more by the same name, so it is not lost.
 
 What is promised by the broker is in docs/pop.md.
 """
 
 import logging
 import random
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
 import anyio.lowlevel
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dledger_py.client import retry
 from dledger_py.client._tasks import Starter, open_tasks
@@ -40,6 +44,7 @@ from dledger_py.client.errors import (
 )
 from dledger_py.client.messages import Message, Received, as_message
 from dledger_py.client.pop_acks import SETTLE_S, Acknowledger
+from dledger_py.client.pop_order import PopOrder
 from dledger_py.client.pull import HELD_SLACK_S, records
 from dledger_py.client.queues import Queue
 from dledger_py.client.sharing import Services
@@ -114,6 +119,7 @@ class PopConsumer:
         invisible_s: float,
         concurrency: int,
         from_first: bool,
+        ordered: bool,
         now_s: Callable[[], float],
     ) -> None:
         self.group = group
@@ -125,11 +131,13 @@ class PopConsumer:
         self._init_mode = FROM_FIRST if from_first else FROM_LAST
         self._now_s = now_s
         self._acknowledger = Acknowledger(services.asker, group)
+        self._order: PopOrder[_Popped] | None = PopOrder() if ordered else None
         self._ready: deque[_Popped] = deque()
         self._handed: dict[int, _Popped] = {}
         self._settling = 0
         self._popping: set[Queue] = set()
         self._news = anyio.Event()
+        self._loops = anyio.CancelScope()
         self._failure: ConsumerFailed | None = None
         self._ended = False
 
@@ -152,26 +160,33 @@ class PopConsumer:
                     if popped.until > anyio.current_time():
                         self._handed[id(popped.message)] = popped
                         return popped.message
+                    if self._order is not None:  # those behind it have the same time
+                        self._order.let_go(popped.message.queue, popped)
             await self._wait()
 
     def acknowledge(self, message: Received) -> None:
         """*message* is done with."""
-        self._settle(message, self._ack)
+        if (popped := self._taken_back(message)) is not None:
+            self._settle(popped, self._ack)
+            self._go_on(popped)
 
     def give_back(self, message: Received, after_s: float | None) -> None:
         """*message* failed: it comes again after *after_s*, or the longer the more often it did."""
-        if after_s is None:
-            level = min(2 + message.reconsume_times, len(retry.DELAY_LEVELS_S) - 1)
-            after_s = retry.DELAY_LEVELS_S[level]
-        self._settle(message, self._change, after_s)
+        if (popped := self._taken_back(message)) is not None:
+            if after_s is None:
+                after_s = self._pause_s(message.reconsume_times)
+            self._return(popped, after_s)
 
     def put_back(self, message: Received) -> None:
         """*message* was not handled."""
-        self._settle(message, self._change, PUT_BACK_S)
+        if (popped := self._taken_back(message)) is not None:
+            self._return(popped, PUT_BACK_S)
 
     def give_up(self, message: Received) -> None:
         """*message* is to go to the group's dead letters."""
-        self._settle(message, self._bury)
+        if (popped := self._taken_back(message)) is not None:
+            self._settle(popped, self._bury)
+            self._go_on(popped)
 
     async def reply(
         self,
@@ -194,12 +209,35 @@ class PopConsumer:
 
     # --- settling --------------------------------------------------------------------------------
 
-    def _settle(
-        self, message: Received, how: Callable[..., Awaitable[None]], *arguments: object
-    ) -> None:
+    def _taken_back(self, message: Received) -> _Popped | None:
+        """*message*, if it is still in somebody's hands; it no longer is."""
         popped = self._handed.pop(id(message), None)
-        if popped is None or self._ended:
-            return
+        return None if self._ended else popped
+
+    def _pause_s(self, returns: int) -> float:
+        """Before what failed comes again; in order its queue waits, too, so it is shorter."""
+        if self._order is not None:
+            return retry.REDELIVERY_BACK_OFF.pause_s(returns + 1, random.random())
+        return retry.DELAY_LEVELS_S[min(2 + returns, len(retry.DELAY_LEVELS_S) - 1)]
+
+    def _go_on(self, popped: _Popped) -> None:
+        """*popped* is done with: the next one of its queue."""
+        if self._order is not None:
+            following = self._order.done(popped.message.queue, popped)
+            if following is not None:
+                self._ready.append(following)
+                self._tell()
+
+    def _return(self, popped: _Popped, after_s: float) -> None:
+        """*popped* is to come again, and in order so are those behind it, after it."""
+        if self._order is not None:
+            for each in self._order.let_go(popped.message.queue, popped):
+                self._settle(each, self._change, 0.0)
+        self._settle(popped, self._change, after_s)
+
+    def _settle(
+        self, popped: _Popped, how: Callable[..., Awaitable[None]], *arguments: object
+    ) -> None:
         self._settling += 1
         self._tasks.start_soon(self._settle_now, popped, how, arguments)
 
@@ -250,6 +288,10 @@ class PopConsumer:
 
     async def run(self) -> None:
         """Pop from every broker of every topic, until cancelled."""
+        with self._loops:
+            await self._run()
+
+    async def _run(self) -> None:
         async with anyio.create_task_group() as loops:
             while True:
                 for subscription in self._subscriptions.values():
@@ -275,11 +317,14 @@ class PopConsumer:
 
     async def _pop_again(self, queue: Queue, subscription: Subscription) -> None:
         failures = 0
+        attempt_id = None
         while True:
-            while len(self._handed) + len(self._ready) + self._settling >= self._concurrency:
+            while not self._room():
                 await self._wait()
+            if self._order is not None and not failures:
+                attempt_id = uuid.uuid4().hex
             try:
-                await self._pop(queue, subscription)
+                await self._pop(queue, subscription, attempt_id)
                 failures = 0
             except ClientClosed:
                 self._fail(ConsumerFailed("the client was closed before its consumer"))
@@ -295,20 +340,27 @@ class PopConsumer:
                 logger.log(level, "%s cannot pop %s at the moment: %s", self.group, queue, error)
                 await anyio.sleep(retry.CONSUME_BACK_OFF.pause_s(failures, random.random()))
 
-    async def _pop(self, queue: Queue, subscription: Subscription) -> None:
-        free = self._concurrency - len(self._handed) - len(self._ready) - self._settling
+    def _room(self) -> int:
+        """How many more may be popped."""
+        behind = self._order.behind if self._order is not None else 0
+        here = len(self._handed) + len(self._ready) + behind + self._settling
+        return max(0, self._concurrency - here)
+
+    async def _pop(self, queue: Queue, subscription: Subscription, attempt_id: str | None) -> None:
         asked_at = anyio.current_time()
         request = PopMessage(
             consumer_group=self.group,
             topic=queue.topic,
             queue_id=ANY_QUEUE,
-            max_msg_nums=min(POP_MESSAGES, free),
+            max_msg_nums=min(POP_MESSAGES, self._room()),
             invisible_time=self._invisible_ms,
             poll_time=int(POLL_S * 1000),
             born_time=int(self._now_s() * 1000),
             init_mode=self._init_mode,
             exp_type=subscription.expression_type,
             exp=subscription.expression,
+            order=self._order is not None,
+            attempt_id=attempt_id,
         )
         reply = await self._services.asker.once(queue, request, POLL_S + HELD_SLACK_S, FOUND)
         if reply.code == ResponseCode.SUCCESS:
@@ -322,15 +374,28 @@ class PopConsumer:
             handles = _handles(queue, reply)
         except Malformed as error:
             raise MalformedAnswer(f"the broker of {queue}", str(error)) from error
-        for record, handle in zip(records(queue, reply.body), handles, strict=True):
+        taken: dict[Queue, list[_Popped]] = {}
+        for record, (handle, count) in zip(records(queue, reply.body), handles, strict=True):
             where = Queue(queue.topic, queue.broker, record.queue_id)
+            if self._order is not None:
+                record = evolve(record, reconsume_times=count)
             popped = _Popped(as_message(record, where, self), handle, until)
             if subscription.wants(popped.message.tag):
-                self._ready.append(popped)
+                taken.setdefault(where, []).append(popped)
             else:  # its hash was like that of a tag that is wanted
-                self._settling += 1
-                self._tasks.start_soon(self._settle_now, popped, self._ack, ())
+                self._settle(popped, self._ack)
+        for where, all_of_it in taken.items():
+            self._make_ready(where, all_of_it)
         self._tell()
+
+    def _make_ready(self, queue: Queue, popped: list[_Popped]) -> None:
+        if self._order is None:
+            self._ready.extend(popped)
+            return
+        first = self._order.put(queue, popped)
+        assert first is not None
+        self._ready = deque(each for each in self._ready if each.message.queue != queue)
+        self._ready.append(first)
 
     def _fail(self, error: ConsumerFailed) -> None:
         self._failure = self._failure or error
@@ -338,6 +403,9 @@ class PopConsumer:
 
     async def close(self) -> None:
         """Let what was said be heard, and leave the group."""
+        self._loops.cancel()
+        if self._order is not None:
+            self._give_back_ready()
         with anyio.move_on_after(CLOSE_S / 2, shield=True):
             while self._settling:
                 await self._wait()
@@ -346,9 +414,19 @@ class PopConsumer:
         with anyio.move_on_after(CLOSE_S, shield=True):
             await self._services.membership.leave(self.group)
 
+    def _give_back_ready(self) -> None:
+        """What was not handed out is somebody else's: not at once, for the broker may hold a pop of
+        ours, which nobody here listens to, but sooner than its time is over."""
+        soon = anyio.current_time() + POLL_S
+        while self._ready:
+            popped = self._ready.popleft()
+            if popped.until > soon:
+                self._return(popped, POLL_S)
 
-def _handles(queue: Queue, reply: Reply[PopReply]) -> list[Handle]:
-    """By what each message of *reply* is acknowledged.  **Raises** Malformed."""
+
+def _handles(queue: Queue, reply: Reply[PopReply]) -> list[tuple[Handle, int]]:
+    """By what each message of *reply* is acknowledged, and how often it was popped in order before.
+    **Raises** Malformed."""
     header = reply.header
     listed = parse_popped(header)
     places: dict[tuple[Origin, int], int] = {}
@@ -356,25 +434,24 @@ def _handles(queue: Queue, reply: Reply[PopReply]) -> list[Handle]:
     for record in records(queue, reply.body):
         text = record.property(property_text.POP_CK)
         if text is not None:
-            handles.append(decode_handle(text))
+            handles.append((decode_handle(text), 0))
             continue
         key = (Origin.TOPIC if record.topic == queue.topic else Origin.RETRY, record.queue_id)
         place = places[key] = places.get(key, -1) + 1
         of_queue = listed.get(key)
         if of_queue is None or place >= len(of_queue.offsets):
             raise Malformed(f"a message of queue {record.queue_id} has no handle")
-        handles.append(
-            Handle(
-                first_offset=of_queue.first_offset,
-                pop_ms=header.pop_time,
-                invisible_ms=header.invisible_time,
-                revive_qid=header.revive_qid,
-                origin=of_queue.origin,
-                broker_name=queue.broker,
-                queue_id=record.queue_id,
-                offset=of_queue.offsets[place],
-            )
+        handle = Handle(
+            first_offset=of_queue.first_offset,
+            pop_ms=header.pop_time,
+            invisible_ms=header.invisible_time,
+            revive_qid=header.revive_qid,
+            origin=of_queue.origin,
+            broker_name=queue.broker,
+            queue_id=record.queue_id,
+            offset=of_queue.offsets[place],
         )
+        handles.append((handle, of_queue.counts[place]))
     return handles
 
 
@@ -387,6 +464,7 @@ async def open_pop_consumer(
     invisible_s: float,
     concurrency: int,
     from_first: bool,
+    ordered: bool,
     now_s: Callable[[], float],
 ) -> AsyncIterator[PopConsumer]:
     """A member of *group* that pops, for as long as the block lasts."""
@@ -400,6 +478,7 @@ async def open_pop_consumer(
             invisible_s=invisible_s,
             concurrency=concurrency,
             from_first=from_first,
+            ordered=ordered,
             now_s=now_s,
         )
         data = ConsumerData(

@@ -374,11 +374,17 @@ class Client:
         concurrency: int = 16,
         from_: Literal["last", "first"] = "first",
         invisible_s: float = 60.0,
+        ordered: bool = False,
     ) -> AbstractContextManager[PopConsumer]:
         """Take messages of whatever queue, each for *invisible_s*, for as long as the block
         lasts."""
         manager = self._client.pop_consumer(
-            group, subscriptions, concurrency=concurrency, from_=from_, invisible_s=invisible_s
+            group,
+            subscriptions,
+            concurrency=concurrency,
+            from_=from_,
+            invisible_s=invisible_s,
+            ordered=ordered,
         )
         return self._popping(manager)
 
