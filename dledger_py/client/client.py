@@ -23,7 +23,6 @@ from dledger_py.client.consumer import Consumer, open_consumer
 from dledger_py.client.errors import (
     NoReply,
     NoRoute,
-    ResponseError,
     SendUncertain,
 )
 from dledger_py.client.members import Members
@@ -43,6 +42,7 @@ from dledger_py.client.popping import PopConsumer, open_pop_consumer
 from dledger_py.client.producer import Producer, Sealed, receipt_of
 from dledger_py.client.pull import Puller, PullResult
 from dledger_py.client.queues import Queue
+from dledger_py.client.recalling import recall
 from dledger_py.client.replying import Replier, Requests
 from dledger_py.client.routes import Routes, parse_name_servers
 from dledger_py.client.sharing import Services
@@ -59,7 +59,6 @@ from dledger_py.client.tracing import PRODUCER_GROUP as TRACE_GROUP
 from dledger_py.client.tracing import TracedProducer, Tracer
 from dledger_py.client.transactions import Check, Transaction, Transactions
 from dledger_py.client.unique_ids import UniqueIds
-from dledger_py.remoting.commands.sending import RecallMessage
 from dledger_py.remoting.wire.codes import RequestCode, ResponseCode
 from dledger_py.remoting.wire.frame import Frame
 from dledger_py.remoting.wire.message import BatchItem, encode_batch_body
@@ -184,20 +183,7 @@ class Client:
         **Durability**: on return nobody will see it, whoever leads.  **Raises** ResponseError with
         code 604 if it is too late; ValueError if the message was not delayed.
         """
-        if not isinstance(receipt, Receipt):
-            raise TypeError(f"receipt {receipt!r}: what send returned is expected")
-        if receipt.recall_handle is None:
-            raise ValueError(f"message {receipt.message_id} was not sent with a delay")
-        queue = Queue(receipt.topic, receipt.broker, receipt.queue_id)
-        request = RecallMessage(topic=receipt.topic, recall_handle=receipt.recall_handle)
-        try:
-            await self._services.asker.ask(queue, request, self._timeout_s)
-        except ResponseError:
-            if self._tracer is not None:
-                self._tracer.recalled(receipt, success=False)
-            raise
-        if self._tracer is not None:
-            self._tracer.recalled(receipt, success=True)
+        await recall(receipt, self._services, self._timeout_s)
 
     async def send_batch(
         self,
