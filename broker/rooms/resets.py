@@ -42,6 +42,9 @@ from dledger_py.remoting.wire.codes import VERSION_3_0_7
 
 QUEUES_PER_TURN: Final = 32  # looked up by time before others get their turn: some 5 ms
 
+COPIED_MAX: Final = 16_384
+"""Offsets of one entry: 7 MB with the longest names. A group may have many times as many."""
+
 assert QUEUES_MAX < 100_000, "one entry of the log holds a reset of every queue of a topic"
 
 Finish = Callable[["_Search"], None]
@@ -118,10 +121,14 @@ class Resets:
             if refusal is not None:
                 later.refuse(NoLeader())  # nothing was copied yet, whatever became of the commits
                 return
-            copied = commands.CommitOffsets(
-                stamped_ms=self.now_ms(), commits=tuple(self._copies(request))
-            )
-            self.proposals.settle(copied, later)
+            copies = tuple(self._copies(request))
+            entries = [
+                commands.CommitOffsets(
+                    stamped_ms=self.now_ms(), commits=copies[at : at + COPIED_MAX]
+                )
+                for at in range(0, len(copies) or 1, COPIED_MAX)
+            ]
+            self.proposals.settle_all(entries, later)
 
         self.commits.propose(seen)  # offsets taken in before this request are copied too
         return later

@@ -72,6 +72,11 @@ class Proposals:
         if not commands:
             return Answer()
         later = caller.later()
+        self.settle_all(commands, later)
+        return later
+
+    def settle_all(self, commands: Sequence[Command], later: Later[Any]) -> None:
+        """As `answer_all`, for a promise that was given before; there is at least one command."""
         refusals: list[Refusal] = []
         left = len(commands)
 
@@ -87,7 +92,6 @@ class Proposals:
 
         for command in commands:
             self.propose(command, done)
-        return later
 
     def forget(self, command: Command) -> None:
         """Propose the command; nobody waits for it."""

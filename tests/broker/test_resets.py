@@ -421,6 +421,19 @@ def test_a_copy_takes_the_place_of_what_was_there(desk) -> None:
     assert 4 == committed(desk)
 
 
+def test_a_copy_of_many_offsets_is_of_entries_that_the_log_takes(desk, monkeypatch) -> None:
+    monkeypatch.setattr("broker.rooms.resets.COPIED_MAX", 1)
+    for queue_id in (0, 1):
+        desk.ask(commit(queue_id + 5, queue_id=queue_id))
+    before = desk.ledger.entries
+    answer = desk.ask(CloneOffsets(src_group=GROUP, dest_group="audit"))
+    entries = desk.ledger.entries - before
+
+    assert 0 == answer.code
+    assert [5, 6] == [committed(desk, queue_id, "audit") for queue_id in (0, 1)]
+    assert 3 == entries  # what was under way, and two of copies
+
+
 @pytest.mark.parametrize(
     "fields, copied",
     [
