@@ -384,6 +384,7 @@ def _duplicates(broker: "Broker") -> Duplicates | None:
         batch=broker.batch,
         leads=lambda: broker.leadership.leads,
         halves=broker.machine.transactions,
+        recalled=broker.machine.moves.recalled,
         queues=broker.queues,
         log=broker.log_reader,
         cold_reads=broker.cold_reads,

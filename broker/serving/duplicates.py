@@ -12,7 +12,7 @@ Laws
   consumer sends it on), goes to a retry or dead-letter topic, or has no unique id of its own.
 - Of a batch the first message is looked for; it is a duplicate if all of it stands there, in this
   order. A half message is one only as long as the first one is pending: who is told of one that has
-  ended would go on with a transaction that is over.
+  ended would go on with a transaction that is over. A timed one that was recalled is none any more.
 - What the log has let go of, or a deleted topic took along, is not found any more.
 
 Elsewhere: where messages are found (`broker.store.put_window`), what is pending (`put_batch`).
@@ -94,6 +94,8 @@ class Duplicates:
     batch: PutBatch
     leads: Callable[[], bool]
     halves: Transactions
+    recalled: Callable[[str, str, int], bool]
+    """Whether the message of a topic, id and time was recalled."""
     queues: ConsumeQueues
     log: LogReader
     cold_reads: ColdReads
@@ -231,7 +233,14 @@ class Duplicates:
             return None
         if first.topic == names.HALF_TOPIC and self.halves.get(first.physical_offset) is None:
             return None
-        return firsts
+        return None if self._was_recalled(first) else firsts
+
+    def _was_recalled(self, first: Record) -> bool:
+        if first.topic != names.TIMER_TOPIC:
+            return False
+        deliver_ms = int(first.property(props.TIMER_OUT_MS) or 0)
+        unique_id = first.property(props.UNIQ_KEY) or ""
+        return self.recalled(_topic(first) or "", unique_id, deliver_ms)
 
 
 def _all_alike(firsts: Sequence[Record], messages: Sequence[Message]) -> bool:

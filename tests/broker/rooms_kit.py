@@ -279,6 +279,7 @@ class Desk:
             batch=self.batch,
             leads=lambda: gate.leads,
             halves=machine.transactions,
+            recalled=machine.moves.recalled,
             queues=self.queues,
             log=ledger,
             cold_reads=self.threads,

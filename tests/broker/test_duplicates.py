@@ -12,7 +12,7 @@ from broker.store.put_window import PutWindow
 from dledger_py.ledger.errors import Busy, Indefinite, NotLeader
 from dledger_py.remoting.commands.pulling import CARRIES_SUBSCRIPTION, PullMessage
 from dledger_py.remoting.commands.send_back import SendBack
-from dledger_py.remoting.commands.sending import SendMessage
+from dledger_py.remoting.commands.sending import RecallMessage, SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
 from dledger_py.remoting.commands.transactions import COMMIT
 from dledger_py.remoting.wire.message import BatchItem, Record, decode_records, encode_batch_body
@@ -377,6 +377,18 @@ def test_a_timed_message_sent_again_has_the_same_time_and_handle(desk) -> None:
         decode_handle(again.recall_handle).deliver_ms,
     )
     assert (1, 1, 0) == counted(desk)
+
+
+def test_a_timed_message_that_was_recalled_and_is_sent_again_is_another_one(desk) -> None:
+    timed = send(TIMER_DELAY_SEC="60")
+    first = asked(desk, timed)
+    desk.ask(RecallMessage(topic="orders", recall_handle=first.recall_handle))
+    desk.now_ms += 2000
+    again = asked(desk, timed)
+    due_ms = [decode_handle(each.recall_handle).deliver_ms for each in (first, again)]
+    assert [desk.now_ms + 58_000, desk.now_ms + 60_000] == due_ms
+    assert again == asked(desk, timed)
+    assert (2, 1, 0) == counted(desk)
 
 
 def test_a_timed_message_whose_time_has_come_meanwhile_is_recognised(desk) -> None:
