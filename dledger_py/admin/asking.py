@@ -76,6 +76,6 @@ def speaker_of(group: BrokerData) -> str:
 def decoded(kind: type[BodyT], body: bytes, address: str) -> BodyT:
     """The body of this server's answer. **Raises** MalformedAnswer."""
     try:
-        return decode_body(kind, body)
+        return decode_body(kind, body, dialect_bytes_max=len(body))
     except MalformedBody as error:
         raise MalformedAnswer(address, str(error)) from error

@@ -24,6 +24,7 @@ from dledger_py.remoting.commands.heartbeats import (
     tag_subscription,
 )
 from dledger_py.remoting.commands.json_bodies import (
+    DIALECT_BYTES_MAX,
     MalformedBody,
     decode_body,
     encode_body,
@@ -254,8 +255,25 @@ def test_any_json_is_a_heartbeat_or_refused(value: Any) -> None:
 
 
 @given(st.text('{}[]:,"\\01a ', max_size=30))
-def test_repairing_never_fails(text: str) -> None:
-    assert isinstance(strict(text.encode()), bytes)
+def test_repairing_makes_little_more_of_it_or_refuses(text: str) -> None:
+    with suppress(MalformedBody):
+        assert len(strict(text.encode())) <= 3 * len(text)
+
+
+def test_an_object_as_a_key_within_a_key_is_refused() -> None:
+    depth = 40  # quoted again and again, its 160 bytes would be 2^40
+    body = b"{" * depth + b'"a":1' + b"}:1" * (depth - 1) + b"}"
+    with pytest.raises(MalformedBody, match="a key within a key"):
+        parse(body)
+    assert {'{"a":{"b":1}}': 1} == parse(b'{{"a":{"b":1}}:1}')
+
+
+def test_a_long_body_that_is_no_json_is_refused_at_once() -> None:
+    body = b'{"t":{0:"%b"}}' % (b"x" * DIALECT_BYTES_MAX)
+    with pytest.raises(MalformedBody, match="body is not JSON"):
+        parse(body)
+    assert ["0"] == list(parse(body, len(body))["t"])
+    assert ["0"] == list(parse(b'{"t":{0:"x"}}')["t"])
 
 
 # --- heartbeats ----------------------------------------------------------------------------------
