@@ -4,6 +4,7 @@ Source: protocol page 04 (§5-7); FilterAPI.java, FilterFactory.java.
 """
 
 from functools import lru_cache
+from typing import Final
 
 from broker.errors import ExpressionUnreadable, SubscriptionUnreadable
 from broker.filters.errors import FilterError
@@ -17,6 +18,8 @@ from dledger_py.remoting.commands.heartbeats import (
 Wants = frozenset[int] | SqlFilter | None
 """The hashes of tags, or an expression; None for all."""
 
+_REMEMBERED_MAX: Final = 1024  # characters; an expression may have millions
+
 
 def wanted(expression_type: str | None, expression: str | None) -> Wants:
     """What a subscription asks for. Raises: the refusal, saying what is wrong with it."""
@@ -25,6 +28,8 @@ def wanted(expression_type: str | None, expression: str | None) -> Wants:
             return compile_sql(expression or "")
         except FilterError as error:
             raise ExpressionUnreadable(str(error)) from error
+    if len(expression or "") > _REMEMBERED_MAX:
+        return _codes_of(expression_type, expression)
     return _codes(expression_type, expression)
 
 
@@ -33,8 +38,7 @@ def is_by_tag(expression_type: str | None) -> bool:
     return expression_type in (None, "", TAG_EXPRESSION)
 
 
-@lru_cache(maxsize=4096)  # one subscription is read at every pull of every queue
-def _codes(expression_type: str | None, expression: str | None) -> frozenset[int] | None:
+def _codes_of(expression_type: str | None, expression: str | None) -> frozenset[int] | None:
     """The tag hashes a subscription asks for; None for all.
 
     Hashed here from the text: Go's own hashes differ from Java's for tags outside ASCII.
@@ -47,3 +51,6 @@ def _codes(expression_type: str | None, expression: str | None) -> frozenset[int
     if not codes:
         raise SubscriptionUnreadable(expression or "")
     return codes
+
+
+_codes = lru_cache(maxsize=4096)(_codes_of)  # one subscription is read at every pull of every queue

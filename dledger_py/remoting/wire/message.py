@@ -47,6 +47,7 @@ _HOST_IPV6: Final = BORN_HOST_IPV6 | STORE_HOST_IPV6
 COMPRESSION_TYPE_MASK: Final = 0x700
 
 PORT_MAX: Final = 0xFFFF
+_TAG_REMEMBERED_MAX: Final = 128  # characters; a tag may have thousands
 TOPIC_SIZE_V1_MAX: Final = 127
 TOPIC_SIZE_MAX: Final = 255
 BODY_CRC_MASK: Final = 0x7FFFFFFF
@@ -463,11 +464,17 @@ def unique_key(host: bytes, process_id: int, salt: int, since_month_ms: int, cou
     )
 
 
-@lru_cache(maxsize=4096)  # tags repeat; the loop below costs 0.1 µs a character
 def tags_code(tag: str) -> int:
     """Java's String.hashCode of a tag, what subscriptions are matched by; no tag is 0."""
+    return _short_code(tag) if len(tag) <= _TAG_REMEMBERED_MAX else _code(tag)
+
+
+def _code(tag: str) -> int:
     units = tag.encode("utf-16-be", "surrogatepass")
     code = 0
     for at in range(0, len(units), 2):
         code = (31 * code + (units[at] << 8 | units[at + 1])) & 0xFFFFFFFF
     return code - ((code & 0x80000000) << 1)
+
+
+_short_code = lru_cache(maxsize=4096)(_code)  # tags repeat; the loop costs 0.1 µs a character
