@@ -2,7 +2,7 @@
 
 Sends pay nothing for it: it is made from the log alone, one stretch at a time, each in a worker
 thread for less than a millisecond, and with rests that keep it to a share of the time: a small one
-while the log grows quickly, half if it does not. So it may fall far behind a busy broker; whoever
+while the log grows, a quarter if it does not. So it may fall far behind a busy broker; whoever
 searches looks at the log itself from `next_index` on (`key_search`).
 
 Laws: only applied entries are indexed, whole, each once and in their order. Memory is bounded by
@@ -37,14 +37,17 @@ ROUND_S: Final = 0.05
 IDLE_S: Final = 0.25
 """The same while there is nothing to index."""
 
-SHARE_AT_REST: Final = 0.5
+SHARE_AT_REST: Final = 0.25
+SHARE_IN_USE: Final = 0.05
 SHARE_BUSY: Final = 0.02
 SHARE_FAR_BEHIND: Final = 0.1
-"""Of the time, for reading stretches. Far behind, a search would not reach the end of the index
+"""Of the time, for reading stretches. Who sends little waits for each answer, so even then most of
+the time is his: 0.05 are some 10 MB/s. Far behind, a search would not reach the end of the index
 any more, so a busy broker gives a little more."""
 
+IN_USE_BYTES_PER_S: Final = 16 * 1024
 BUSY_BYTES_PER_S: Final = 1024 * 1024
-"""Growth of the log from which on its broker counts as busy."""
+"""Growth of the log from which on its broker counts as in use, and as busy."""
 
 FAR_BEHIND_BYTES: Final = 256 * 1024 * 1024
 
@@ -81,6 +84,8 @@ class KeyIndex:
     """The oldest first; each begins where the one before ends."""
     stretches: list[Stretch] = field(factory=list, init=False)
     """What follows them and is in no file yet."""
+    _hashes_bytes: int = field(default=0, init=False)
+    """Of the stretches' hashes."""
     next_index: int = field(default=1, init=False)
     """The first entry that is not indexed."""
     next_position: int = field(default=0, init=False)
@@ -122,7 +127,7 @@ class KeyIndex:
         log.warning("key_index.damaged", file=str(file.path))
         at = self.files.index(file)
         dropped, self.files = self.files[at:], self.files[:at]
-        self.stretches = []
+        self.stretches, self._hashes_bytes = [], 0
         self._changes += 1
         self.next_index = file.first_index
         self.next_position = self.log().first_position  # a guess: it is set by the next stretch
@@ -148,10 +153,10 @@ class KeyIndex:
         while True:
             await trio.sleep(rest_s)
             applied, now_s = self.applied()[1], trio.current_time()
-            busy = applied - seen > BUSY_BYTES_PER_S * (now_s - seen_s)
+            grown = (applied - seen) / max(now_s - seen_s, 1e-3)
             seen, seen_s = applied, now_s
             self._let_go()
-            share = share_of_time(busy=busy, behind_bytes=self._behind_bytes())
+            share = share_of_time(bytes_per_s=grown, behind_bytes=self._behind_bytes())
             used_s = 0.0
             while self._behind_bytes() >= STRETCH_BYTES and used_s < share * ROUND_S:
                 await self._advance()
@@ -170,14 +175,14 @@ class KeyIndex:
             return  # it was begun anew meanwhile
         assert stretch is not None, f"applied entry {first_index} is not in the log"
         self.stretches.append(stretch)
+        self._hashes_bytes += len(stretch.hashes)
         self.next_index, self.next_position = stretch.last_index + 1, stretch.end_position
         self.last_ms = max(self.last_ms, stretch.last_ms)
-        full = sum(len(each.hashes) for each in self.stretches) >= 4 * FILE_HASHES
-        if full or len(self.stretches) >= FILE_STRETCHES:
+        if self._hashes_bytes >= 4 * FILE_HASHES or len(self.stretches) >= FILE_STRETCHES:
             file = await self._in_thread(write_key_file, self.directory, self.stretches[:])
             if changes == self._changes:
                 self.files.append(file)
-                self.stretches = []
+                self.stretches, self._hashes_bytes = [], 0
 
     async def _in_thread(self, fn: Callable[..., Any], *arguments: Any) -> Any:
         # A disk that hangs must not keep the process from ending.
@@ -197,15 +202,17 @@ class KeyIndex:
     def _begin_anew(self) -> None:
         """With the log's first entry."""
         of = self.log()
-        self.files, self.stretches = [], []
+        self.files, self.stretches, self._hashes_bytes = [], [], 0
         self.next_index, self.next_position = of.first_index, of.first_position
         self._changes += 1
 
 
-def share_of_time(*, busy: bool, behind_bytes: int) -> float:
-    """How much of the time goes into indexing."""
-    if not busy:
+def share_of_time(*, bytes_per_s: float, behind_bytes: int) -> float:
+    """How much of the time goes into indexing while the log grows like that."""
+    if bytes_per_s < IN_USE_BYTES_PER_S:
         return SHARE_AT_REST
+    if bytes_per_s < BUSY_BYTES_PER_S:
+        return SHARE_IN_USE
     return SHARE_FAR_BEHIND if behind_bytes > FAR_BEHIND_BYTES else SHARE_BUSY
 
 

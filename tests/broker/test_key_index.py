@@ -157,11 +157,12 @@ async def test_a_log_that_cannot_be_read_is_tried_again_and_stops_nothing(
     assert [(1, 4), (5, 8)] == spans(index)
 
 
-def test_a_busy_broker_gives_little_time_and_more_only_far_behind() -> None:
+def test_a_broker_in_use_gives_little_time_and_more_only_busy_and_far_behind() -> None:
     far = key_index.FAR_BEHIND_BYTES + 1
-    shares = [share_of_time(busy=busy, behind_bytes=n) for busy in (False, True) for n in (0, far)]
+    rates = (0, 300_000, 30_000_000)
+    shares = [share_of_time(bytes_per_s=r, behind_bytes=n) for r in rates for n in (0, far)]
 
-    assert [0.5, 0.5, 0.02, 0.1] == shares
+    assert [0.25, 0.25, 0.05, 0.05, 0.02, 0.1] == shares
 
 
 # --- searching ------------------------------------------------------------------------------------
