@@ -39,8 +39,8 @@ IDLE_S: Final = 0.25
 
 SHARE_AT_REST: Final = 0.25
 SHARE_IN_USE: Final = 0.05
-SHARE_BUSY: Final = 0.02
-SHARE_FAR_BEHIND: Final = 0.1
+SHARE_BUSY: Final = 0.01
+SHARE_FAR_BEHIND: Final = 0.04
 """Of the time, for reading stretches. Who sends little waits for each answer, so even then most of
 the time is his: 0.05 are some 10 MB/s. Far behind, a search would not reach the end of the index
 any more, so a busy broker gives a little more."""

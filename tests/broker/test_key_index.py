@@ -162,7 +162,7 @@ def test_a_broker_in_use_gives_little_time_and_more_only_busy_and_far_behind() -
     rates = (0, 300_000, 30_000_000)
     shares = [share_of_time(bytes_per_s=r, behind_bytes=n) for r in rates for n in (0, far)]
 
-    assert [0.25, 0.25, 0.05, 0.05, 0.02, 0.1] == shares
+    assert [0.25, 0.25, 0.05, 0.05, 0.01, 0.04] == shares
 
 
 # --- searching ------------------------------------------------------------------------------------
