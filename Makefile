@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(BIN)/ruff# comes with the extra `dev`, whoever installed it
 
-.PHONY: help setup cluster test check sim chaos bench bench-client bench-scale bench-peers interop clean
+.PHONY: help setup cluster test check sim chaos bench bench-versus bench-client bench-scale bench-peers interop clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -52,6 +52,9 @@ bench: $(READY)  ## throughput and latency of a local cluster, both flush polici
 RUN ?= queues
 bench-scale: $(READY)  ## whether size costs anything: RUN=queues, connections, log or soak (needs cc)
 	$(BIN)/python -m bench.scale $(RUN)
+
+bench-versus: $(READY)  ## this checkout beside another, in turn: WITH=../other (needs cc, and its environment)
+	$(BIN)/python -m bench.versus $(WITH)
 
 bench-client: $(READY)  ## the processor time a send costs the client, under Trio and asyncio
 	$(BIN)/python -m bench.client
