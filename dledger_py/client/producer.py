@@ -191,7 +191,8 @@ class Producer:
         except ClientError as error:
             attempts.note(f"no name server answered: {error}", uncertain=False)
         except TimeoutError:
-            attempts.note(f"no name server answered in {left_s:g} s", uncertain=False)
+            if not attempts.failures:  # else what was answered before says more
+                attempts.note(f"no name server answered in {left_s:g} s", uncertain=False)
         return None
 
     async def _attempt(

@@ -162,7 +162,7 @@ async def test_silence_ends_as_may_have_been_stored() -> None:
         cluster.broker.handlers[SEND] = lambda peer, frame: None
 
         with pytest.raises(SendUncertain, match="may have been stored") as caught:
-            await mq.send("t", b"body", timeout_s=0.5)
+            await mq.send("t", b"body", timeout_s=1)
 
     sent = cluster.broker.requests_of(SEND)[0]
     assert caught.value.unique_id == decode(sent.fields["i"])["UNIQ_KEY"]
@@ -183,7 +183,7 @@ async def test_an_answer_that_came_after_silence_does_not_make_it_certain() -> N
 
         cluster.broker.handlers[SEND] = answer
         with pytest.raises(SendUncertain, match="14 no leader"):
-            await mq.send("t", b"body", timeout_s=0.2)
+            await mq.send("t", b"body", timeout_s=1)
 
 
 @on_both_loops
@@ -192,7 +192,7 @@ async def test_a_handler_that_failed_may_have_stored_it() -> None:
         cluster.broker.handlers[SEND] = lambda peer, frame: encode_response(frame, 1, remark="oops")
 
         with pytest.raises(SendUncertain, match="1 oops"):
-            await mq.send("t", b"body", timeout_s=0.5)
+            await mq.send("t", b"body", timeout_s=1)
 
 
 @on_both_loops
@@ -214,7 +214,7 @@ async def test_refusals_until_the_deadline_are_definite_and_retryable() -> None:
     async with connected() as (cluster, mq):
         cluster.broker.handlers[SEND] = lambda peer, frame: encode_response(frame, 14, remark="no")
         with pytest.raises(SendRefused) as caught:
-            await mq.send("t", b"body", timeout_s=0.2)
+            await mq.send("t", b"body", timeout_s=1)
 
         assert len(cluster.broker.requests_of(SEND)) > 1
     assert caught.value.retryable
@@ -235,7 +235,27 @@ async def test_an_unknown_topic_goes_where_topics_are_created() -> None:
 async def test_a_topic_nobody_knows_is_named() -> None:
     async with connected() as (_, mq):
         with pytest.raises(SendRefused, match=r"no route for topic 'nope'.*TBW102"):
-            await mq.send("nope", b"body", timeout_s=0.1)
+            await mq.send("nope", b"body", timeout_s=1)
+
+
+@on_both_loops
+async def test_a_deadline_that_cuts_off_the_last_question_does_not_hide_the_answer_before() -> None:
+    async with connected() as (cluster, mq):
+        answer = cluster.names.handlers[ROUTE]
+        asked: list[str] = []
+
+        def once_for_each(peer: Peer, frame: Frame) -> bytes | None:
+            topic = frame.fields["topic"]
+            if topic in asked:
+                return None
+            asked.append(topic)
+            return answer(peer, frame)
+
+        cluster.names.handlers[ROUTE] = once_for_each
+        with pytest.raises(SendRefused, match=r"no route for topic 'nope'.*TBW102"):
+            await mq.send("nope", b"body", timeout_s=1)
+
+    assert asked == ["nope", "TBW102"]
 
 
 @on_both_loops
@@ -261,7 +281,7 @@ async def test_garbage_is_survived_by_a_new_connection() -> None:
         broker.handlers[SEND] = lambda peer, frame: b"\xff" * 20
 
         with pytest.raises(SendUncertain):  # the deadline may also end the dial after the garbage
-            await mq.send("t", b"body", timeout_s=0.5)
+            await mq.send("t", b"body", timeout_s=1)
         broker.handlers[SEND] = broker.store_one
         assert (await mq.send("t", b"body")).queue_offset == 0
 
