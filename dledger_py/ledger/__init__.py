@@ -10,6 +10,7 @@ from dledger_py.ledger.errors import (
     LedgerError,
     NotLeader,
     Refused,
+    TooLarge,
     TransferFailed,
 )
 from dledger_py.ledger.ledger import Ledger, LedgerStatistics, open_ledger
@@ -28,6 +29,7 @@ __all__ = [
     "NotLeader",
     "Refused",
     "RoleView",
+    "TooLarge",
     "TransferFailed",
     "open_ledger",
 ]

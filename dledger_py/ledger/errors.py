@@ -32,6 +32,13 @@ class Busy(Refused):
     """Definite: too much is waiting for the log already. Try again after a pause."""
 
 
+class TooLarge(Refused, ValueError):
+    """Definite: no entry takes so many bytes; nor will it later."""
+
+    def __init__(self, size: int, largest: int) -> None:
+        super().__init__(f"payload of {size} bytes: {largest} are possible")
+
+
 class TransferFailed(Refused):
     """Definite: leadership was not handed to the member asked for. No entry was affected."""
 

@@ -29,7 +29,7 @@ from dledger_py.actors import FailStop, Inbox, RestartsExhausted, Supervisor, Tr
 from dledger_py.ledger.config import LedgerConfig, split_address
 from dledger_py.ledger.details import Details, encode
 from dledger_py.ledger.driver import vital
-from dledger_py.ledger.errors import ChangeRefused, LedgerError, NotLeader
+from dledger_py.ledger.errors import ChangeRefused, LedgerError, NotLeader, TooLarge
 from dledger_py.ledger.log_writer import WriterStatistics
 from dledger_py.ledger.machine import Applied, Committed, Machine, RoleView
 from dledger_py.ledger.members import Members
@@ -125,17 +125,17 @@ class Ledger:
         """Put `payload` into the log of the group. Event loop only; never blocks.
 
         `settle` is called once, after this call has returned, with the machine's reply, or with
-        `NotLeader` or `Busy` (definite: it did not happen), or with `Indefinite`. **Durability**:
-        with a reply, the entry is committed; under flush "sync" it is on the disks of a majority.
+        `NotLeader`, `Busy` or `TooLarge` (definite: it did not happen), or with `Indefinite`.
+        **Durability**: with a reply, the entry is committed; under flush "sync" it is on the disks
+        of a majority.
         """
-        if len(payload) > self.config.payload_max_bytes:
-            raise ValueError(
-                f"payload of {len(payload)} bytes: {self.config.payload_max_bytes} are possible"
-            )
-        if self._parts is None:
+        size, largest = len(payload), self.config.payload_max_bytes
+        if size > largest:
+            self._settlements.refuse(settle, TooLarge(size, largest))
+        elif self._parts is None:
             self._settlements.refuse(settle, NotLeader(None))
-            return
-        self._parts.driver.propose(payload, settle)
+        else:
+            self._parts.driver.propose(payload, settle)
 
     async def commit(self, payload: bytes) -> Any:
         """Propose, and wait for the reply. **Raises** LedgerError as `propose` settles with.

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from dledger_py.actors import FailStop, fail_stop_in
-from dledger_py.ledger import Busy, Indefinite, LedgerError, NotLeader, TransferFailed
+from dledger_py.ledger import Busy, Indefinite, LedgerError, NotLeader, TooLarge, TransferFailed
 from dledger_py.ledger.fetch_frames import decode_last_word, encode_last_word
 from dledger_py.ledger.peer_frames import Hello, encode_hello
 from dledger_py.storage import Identity, recover
@@ -413,8 +413,21 @@ async def test_a_ledger_that_is_not_open_refuses_definitely(open_group):
 
         with pytest.raises(NotLeader):
             await member.ledger.commit(b"too early")
-        with pytest.raises(ValueError, match="are possible"):
-            member.ledger.propose(bytes(9 << 20), print)
+
+
+async def test_what_no_entry_takes_is_refused_once_the_call_has_returned(open_group):
+    """Whoever counts what is on its way has counted it by then."""
+    async with open_group(1) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        told: list[object] = []
+        leader.ledger.propose(bytes(9 << 20), told.append)
+
+        assert [] == told
+        with pytest.raises(ValueError, match="9437184 bytes: 8388608 are possible"):
+            await leader.ledger.commit(bytes(9 << 20))
+        assert [TooLarge] == [type(each) for each in told]
+        await leader.ledger.commit(b"and it goes on")
 
 
 async def test_a_leader_that_loses_its_quorum_says_that_it_cannot_know(open_group):
