@@ -16,6 +16,7 @@ Source: protocol pages 02 (e) and 08 §4; PopMessageProcessor.java, PopLongPolli
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final
 
 from attrs import define, field, frozen
@@ -44,6 +45,10 @@ from dledger_py.remoting.wire.codes import ResponseCode
 
 DECLINED_MAX: Final = 16
 """How often a pop chooses again, if something came in between."""
+
+CLAIMS_MAX: Final = 1_024
+"""Queues of one pop at a time, most of them without messages: where the group only moves on, since
+it stands elsewhere or nothing matches. A topic has up to 65,536, which fit no entry of the log."""
 
 DRY_MAX: Final = 10_000
 """Groups and topics; beyond, all are forgotten, and waiting pops looked at once more."""
@@ -216,7 +221,7 @@ class Popping:
                 parts.append(part)
                 left -= len(part.chosen)
                 bytes_left -= part.size
-                if left <= 0 or bytes_left <= 0:
+                if left <= 0 or bytes_left <= 0 or len(parts) >= CLAIMS_MAX:
                     break
         if parts:
             self._take(pop, parts)
@@ -298,8 +303,8 @@ class Popping:
 
     def _pass_over(self, pop: _Pop) -> None:
         """Have it written down how far nothing matched; nobody waits for it."""
-        asked = self.of.asked(pop.request, pop.wants)
-        parts = [part for each in asked if (part := self.of.choice.passed(each)) is not None]
+        passed = map(self.of.choice.passed, self.of.asked(pop.request, pop.wants))
+        parts = [*islice((part for part in passed if part is not None), CLAIMS_MAX)]
         if parts:
             self._propose(pop.request, parts, lambda _stamped_ms, _outcomes: None, _nobody_waits)
 

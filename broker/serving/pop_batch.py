@@ -18,6 +18,7 @@ from broker.serving.put_batch import ENTRIES_AHEAD, Proposer, refusal_of
 from dledger_py.ledger.errors import LedgerError
 
 POPS_MAX: Final = 256  # of an entry: applying them holds the loop for a millisecond or two
+CLAIMS_MAX: Final = 4_096  # reached, and an entry takes no further pop: 0.3 MB, or 1.2 at worst
 SETTLED_MAX: Final = 1_024  # acknowledged or changed by an entry
 
 Outcomes = tuple[Reason | tuple[int, ...], ...]
@@ -37,6 +38,8 @@ class PopBatch:
     _ledger: Proposer
     _now_ms: Callable[[], int]
     _pops: list[tuple[Pop, Taken, Failed]] = field(factory=list, init=False)
+    _claims: int = field(default=0, init=False)
+    """Of the pops."""
     _acks: list[Ack] = field(factory=list, init=False)
     _acked: list[tuple[Done, Failed]] = field(factory=list, init=False)
     _changes: list[tuple[HandleChange, Changed, Failed]] = field(factory=list, init=False)
@@ -45,7 +48,8 @@ class PopBatch:
     def pop(self, pop: Pop, taken: Taken, failed: Failed) -> None:
         """Take messages; `failed` gets what to tell the client if nobody knows, or nothing was."""
         self._pops.append((pop, taken, failed))
-        if len(self._pops) >= POPS_MAX:
+        self._claims += len(pop.claims)
+        if len(self._pops) >= POPS_MAX or self._claims >= CLAIMS_MAX:
             self._propose_pops()
 
     def ack(self, acks: list[Ack], done: Done, failed: Failed) -> None:
@@ -73,7 +77,7 @@ class PopBatch:
             self._propose_settled()
 
     def _propose_pops(self) -> None:
-        pops, self._pops = self._pops, []
+        pops, self._pops, self._claims = self._pops, [], 0
         stamped_ms = self._now_ms()
         command = PopMessages(stamped_ms=stamped_ms, pops=tuple(each[0] for each in pops))
         self._ahead += 1

@@ -1,10 +1,15 @@
 """Pops asked of the rooms: page 08 §4."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from broker.machine import pops as table
+from broker.machine.codec import decode_command
+from broker.machine.commands import PopMessages
 from broker.rooms import popping as room
-from broker.serving import pop_choice
+from broker.serving import pop_batch, pop_choice
 from dledger_py.ledger.errors import Indefinite, NotLeader
 from dledger_py.remoting.commands.groups import CreateGroup, GroupConfig
 from dledger_py.remoting.commands.json_bodies import encode_body
@@ -19,7 +24,7 @@ from dledger_py.remoting.commands.sending import SendMessage
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
 from dledger_py.remoting.wire.message import decode_records
 from tests.broker.popping_kit import GROUP, INVISIBLE_MS, Got, PopDesk, pop, waiting
-from tests.broker.rooms_kit import header
+from tests.broker.rooms_kit import ListLedger, header
 
 
 @pytest.fixture
@@ -518,3 +523,66 @@ def test_a_peek_shows_what_is_next_and_takes_nothing(desk) -> None:
 
 def _send(queue_id: int) -> SendMessage:
     return SendMessage(producer_group="p", topic="orders", queue_id=queue_id)
+
+
+# --- entries of the log that cannot grow without end -------------------------------------------
+
+
+@pytest.fixture
+def wide(desk, monkeypatch) -> PopDesk:
+    """Of each of a topic's ten queues the group says that it stands far behind its end."""
+    monkeypatch.setattr(room, "CLAIMS_MAX", 4)
+    desk.ask(CreateTopic(topic="orders", read_queue_nums=10, write_queue_nums=10, perm=6))
+    for queue_id in range(10):
+        request = UpdateConsumerOffset(
+            consumer_group=GROUP, topic="orders", queue_id=queue_id, commit_offset=2**62
+        )
+        assert 0 == desk.ask(request).code
+    return desk
+
+
+@pytest.fixture
+def counts(monkeypatch) -> list[int]:
+    """How many claims each entry with pops has had."""
+    found: list[int] = []
+    propose = ListLedger.propose
+
+    def counted(ledger: ListLedger, payload: bytes, settle: Callable[[Any], None]) -> None:
+        command = decode_command(payload)
+        if isinstance(command, PopMessages):
+            found.append(sum(len(each.claims) for each in command.pops))
+        propose(ledger, payload, settle)
+
+    monkeypatch.setattr(ListLedger, "propose", counted)
+    return found
+
+
+def test_a_pop_claims_a_bounded_number_of_queues_at_a_time(wide, counts) -> None:
+    """A topic may have 65,536: so many claims fit no entry."""
+    assert [] == wide.pop().bodies
+    wide.send(b"0", queue_id=7)
+
+    assert [4, 4, 2] == counts
+    assert [b"0"] == wide.pop().bodies
+
+
+def test_what_is_passed_over_is_written_down_in_parts_too(desk, counts, monkeypatch) -> None:
+    desk.ask(CreateTopic(topic="orders", read_queue_nums=10, write_queue_nums=10, perm=6))
+    for queue_id in range(10):
+        desk.send(b"0", queue_id=queue_id, tag="other")
+    monkeypatch.setattr(room, "CLAIMS_MAX", 4)
+    for _ in range(3):
+        assert [] == desk.pop(exp_type="TAG", exp="mine").bodies
+
+    assert [4, 4, 2] == counts
+    assert dict.fromkeys(range(10), 1) == progress(desk)
+
+
+def test_an_entry_of_pops_has_a_bounded_number_of_claims(desk, counts, monkeypatch) -> None:
+    monkeypatch.setattr(pop_batch, "CLAIMS_MAX", 3)
+    desk.send(*(b"%d" % number for number in range(8)))
+    for _ in range(8):
+        desk.put(pop(max_msg_nums=1, queue_id=0))
+    desk.turn()
+
+    assert [3, 3, 2] == counts
