@@ -34,10 +34,12 @@ class Incomparable(Exception):
     """
 
 
+# A text has up to 32,767 characters, and one that is no number is found out only at its end: so no
+# digit may be taken by one part of a pattern or by the next, which is tried in every combination.
 # Java takes every decimal digit of the basic plane; \d would also take those beyond.
-_WHOLE: Final = re.compile(r"([+-]?)0*((?:(?![\U00010000-\U0010ffff])\d){1,19})")
+_WHOLE: Final = re.compile(r"([+-]?)(?=\d)0*(?!0)((?:(?![\U00010000-\U0010ffff])\d){0,19})")
 _DECIMAL: Final = re.compile(
-    r"([+-]?(?:NaN|Infinity|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?))[fFdD]?|"
+    r"([+-]?(?:NaN|Infinity|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?))[fFdD]?|"
     r"([+-]?0[xX](?:[0-9a-fA-F]+\.?|[0-9a-fA-F]*\.[0-9a-fA-F]+)[pP][+-]?[0-9]+)[fFdD]?"
 )
 _JAVA_BLANKS: Final = "".join(map(chr, range(0x21)))  # what String.trim takes away
@@ -59,7 +61,7 @@ def _parse_whole(text: str, largest: int) -> int:
     found = _WHOLE.fullmatch(text)
     if found is None:
         raise Incomparable
-    number = int(found[2])
+    number = int(found[2] or 0)
     if found[1] == "-":
         number = -number
     if not -largest - 1 <= number <= largest:
