@@ -1,5 +1,6 @@
 """Bodies in every client's dialect, and in the one form we write."""
 
+import time
 import zlib
 from contextlib import suppress
 from typing import Any
@@ -274,6 +275,21 @@ def test_a_long_body_that_is_no_json_is_refused_at_once() -> None:
         parse(body)
     assert ["0"] == list(parse(body, len(body))["t"])
     assert ["0"] == list(parse(b'{"t":{0:"x"}}')["t"])
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b'\\"', b'"a\\', b'"a\\\n', b"{", b"[", b"{0:", b"{}:1,", b'{"a":', b" ", b",", b"}"],
+    ids=lambda piece: piece.decode(),
+)
+@pytest.mark.parametrize("start", [b'{"', b"{0:1,", b"{0:" + b'{"a":' * 20_000 + b"{0:1,"])
+def test_whatever_is_no_json_takes_no_time_to_speak_of(start: bytes, piece: bytes) -> None:
+    body = start + piece * ((DIALECT_BYTES_MAX - len(start)) // len(piece) // 4)
+    began = time.process_time()
+    with pytest.raises(MalformedBody):
+        parse(body)
+
+    assert time.process_time() - began < 1.5  # some 0.1 s; a power of the length took hours
 
 
 # --- heartbeats ----------------------------------------------------------------------------------

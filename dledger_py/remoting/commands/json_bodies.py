@@ -272,7 +272,9 @@ _SIMPLE: Final[dict[Any, _Reader]] = {
 
 # --- fastjson's map keys -------------------------------------------------------------------------
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
+# A string that does not end is one token to the end all the same: were it none, each quote in it
+# would be looked behind once more.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
 
 
 def strict(body: bytes) -> bytes:
@@ -284,12 +286,13 @@ def strict(body: bytes) -> bytes:
     """
     out: list[str] = []
     open_braces: list[tuple[str, int]] = []  # bracket, where its text begins in `out`
-    key_next = False
+    key_next = within_key = False
     for token in _TOKEN.findall(body.decode(errors="replace")):
         if token in ("{", "["):
             # An object where a key belongs: remember where it began, quote it when it ends.
-            if key_next and any(kind == "key" for kind, _start in open_braces):
+            if key_next and within_key:
                 raise MalformedBody("body is not JSON: an object is a key within a key")
+            within_key = within_key or key_next
             open_braces.append(("key" if key_next else token, len(out)))
             out.append(token)
             key_next = token == "{"
@@ -298,6 +301,7 @@ def strict(body: bytes) -> bytes:
             kind, start = open_braces.pop() if open_braces else ("", 0)
             if kind == "key":
                 out[start:] = [json_encode("".join(out[start:])).decode()]
+                within_key = False
             key_next = False
         elif token == ",":
             out.append(token)
