@@ -379,7 +379,6 @@ def _duplicates(broker: "Broker") -> Duplicates | None:
         return None
     return Duplicates(
         window=broker.put_window,
-        age_max_ms=broker.config.deduplication_s * 1000,
         passed_over=frozenset(broker.config.deduplication_not_in),
         batch=broker.batch,
         leads=lambda: broker.leadership.leads,
@@ -389,7 +388,6 @@ def _duplicates(broker: "Broker") -> Duplicates | None:
         log=broker.log_reader,
         cold_reads=broker.cold_reads,
         rates=broker.rates,
-        now_ms=broker.ground.now_ms,
     )
 
 

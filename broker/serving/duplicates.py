@@ -87,8 +87,6 @@ class Duplicates:
     """Asked before a producer's message is stored. One instance serves the whole member."""
 
     window: PutWindow
-    age_max_ms: int
-    """How long after it was stored a message is recognised."""
     passed_over: frozenset[str]
     """Topics in which every message counts as a new one."""
     batch: PutBatch
@@ -100,7 +98,6 @@ class Duplicates:
     log: LogReader
     cold_reads: ColdReads
     rates: Rates
-    now_ms: Callable[[], int]
 
     def watches(self, topic: str) -> bool:
         """Whether messages that producers send to this topic are recognised."""
@@ -229,8 +226,6 @@ class Duplicates:
         if not _all_alike(firsts, messages):
             return None
         first = firsts[0]
-        if first.store_timestamp_ms < self.now_ms() - self.age_max_ms:
-            return None
         if first.topic == names.HALF_TOPIC and self.halves.get(first.physical_offset) is None:
             return None
         return None if self._was_recalled(first) else firsts

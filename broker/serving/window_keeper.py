@@ -9,10 +9,14 @@ Laws
   applied since is put in as it comes. Both begin in one step of the event loop.
 - Until both are in one window the member is not ready, and requests wait for it.
 - What was read for a term that is over is thrown away.
+- How old a message is, the time tells that passed here since it was stored, or since the term began
+  if that was later: clocks may differ between leaders, and be set. Where the log ended is noted
+  down a few times, and what stood there at the first of these times is too old at the last.
 
 Elsewhere: what is in the window (`broker.store.put_window`), who asks it (`duplicates`).
 """
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Never
@@ -32,6 +36,9 @@ from dledger_py.storage import Corrupt
 
 log = structlog.get_logger()
 
+NOTES = 8
+"""Of where the log ended, in the time that a message counts."""
+
 LOOK_S = 0.005
 """How often is looked whether what was applied is in the files: it nearly always is."""
 
@@ -42,6 +49,8 @@ class WindowKeeper:
 
     window: PutWindow
     age_max_ms: int
+    """So long after it was stored a message is found for certain, and an eighth longer at most, as
+    long as the same member leads."""
     ledger: Ledger
     host: Host
     filled: Callable[[], None]
@@ -54,6 +63,8 @@ class WindowKeeper:
     """Up to this entry has to be looked back; and the log position behind it."""
     _end_position: int = field(default=0, init=False)
     _wanted: trio.Event = field(factory=trio.Event, init=False)
+    _ends: deque[int] = field(factory=lambda: deque(maxlen=NOTES + 1), init=False)
+    """Where the log ended, in this term."""
 
     def role_changed(self, view: RoleView) -> None:
         """Called before anybody else hears of it."""
@@ -61,6 +72,7 @@ class WindowKeeper:
         if term == self._term:
             return
         self._term, self.full = term, False
+        self._ends.clear()
         if term is None:
             self.window.end()
             return
@@ -73,6 +85,7 @@ class WindowKeeper:
         """**Raises** FailStop, where reading finds damage."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fill_when_wanted)
+            nursery.start_soon(self._forget)
             inbox.ready()
             await inbox.wait_closed()
             nursery.cancel_scope.cancel()
@@ -83,6 +96,13 @@ class WindowKeeper:
                 await self._fill(self._term)
             self._wanted = trio.Event()
             await self._wanted.wait()
+
+    async def _forget(self) -> None:
+        while True:
+            await trio.sleep(self.age_max_ms / 1000 / NOTES)
+            self._ends.append(self.ledger.committed_position)
+            if self.window.kept and len(self._ends) > NOTES:
+                self.window.oldest_position = self._ends[0]
 
     async def _fill(self, term: int) -> None:
         of, last_index, end_position = self.ledger.log, self._last_index, self._end_position

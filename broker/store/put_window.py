@@ -20,7 +20,7 @@ kept and looked back for (`broker.serving.window_keeper`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final, TypeVar
 
 from attrs import define, field, frozen
@@ -50,6 +50,8 @@ _SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 _STEP_ENTRIES: Final = 64  # of the log, looked back at together, at first
 _STEP_ENTRIES_MAX: Final = 4096
 _STEP_BYTES: Final = 4 * 1024 * 1024  # and what it aims at: reading it costs more than beginning to
+
+_GAP_MAX_MS: Final = 5_000  # between the stamps of two entries; more may be a clock that was set
 
 LOOK_BACK_ENTRIES_MAX: Final = 20_000
 LOOK_BACK_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -109,6 +111,8 @@ class PutWindow:
     """How many of the newest messages are in it for certain."""
     kept: bool = field(default=False, init=False)
     """Whether what is applied is put in."""
+    oldest_position: int = field(default=0, init=False)
+    """Of the log; what stands before it is too old to be found."""
     _newest: dict[int, int] = field(factory=dict, init=False)
     """Identities to places. A place is one number here: of tables with nothing but numbers the
     garbage collector knows nothing, and others of this size cost more than all the rest."""
@@ -141,7 +145,8 @@ class PutWindow:
         for table in (self._newest, self._second, self._third, self._oldest):
             found = table.get(identity)
             if found is not None:
-                return found >> _SIZE_BITS, found & _SIZE_MASK
+                position = found >> _SIZE_BITS
+                return None if position < self.oldest_position else (position, found & _SIZE_MASK)
         return None
 
     def begin(self) -> None:
@@ -151,7 +156,7 @@ class PutWindow:
 
     def end(self) -> None:
         """Keep it no longer, and forget what is in it."""
-        self.kept = False
+        self.kept, self.oldest_position = False, 0
         self._unread = None
         self._newest, self._second, self._third, self._oldest = {}, {}, {}, {}
 
@@ -205,45 +210,52 @@ class PutWindow:
     ) -> None:
         """Put in what these entries of the log put, as far back as it counts, the log goes and the
         bounds above allow: `payloads` gives those from one entry to another, or raises LookupError.
-        **Blocks.** **Raises** what else it raises."""
+        **Blocks.** **Raises** what else it raises.
+
+        How old an entry is, the stamps between it and the last one tell, and no clock. Leaders'
+        clocks may differ: a leap between two entries counts for little, whichever way it goes.
+        """
         assert not len(self), "it is of use to an empty one only"
         newer: list[dict[int, int]] = []
-        count = size = 0
-        newest_ms = None
+        count = size = age_ms = 0
+        next_ms = None
         step = _STEP_ENTRIES
         first_index = max(first_index, last_index - LOOK_BACK_ENTRIES_MAX + 1)
-        while first_index <= last_index and count < self.count and size < LOOK_BACK_BYTES_MAX:
+        while (
+            first_index <= last_index
+            and count < self.count
+            and size < LOOK_BACK_BYTES_MAX
+            and age_ms <= age_max_ms
+        ):
             begin = max(first_index, last_index - step + 1)
             try:
-                found, oldest_ms, step_size = self._look_at(payloads(begin, last_index))
+                found, stamps_ms, step_size = self._look_at(payloads(begin, last_index))
             except LookupError:  # retention has let go of it meanwhile
                 break
             newer.append(found)
             count += len(found)
             size += step_size
-            if newest_ms is None:
-                newest_ms = oldest_ms
-            elif oldest_ms is not None and oldest_ms < newest_ms - age_max_ms:
-                break
+            if stamps_ms:
+                age_ms += _passed_ms([*stamps_ms, next_ms or stamps_ms[-1]])
+                next_ms = stamps_ms[0]
             last_index = begin - 1
             step = max(1, min(step * _STEP_BYTES // max(1, step_size), 2 * step, _STEP_ENTRIES_MAX))
         for found in reversed(newer):
             self._put(found)
 
-    def _look_at(self, payloads: Iterable[Payload]) -> tuple[dict[int, int], int | None, int]:
-        """Identities and places of what they put; when the first put was stamped, if there is one;
-        the size of all."""
+    def _look_at(self, payloads: Iterable[Payload]) -> tuple[dict[int, int], list[int], int]:
+        """Identities and places of what they put; when each put was stamped; the size of all."""
         found: dict[int, int] = {}
         hashes: dict[bytes, int | None] = {}
-        oldest_ms, looked_at = None, 0
+        stamps_ms: list[int] = []
+        looked_at = 0
         for data, start, end, position in payloads:
             size = end - start
             looked_at += size
             if data[start] != put_messages.TAG:
                 continue
             _tag, _version, stamped_ms, queues, messages = HEAD.unpack_from(data, start)
-            if oldest_ms is None:
-                oldest_ms = stamped_ms
+            stamps_ms.append(stamped_ms)
             place = _place(position, size)
             if queues == messages == 1:  # there may be very many of them
                 at = start + HEAD.size + QUEUE.size
@@ -262,7 +274,7 @@ class PutWindow:
             for name, records in _by_topic(payload, position).items():
                 identities = self._identities(name, records, payload, position)
                 found.update(dict.fromkeys(identities, place))
-        return found, oldest_ms, looked_at
+        return found, stamps_ms, looked_at
 
     def _put(self, found: Mapping[int, int]) -> None:
         """These identities have these places."""
@@ -356,6 +368,12 @@ def _one_by_one(
             if identity:
                 found.append(identity)
     return found
+
+
+def _passed_ms(stamps_ms: Sequence[int]) -> int:
+    """From the first to the last, leaps left out."""
+    gaps = (later - earlier for earlier, later in pairwise(stamps_ms))
+    return sum(gap if 0 <= gap < _GAP_MAX_MS else _GAP_MAX_MS for gap in gaps)
 
 
 def _place(position: int, size: int) -> int:

@@ -274,7 +274,6 @@ class Desk:
         )
         self.duplicates = Duplicates(
             window=self.window,
-            age_max_ms=120_000,
             passed_over=frozenset({"repeats"}),
             batch=self.batch,
             leads=lambda: gate.leads,
@@ -284,7 +283,6 @@ class Desk:
             log=ledger,
             cold_reads=self.threads,
             rates=self.rates,
-            now_ms=self._now,
         )
         proposals = Proposals(ledger, self.batch)
         reader = MessageReader(ledger)

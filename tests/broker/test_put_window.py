@@ -257,6 +257,15 @@ def test_otherwise_it_is_read(log, window, settle) -> None:
     assert window.find(7) is None
 
 
+def test_what_stands_too_far_back_in_the_log_is_not_found(log, window) -> None:
+    window.applied(*log.put(message("U1")))
+    window.applied(*log.put(message("U2")))
+    window.oldest_position = log.places[1][0]
+    assert [None, log.places[1]] == [window.find(wanted(key)) for key in ("U1", "U2")]
+    window.begin()
+    assert 0 == window.oldest_position
+
+
 # --- leaders come and go --------------------------------------------------------------------------
 
 
@@ -341,6 +350,27 @@ def test_a_new_leader_looks_no_further_than_it_counts_and_no_further_than_the_lo
         assert log.places[1900:] == [window.find(wanted(f"U{n}")) for n in range(1900, 2000)]
         assert 1500 < min(first for first, _last in read)
         assert [last for _first, last in read[1:]] == [first - 1 for first, _last in read[:-1]]
+
+
+def test_large_entries_are_looked_back_at_one_by_one_and_grow_old_all_the_same(
+    log, monkeypatch
+) -> None:
+    monkeypatch.setattr(put_window, "_STEP_BYTES", 1)
+    for number in range(200):
+        log.put(message(f"U{number}"), stamped_ms=NOW_MS + 100 * number)
+    window = looked_back(log, 10_000, age_max_ms=10_000)
+    assert log.places[98:] == [window.find(wanted(f"U{n}")) for n in range(98, 200)]
+    assert window.find(wanted("U97")) is None
+
+
+@pytest.mark.parametrize("leap_ms", [3_600_000, -3_600_000])
+def test_a_clock_that_was_set_makes_no_message_old(log, leap_ms) -> None:
+    for number in range(2000):
+        leaps = leap_ms if 1500 <= number < 1600 else 0
+        log.put(message(f"U{number}"), stamped_ms=NOW_MS + 10 * number + leaps)
+    window = looked_back(log, 10_000, age_max_ms=12_000)
+    assert log.places[1300:] == [window.find(wanted(f"U{n}")) for n in range(1300, 2000)]
+    assert window.find(wanted("U0")) is None
 
 
 def test_a_new_leader_looks_back_at_so_many_bytes_only(log, monkeypatch) -> None:

@@ -157,6 +157,27 @@ async def test_what_is_not_in_the_files_yet_is_waited_for(autojump_clock) -> Non
     assert [(1, 7)] == kept.threads.read
 
 
+async def test_what_was_stored_long_ago_is_found_no_more(autojump_clock) -> None:
+    async with running() as kept:  # a message counts for a second
+        kept.threads.may_end.set()
+        await trio.sleep(5)  # virtual
+        kept.keeper.role_changed(view())
+        await kept.filled.wait()
+        await trio.sleep(0.99)
+        kept.ledger.committed_position = 800
+        assert 0 == kept.window.oldest_position, "how long before the term it stood, nobody knows"
+        await trio.sleep(0.15)
+        assert 700 == kept.window.oldest_position
+        await trio.sleep(0.85)
+        assert 700 == kept.window.oldest_position
+        await trio.sleep(0.15)
+        assert 800 == kept.window.oldest_position
+
+        kept.keeper.role_changed(view(term=4))
+        await trio.sleep(0.99)
+        assert 0 == kept.window.oldest_position
+
+
 @pytest.mark.parametrize(
     ("error", "kind"), [(Corrupt("log", 0, "bits"), Reopen), (OSError("disk"), FailStop)]
 )
