@@ -107,6 +107,8 @@ def registrar(broker: "Broker") -> Registrar:
         topics=broker.machine.topics,
         view=broker.view,
         period_s=config.register_period_s,
+        ledger_cluster=config.cluster_id,
+        ledger_folders=lambda: broker.ledger.members.folders(),
         dial=broker.ground.surroundings.dial,
     )
 

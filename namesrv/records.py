@@ -17,6 +17,37 @@ ConnectionId = int
 
 
 @frozen(kw_only=True)
+class Origin:
+    """Which group of ours a member is of: names alone do not tell, as two foundings may share them.
+
+    The members of a group need not know the same folders: one may be behind. Folders are replaced
+    one at a time, so what any two of them know overlaps.
+    """
+
+    cluster: str
+    """`cluster_id`, which all members share."""
+    folders: frozenset[str] = frozenset()
+    """The births of the members' data folders; none as long as the member does not know them."""
+
+    @classmethod
+    def of(cls, cluster: str | None, folders: str) -> "Origin | None":
+        """From the fields of a registration; None for RocketMQ's brokers, and older ones."""
+        if cluster is None:
+            return None
+        return cls(cluster=cluster, folders=frozenset(filter(None, folders.split(","))))
+
+    def is_kin(self, other: "Origin") -> bool:
+        """Whether the two are certainly of one group."""
+        return self.cluster == other.cluster and not self.folders.isdisjoint(other.folders)
+
+    def is_strange(self, other: "Origin") -> bool:
+        """Whether they certainly are not."""
+        if self.cluster != other.cluster:
+            return True
+        return bool(self.folders and other.folders) and self.folders.isdisjoint(other.folders)
+
+
+@frozen(kw_only=True)
 class Registration:
     """One member of a broker group says: I am here, as this id, with these topics."""
 
@@ -29,6 +60,7 @@ class Registration:
     enable_acting_master: bool | None = None
     """None is an old broker, which knows nothing of acting masters: its slaves bring no topics."""
     zone_name: str | None = None
+    origin: Origin | None = None
     body: RegisterBody = RegisterBody()
 
     @property

@@ -53,7 +53,7 @@ from dledger_py.remoting.commands.topics import DataVersion
 from dledger_py.remoting.rooms import Answer, Caller, Connection, Refused, handles
 from dledger_py.remoting.wire.codes import ResponseCode
 from namesrv.kv import ORDER_TOPIC_CONFIG, EntryRefused, KvTable
-from namesrv.records import Gone, Registration, RegistrationRefused, RoutePolicy
+from namesrv.records import Gone, Origin, Registration, RegistrationRefused, RoutePolicy
 from namesrv.routes import RouteTable
 from namesrv.views import in_zone
 
@@ -89,6 +89,7 @@ class Registering:
             heartbeat_timeout_ms=request.heartbeat_timeout_millis,
             enable_acting_master=request.enable_acting_master,
             zone_name=request.zone_name,
+            origin=Origin.of(request.ledger_cluster, request.ledger_folders),
             body=decode_registration(body),
         )
         self._watch(caller.connection)
@@ -97,8 +98,12 @@ class Registering:
                 registration, connection=caller.connection.id, now_ms=self.clock()
             )
         except RegistrationRefused as error:
-            log.warning("broker.refused", **_named(request), reason=str(error))
-            raise Refused(str(error)) from error
+            reason = str(error)
+            if caller.connection.attributes.get("refused") != reason:  # once, however often it asks
+                log.warning("broker.refused", **_named(request), reason=reason)
+            caller.connection.attributes["refused"] = reason
+            raise Refused(reason) from error
+        caller.connection.attributes.pop("refused", None)
         if not outcome.accepted:
             log.warning("broker.fenced", **_named(request), term=registration.version.state_version)
             return Answer(RegisterReply())

@@ -6,7 +6,10 @@ Laws:
 - Within a group an address has one id and an id has one address.
 - An id can be taken from a live member only by a `DataVersion.state_version` at least as high. Our
   brokers register with state_version = term, hence a deposed leader cannot take id 0 back.
-- A refused registration changes nothing. (Java's adds the cluster and an empty group first.)
+- A refused registration changes nothing, except that who is found to be of another group is
+  forgotten. (Java's adds the cluster and an empty group first.)
+- A group's name belongs to the group that has a live member under it, as far as members say which
+  group they are of (`Origin`); the brokers of RocketMQ do not.
 - A topic exists as long as a registered group holds it; a topic missing from a later registration
   stays.
 - Whatever was registered through a connection is forgotten with it.
@@ -17,7 +20,7 @@ clock (`app`).
 Source: RocketMQ `namesrv/routeinfo/RouteInfoManager.java`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import define, evolve, field
 
@@ -27,6 +30,7 @@ from namesrv.records import (
     MASTER_ID,
     ConnectionId,
     Gone,
+    Origin,
     Registered,
     Registration,
     RegistrationRefused,
@@ -83,6 +87,7 @@ class _Member:
     connection: ConnectionId
     ha_server_address: str
     filter_servers: tuple[str, ...]
+    origin: Origin | None
 
 
 _MemberKey = tuple[str, str]  # (cluster, address)
@@ -106,10 +111,13 @@ class RouteTable:
         """Take a registration, or ignore it because a newer one holds the id.
 
         Raises:
-            RegistrationRefused: exactly one topic from an id that is not registered (an update
-                that overtook the first full table), or there is no room.
+            RegistrationRefused: the name belongs to another group, exactly one topic from an id
+                that is not registered (an update that overtook the first full table), or there is
+                no room.
         """
         key = (registration.cluster, registration.address)
+        if registration.origin is not None:
+            self._check_origin(registration, registration.origin, connection)
         group = self._groups.get(registration.broker_name)
         holder = group.addresses.get(registration.broker_id) if group else None
         if group and self._is_fenced(holder, registration):
@@ -141,6 +149,7 @@ class RouteTable:
             connection=connection,
             ha_server_address=registration.ha_server_address,
             filter_servers=registration.body.filter_server_list,
+            origin=registration.origin,
         )
         return self._answer(group, registration, newcomer=holder != registration.address)
 
@@ -261,6 +270,42 @@ class RouteTable:
             self._topics.setdefault(topic, {}).update(known)
 
     # -- registration, step by step --------------------------------------------------------------
+
+    def _check_origin(
+        self, registration: Registration, origin: Origin, connection: ConnectionId
+    ) -> None:
+        """Refuse a broker of another group than has the name. Whoever was registered where this one
+        listens is no more."""
+        name, me = registration.broker_name, registration.address
+        others = {
+            address: member.origin
+            for (_, address), member in self._members.items()
+            if member.broker_name == name and address != me and member.origin is not None
+        }
+        if any(origin.is_kin(other) for other in others.values()):
+            return
+        for address, other in others.items():
+            if origin.is_strange(other):
+                known = self._members.get((registration.cluster, me))
+                if known is not None and known.connection == connection:
+                    # It came before it knew its folders.
+                    self.unregister(cluster=registration.cluster, broker_name=name, address=me)
+                raise RegistrationRefused(_taken(name, address, origin, other))
+        if not origin.folders:
+            self._check_takes_nothing(registration, others)
+
+    def _check_takes_nothing(
+        self, registration: Registration, others: Mapping[str, Origin]
+    ) -> None:
+        """Who does not know its group yet may be of another one, so it takes no place in this."""
+        group = self._groups.get(registration.broker_name)
+        held = group.addresses.get(registration.broker_id) if group else None
+        for address, other in others.items():
+            if other.folders and (registration.broker_id == MASTER_ID or address == held):
+                raise RegistrationRefused(
+                    f"broker name {registration.broker_name!r} is that of {address}, and this"
+                    " broker cannot tell yet whether it is of the same group"
+                )
 
     def _is_fenced(self, holder: str | None, registration: Registration) -> bool:
         """Whether the id belongs to another live member with a higher state version."""
@@ -393,6 +438,18 @@ class RouteTable:
                 if member is not None and member.filter_servers:
                     found[address] = member.filter_servers
         return found
+
+
+def _taken(name: str, address: str, origin: Origin, other: Origin) -> str:
+    if origin.cluster != other.cluster:
+        what = f"of cluster_id {other.cluster!r}, not {origin.cluster!r}"
+    else:
+        what = "which was founded apart from this one's"
+    return (
+        f"broker name {name!r} is taken by {address}, a member of another group, {what}: give one"
+        " of the two another broker_name or other name servers; or stop the other, if this one is"
+        " to take its place"
+    )
 
 
 def _queue_data(broker_name: str, config: TopicConfig) -> QueueData:

@@ -6,7 +6,9 @@ registration carries everything, so nothing is lost by a missed one; they are se
 and at once when the role or the topics have changed.
 
 The leader registers as id 0, a follower as its own number. The term travels as `stateVersion`: a
-name server keeps the highest, so a deposed leader cannot take id 0 back.
+name server keeps the highest, so a deposed leader cannot take id 0 back. The folders that the group
+knows travel, too: our name servers refuse a member of another group of the same name while one of
+the first is there.
 
 Source: protocol page 10 (§1, 2, 5).
 """
@@ -35,6 +37,7 @@ log = structlog.get_logger()
 LEADER_ID: Final = 0
 REDIAL_S: Final = 0.2  # a name server that is down costs five attempts a second
 ASK_TIMEOUT_S: Final = 1.0  # consumers wait three seconds for what it is asked for
+RETRY_S: Final = 1.0  # for a member that was refused, or could not tell of which group it is
 EXPIRY_PERIODS: Final = 4  # a name server waits so many periods before it forgets a silent broker
 
 
@@ -58,11 +61,16 @@ class Registrar:
     topics: Topics
     view: Callable[[], RoleView]
     period_s: float
+    ledger_cluster: str
+    ledger_folders: Callable[[], tuple[int, ...]]
+    """What tells this group from another of the same name; none as long as this member does not
+    know."""
     dial: Dial = dial
     _changes: int = 0
     _changed: trio.Event = field(factory=trio.Event)
     _registered: dict[str, int] = field(factory=dict)  # name server → change it has heard of
     _silent: set[str] = field(factory=set)  # name servers whose failure was logged
+    _refused: dict[str, str] = field(factory=dict)  # name server → why, as it was logged
     _any_registered: trio.Event = field(factory=trio.Event)
     _connections: dict[str, Connection] = field(factory=dict)
 
@@ -120,11 +128,16 @@ class Registrar:
             await trio.sleep(REDIAL_S)
 
     async def _keep_registered(self, name_server: str, connection: Connection) -> None:
+        if name_server in self._refused:
+            await trio.sleep(RETRY_S)  # if it has been restarted, whom it took before come first
         while not connection.closed:
             changes, changed = self._changes, self._changed
+            wait_s = self.period_s
             if len(self.topics) > 1:  # name servers refuse a first registration of one topic
                 request, body = self._registration()
-                await connection.call(request, body)
+                if not await self._is_taken(name_server, connection, request, body):
+                    await trio.sleep(RETRY_S)
+                    continue
                 if self._registered.get(name_server) != changes:
                     log.info(
                         "registrar.registered",
@@ -136,10 +149,27 @@ class Registrar:
                 self._registered[name_server] = changes
                 self._silent.discard(name_server)
                 self._any_registered.set()
-            with trio.move_on_after(self.period_s):
+                wait_s = self.period_s if request.ledger_folders else RETRY_S
+            with trio.move_on_after(wait_s):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_then_cancel, nursery, connection.wait_closed)
                     nursery.start_soon(_then_cancel, nursery, changed.wait)
+
+    async def _is_taken(
+        self, name_server: str, connection: Connection, request: RegisterBroker, body: bytes
+    ) -> bool:
+        """Whether the name server takes this; one line for why it does not. Raises: ClientError."""
+        try:
+            await connection.call(request, body)
+        except ResponseError as error:
+            self._registered.pop(name_server, None)
+            reason = error.remark or str(error)
+            if self._refused.get(name_server) != reason:
+                log.warning("registrar.refused", name_server=name_server, reason=reason)
+            self._refused[name_server] = reason
+            return False
+        self._refused.pop(name_server, None)
+        return True
 
     def _registration(self) -> tuple[RegisterBroker, bytes]:
         view = self.view()
@@ -154,6 +184,8 @@ class Registrar:
             ha_server_addr=self.address,
             heartbeat_timeout_millis=int(self.period_s * 1000) * EXPIRY_PERIODS,
             body_crc32=crc_of(body),
+            ledger_cluster=self.ledger_cluster,
+            ledger_folders=",".join(f"{birth:x}" for birth in self.ledger_folders()),
         )
         return request, body
 

@@ -163,6 +163,17 @@ class Members:
             return self._told_births[name]
         return self.birth_of(name)
 
+    def folders(self) -> tuple[int, ...]:
+        """By which folders the group can be told from one that was founded under the same names:
+        those that are written down, or this member's if it is alone. None before any is.
+
+        Folders are replaced one at a time, so two members of one group know one in common.
+        """
+        if self.names == (self.config.node,):
+            return (self.own.birth,)
+        births = {details.birth for details in self._details.values()} - {0}
+        return tuple(sorted(births))
+
     def stays_learner(self, name: str) -> bool:
         details = self._details.get(name)
         return details is not None and details.stays_learner

@@ -99,3 +99,46 @@ async def test_a_follower_never_registers_as_the_leader(tmp_path) -> None:
 
     assert (0, 1) == (leading.broker_id, not_ready.broker_id)
     assert 9 == table["dataVersion"]["stateVersion"]
+
+
+async def test_another_founding_does_not_get_the_name_of_a_group_that_is_there(tmp_path) -> None:
+    """Both have the same names and are of one member: only the folders differ."""
+    ports = PortReservations()
+    port = ports.take_any()
+    for name in ("ours", "stray"):
+        (tmp_path / name).mkdir()
+    async with (
+        name_server(tmp_path, port),
+        brokers(tmp_path / "ours", 1, namesrv=(f"127.0.0.1:{port}",)) as ours,
+        brokers(tmp_path / "stray", 1, namesrv=(f"127.0.0.1:{port}",)) as stray,
+    ):
+        await ours.start()
+        first = await ours.wait_leader()
+        await first.broker.registrar.wait_registered()
+        await stray.start()
+        second = await stray.wait_leader()
+        refused = second.broker.registrar._refused
+        await stray.wait_until(lambda: refused)
+        taken = await route(port, "TBW102", lambda addresses: True)
+        (reason,) = refused.values()
+        await ours.stop(first.node)
+        with trio.fail_after(PATIENCE_S):
+            await second.broker.registrar.wait_registered()
+        free = await route(port, "TBW102", lambda addresses: True)
+    ports.close()
+
+    assert {"0": first.broker.config.advertised} == taken
+    assert first.broker.config.advertised in reason
+    assert {"0": second.broker.config.advertised} == free
+
+
+async def test_the_members_of_a_group_tell_the_same_folders(tmp_path) -> None:
+    async with brokers(tmp_path, 3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        known = {name: each.broker.ledger.members for name, each in group.members.items()}
+        await group.wait_until(lambda: all(len(each.folders()) == 3 for each in known.values()))
+        folders = {each.folders() for each in known.values()}
+
+    assert {tuple(sorted(each.own.birth for each in known.values()))} == folders
+    assert leader.broker.registrar.ledger_folders() in folders

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
+from structlog.testing import capture_logs
 
 from dledger_py.remoting.commands import routing
 from dledger_py.remoting.rooms import routes
@@ -209,6 +210,20 @@ def test_one_topic_from_an_unknown_broker_is_refused(server: NameServer) -> None
     answer = server.register(body=PLAIN)
 
     assert (answer.code, answer.remark) == (1, "register broker failed")
+
+
+def test_a_broker_of_another_group_is_refused_with_one_line_in_the_log(
+    server: NameServer,
+) -> None:
+    server.register(ledger_cluster="c", ledger_folders="a0,a1")
+    stray = {"port": FakePort(id=2), "ledger_cluster": "c", "ledger_folders": "b0"}
+
+    with capture_logs() as lines:
+        first, again = (server.register("10.0.0.2:10911", **stray) for _ in range(2))
+
+    assert (1, first.remark) == (again.code, again.remark)
+    assert (first.remark or "").startswith("broker name 'broker-a' is taken by 10.0.0.1:10911")
+    assert ["broker.refused"] == [line["event"] for line in lines]
 
 
 def test_a_slave_is_told_its_master(server: NameServer) -> None:

@@ -6,7 +6,7 @@ from attrs import evolve
 from dledger_py.remoting.commands.registrations import RegisterBody
 from dledger_py.remoting.commands.routes import QueueData, TopicRoute
 from dledger_py.remoting.commands.topics import DataVersion, TopicConfig, TopicTable
-from namesrv.records import Registered, Registration, RegistrationRefused, RoutePolicy
+from namesrv.records import Origin, Registered, Registration, RegistrationRefused, RoutePolicy
 from namesrv.routes import DEFAULT_EXPIRY_MS, RouteTable
 from namesrv.views import in_zone
 
@@ -29,6 +29,7 @@ def registration(
     acting: bool | None = None,
     timeout_ms: int | None = None,
     zone: str | None = None,
+    origin: Origin | None = None,
 ) -> Registration:
     return Registration(
         cluster=cluster,
@@ -39,6 +40,7 @@ def registration(
         heartbeat_timeout_ms=timeout_ms,
         enable_acting_master=acting,
         zone_name=zone,
+        origin=origin,
         body=body(topics, DataVersion(state_version=term, counter=counter)),
     )
 
@@ -147,6 +149,107 @@ def test_the_same_term_may_take_an_id_over(registry: Registry) -> None:
     registry.register(N1, 0, term=2)
 
     assert registry.members() == {0: N1}
+
+
+def founded(*folders: str, cluster: str = "dledger") -> Origin:
+    return Origin(cluster=cluster, folders=frozenset(folders))
+
+
+OURS = founded("a0", "a1", "a2")
+UNSURE = founded()
+
+
+@pytest.mark.parametrize(
+    "stray, remark",
+    [
+        (founded("b0"), "which was founded apart from this one's"),
+        (founded("a0", cluster="other"), "of cluster_id 'dledger', not 'other'"),
+        (founded(cluster="other"), "of cluster_id 'dledger', not 'other'"),
+        (UNSURE, "cannot tell yet"),
+    ],
+)
+def test_a_broker_of_another_group_does_not_get_the_name(
+    registry: Registry, stray: Origin, remark: str
+) -> None:
+    registry.register(N0, 0, term=1, origin=OURS)
+
+    with pytest.raises(RegistrationRefused, match=remark) as refused:
+        registry.register(N1, 0, term=9, origin=stray)
+
+    assert N0 in str(refused.value)
+    assert registry.members() == {0: N0}
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [founded("a0", "a1"), founded("a2", "a3"), None],
+    ids=["behind", "a folder was replaced", "says nothing"],
+)
+def test_who_may_be_of_the_group_gets_the_name(registry: Registry, origin: Origin | None) -> None:
+    registry.register(N0, 0, term=1, origin=OURS)
+
+    registry.register(N1, 0, term=2, origin=origin)
+
+    assert registry.members() == {0: N1}
+
+
+def test_a_member_that_does_not_know_the_folders_yet_takes_no_others_place(
+    registry: Registry,
+) -> None:
+    registry.register(N0, 1, origin=OURS)
+
+    registry.register(N1, 2, origin=UNSURE)
+    with pytest.raises(RegistrationRefused):
+        registry.register(N2, 1, origin=UNSURE)
+
+    assert registry.members() == {1: N0, 2: N1}
+
+
+def test_founders_come_before_they_know_their_folders(registry: Registry) -> None:
+    registry.register(N1, 2, origin=UNSURE)
+    registry.register(N0, 0, origin=UNSURE)
+
+    registry.register(N0, 0, origin=OURS)
+
+    assert registry.members() == {0: N0, 2: N1}
+
+
+def test_a_stray_that_was_let_in_goes_once_it_knows_its_folders(registry: Registry) -> None:
+    registry.register(N0, 1, origin=OURS)
+    registry.register(N1, 2, origin=UNSURE)
+
+    with pytest.raises(RegistrationRefused):
+        registry.register(N1, 0, origin=founded("b0", "b1"))
+
+    assert registry.members() == {1: N0}
+
+
+def test_a_stray_that_names_anothers_address_does_not_drive_it_out(registry: Registry) -> None:
+    registry.register(N0, 0, origin=OURS)
+    registry.register(N1, 2, origin=OURS)
+
+    with pytest.raises(RegistrationRefused):
+        registry.register(N1, 0, origin=founded("b0"), connection=9)
+
+    assert registry.members() == {0: N0, 2: N1}
+
+
+def test_the_name_is_free_with_the_last_member_of_a_group(registry: Registry) -> None:
+    registry.register(N0, 0, origin=OURS)
+    registry.table.forget_connection(registry.connections[N0])
+
+    registry.register(N1, 0, origin=founded("b0"))
+
+    assert registry.members() == {0: N1}
+
+
+def test_an_emptied_broker_of_one_takes_its_own_place(registry: Registry) -> None:
+    """Its old connection may not have been seen to end."""
+    registry.register(N0, 0, origin=founded("a0"))
+
+    registry.register(N0, 0, origin=founded("b0"), connection=9)
+
+    assert registry.members() == {0: N0}
 
 
 def test_a_fence_falls_with_the_member_that_raised_it(registry: Registry) -> None:

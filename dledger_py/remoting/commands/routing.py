@@ -137,6 +137,9 @@ class RegisterBroker(Request[RegisterReply]):
     compressed: bool = False
     body_crc32: Int32 = 0  # 0: not checked
     zone_name: str | None = wire("__ZONE_NAME", default=None)
+    # Ours alone; RocketMQ's name servers pass over fields that they do not know.
+    ledger_cluster: str | None = None
+    ledger_folders: str = ""  # hexadecimal, with commas
 
 
 @frozen(kw_only=True)
