@@ -280,7 +280,7 @@ def _state(
             leadership=leadership,
             transfer=broker.ledger.transfer_leadership,
             add=_adding(broker.ledger),
-            remove=broker.ledger.remove_member,
+            remove=lambda node, silent: broker.ledger.remove_member(node, only_silent=silent),
         ),
         Groups(
             machine=machine,

@@ -27,7 +27,7 @@ class Consensus:
     leadership: Leadership
     transfer: Callable[[str], Awaitable[None]]
     add: Callable[[str, str, bool], Awaitable[None]]
-    remove: Callable[[str], Awaitable[None]]
+    remove: Callable[[str, bool], Awaitable[None]]
 
     @handles(TransferLeadership)
     async def transfer_leadership(self, request: TransferLeadership, caller: Caller) -> Answer[Any]:
@@ -57,7 +57,7 @@ class Consensus:
             if request.change == "add":
                 await self.add(request.node, request.address, request.stays_learner)
             else:
-                await self.remove(request.node)
+                await self.remove(request.node, request.only_silent)
         except NotLeader as error:
             raise NoLeader(str(error)) from error
         except ValueError as error:

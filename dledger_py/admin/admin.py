@@ -145,10 +145,16 @@ class Admin:
         return group.broker_name
 
     async def replace_member(
-        self, node: str, *, address: str | None = None, broker_name: str | None = None
+        self,
+        node: str,
+        *,
+        address: str | None = None,
+        broker_name: str | None = None,
+        force: bool = False,
     ) -> str:
         """Have a member whose data folder was lost begin anew, in its group, whose name is
-        returned: it is removed and added again, at *address* or where it was.
+        returned: it is removed and added again, at *address* or where it was. With *force* also
+        one that has its folder: it loses its vote, and is sent the whole log again.
 
         **Raises** UnknownName, or ResponseError if it was not removed or not let in again.
         """
@@ -161,7 +167,8 @@ class Admin:
             ).get(node)
         if address is None:
             raise UnknownName(f"where does {node!r} listen for its peers? The group does not know")
-        await self.ask(leader, ChangeMembers(change="remove", node=node))
+        removal = ChangeMembers(change="remove", node=node, only_silent=not force)
+        await self.ask(leader, removal)
         await self.ask(leader, ChangeMembers(change="add", node=node, address=address))
         return group.broker_name
 

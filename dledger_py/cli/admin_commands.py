@@ -234,18 +234,27 @@ def remove_member(name_servers: str, as_json: bool, node: str, broker_name: str 
 @common
 @click.option("-m", "--member", "node", required=True, help="The member, such as n3.")
 @click.option("-a", "--address", help="Where it listens for its peers now, if it moved.")
+@click.option("--force", is_flag=True, help="Even if it follows its leader, or leads.")
 @_group_option
 def replace_member(
-    name_servers: str, as_json: bool, node: str, address: str | None, broker_name: str | None
+    name_servers: str,
+    as_json: bool,
+    node: str,
+    address: str | None,
+    force: bool,
+    broker_name: str | None,
 ) -> None:
     """Have a member begin anew whose data folder was lost (not in mqadmin).
 
     It is removed and added again; its process may be running already. An emptied folder is not
-    heard before that, since it has forgotten what it voted for.
+    heard before that, since it has forgotten what it voted for. One that has its folder is left
+    alone: it would lose its vote for as long as it takes to send it the log.
     """
     group = ask(
         name_servers,
-        lambda admin: admin.replace_member(node, address=address, broker_name=broker_name),
+        lambda admin: admin.replace_member(
+            node, address=address, broker_name=broker_name, force=force
+        ),
     )
     _tell_change(as_json, group, node, "replaced", f"{node} begins anew as a learner of {group}")
 

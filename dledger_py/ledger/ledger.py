@@ -204,14 +204,19 @@ class Ledger:
             await self._change(raft.Describe(details=((me, encode(self.members.own)),)))
         await self._change(raft.AddLearner(node=raft.NodeId(name), details=encode(details)))
 
-    async def remove_member(self, name: str) -> None:
+    async def remove_member(self, name: str, *, only_silent: bool = False) -> None:
         """Take a member out of the group, and wait until that is committed.
 
-        A leader that removes itself has given leadership away by then. **Raises** as `add_member`,
-        and ChangeRefused if too few of the others are there to go on without it.
+        A leader that removes itself has given leadership away by then. `only_silent`: not if it
+        follows, or leads. **Raises** as `add_member`, and ChangeRefused if too few of the others
+        are there to go on without it, or it is not silent and should be.
         """
-        patience_ends = trio.current_time() + self.config.election_timeout_ms / 1000
-        while (reason := self._needs(name)) is not None:
+        config = self.config
+        patience_ms = config.election_timeout_ms + 2 * config.tick_ms  # whoever ended is silent now
+        patience_ends = trio.current_time() + patience_ms / 1000
+        while (
+            reason := self._needs(name) or (self._hears(name) if only_silent else None)
+        ) is not None:
             if trio.current_time() >= patience_ends:
                 raise ChangeRefused(reason)
             await trio.sleep(CHANGE_PAUSE_S)  # a new leader has not heard everybody yet
@@ -244,6 +249,14 @@ class Ledger:
             return None
         gone = ", ".join(each for each in rest if each not in alive)
         return f"without {name} there would be no majority: {gone} cannot be reached"
+
+    def _hears(self, name: str) -> str | None:
+        """That this member has not lost its folder; None if it may have."""
+        leads = name == self.config.node
+        if not leads and name not in self._heard_lately():
+            return None
+        does = "leads" if leads else "follows"
+        return f"{name} {does}, so its data folder is there (replaceMember --force replaces it)"
 
     def _heard_lately(self) -> tuple[str, ...]:
         """Those who have told this leader that they follow it. At its election it takes everybody

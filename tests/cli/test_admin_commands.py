@@ -113,13 +113,13 @@ def test_transfer_leader_of_a_group_that_is_not_there(dledger: Any, fake: FakeCl
         (
             ["replaceMember", "-m", "n3"],
             [
-                ChangeMembers(change="remove", node="n3"),
+                ChangeMembers(change="remove", node="n3", only_silent=True),
                 ChangeMembers(change="add", node="n3", address="10.0.0.4:1"),
             ],
             "n3 begins anew as a learner of broker-a",
         ),
         (
-            ["replaceMember", "-m", "n3", "-a", "10.0.0.9:1"],
+            ["replaceMember", "-m", "n3", "-a", "10.0.0.9:1", "--force"],
             [
                 ChangeMembers(change="remove", node="n3"),
                 ChangeMembers(change="add", node="n3", address="10.0.0.9:1"),

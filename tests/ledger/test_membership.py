@@ -238,6 +238,24 @@ async def test_the_last_that_can_be_reached_is_not_removed(open_group):
         assert {leader.name, there} == set(members_of(leader).voters)
 
 
+async def test_a_member_that_has_its_folder_is_not_replaced(open_group):
+    async with open_group(3, election_timeout_ms=400) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        await group.wait_heard()
+        gone, there = (name for name in FOUNDERS if name != leader.name)
+
+        with pytest.raises(ChangeRefused, match=f"{there} follows, so its data folder is there"):
+            await leader.ledger.remove_member(there, only_silent=True)
+        with pytest.raises(ChangeRefused, match=f"{leader.name} leads"):
+            await leader.ledger.remove_member(leader.name, only_silent=True)
+        await group.stop(gone)
+        await leader.ledger.remove_member(gone, only_silent=True)
+
+        assert {leader.name, there} == set(members_of(leader).voters)
+
+
 async def test_whom_a_new_leader_has_not_heard_yet_is_not_counted_on(open_group):
     async with open_group(3, election_timeout_ms=400) as group:
         await group.start()

@@ -124,3 +124,4 @@ class ChangeMembers(Request[None]):
     node: str  # such as n3
     address: str = ""  # of a member to be added: where it listens for its peers, host:port
     stays_learner: bool = False  # of a member to be added: whether it is never to have a vote
+    only_silent: bool = False  # of a member to be removed: refuse if it follows, or leads
