@@ -65,15 +65,21 @@ class NameServer:
 
 
 async def serve(config: NamesrvConfig) -> None:
-    """Run one name server and say when it serves. Raises: FailStop if it cannot listen."""
+    """Run one name server and say when it serves. Raises: FailStop if it cannot listen, or use its
+    folder."""
     try:
-        async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(NameServer(config).run)
-            process.freeze_heap()
-            process.announce_ready(addresses=[f"{host}:{port}" for host, port in addresses])
-            log.info("namesrv.started", addresses=addresses)
+        with KvFile(config.data_dir).held():
+            await _serve(config)
     except* AddressUnavailable as group:
         raise FailStop(str(_first(group))) from None
+
+
+async def _serve(config: NamesrvConfig) -> None:
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(NameServer(config).run)
+        process.freeze_heap()
+        process.announce_ready(addresses=[f"{host}:{port}" for host, port in addresses])
+        log.info("namesrv.started", addresses=addresses)
 
 
 def _first(group: BaseExceptionGroup[AddressUnavailable]) -> BaseException:

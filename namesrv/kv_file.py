@@ -1,15 +1,21 @@
 """The file that keeps the entries: replaced as a whole, durable when `save` returns."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
 
 from dledger_py.actors import FailStop
+from dledger_py.storage import DirectoryInUse, RealFiles
 from namesrv.kv import EntryRefused, KvTable
 
 FILE_NAME = "kvConfig.json"
 """As Java's, so that an existing one can be copied here."""
+
+LOCK_NAME = "namesrv.lock"
+"""Not as a broker's, which may have the same folder."""
 
 
 @frozen
@@ -19,6 +25,23 @@ class KvFile:
     @property
     def path(self) -> Path:
         return self.directory / FILE_NAME
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, and keep it from other name servers: each writes the file as a whole,
+        without what another one has put there.
+
+        Raises: FailStop if it is in use, or cannot be made or written to.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = RealFiles().lock(str(self.directory / LOCK_NAME))
+        except (OSError, DirectoryInUse) as error:
+            raise FailStop(f"the data folder {self.directory} cannot be used: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def load(self) -> KvTable:
         """What was saved last; an empty table if nothing ever was.

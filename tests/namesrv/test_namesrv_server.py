@@ -127,14 +127,22 @@ def test_the_process_says_when_it_serves_and_stops_when_told(tmp_path: Path) -> 
         (["listen=nonsense"], 78, "host:port is expected"),
         (["liten=x:1"], 78, "did you mean listen"),
         (["log_level=loud"], 78, "log level"),
+        (["listen=127.0.0.1:0", "data_dir={used}"], 70, "another process is running"),
+        (["listen=127.0.0.1:0", "data_dir={file}/below"], 70, "cannot be used"),
     ],
 )
 def test_a_start_that_fails_says_why_in_one_line(
     tmp_path: Path, settings: list[str], code: int, words: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        KvFile(tmp_path / "used").held(),
+    ):
         port = taken.getsockname()[1]
-        options = [w for s in settings for w in ("--set", s.format(taken=port))]
+        file = tmp_path / "file"
+        file.touch()
+        named = {"taken": port, "used": tmp_path / "used", "file": file}
+        options = [w for s in settings for w in ("--set", s.format(**named))]
         ended = subprocess.run(
             [sys.executable, "-m", "namesrv", "--set", f"data_dir={tmp_path}", *options],
             capture_output=True,
@@ -146,3 +154,4 @@ def test_a_start_that_fails_says_why_in_one_line(
     assert ended.returncode == code
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert 1 == len(ended.stderr.splitlines())
