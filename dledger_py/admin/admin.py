@@ -15,6 +15,8 @@ Laws:
 Runs under trio and asyncio. Which codes a question needs is RocketMQ's mqadmin's choice.
 """
 
+from typing import TypeVar
+
 from attrs import field, frozen
 
 from dledger_py.admin.asking import (
@@ -72,6 +74,8 @@ TIMEOUT_S = 5.0
 """One answer's time; mqadmin's."""
 
 RETRY_PREFIX = "%RETRY%"
+
+ValueT = TypeVar("ValueT")
 
 
 @frozen
@@ -270,23 +274,37 @@ class Admin:
         *,
         cluster: str | None = None,
         broker_address: str | None = None,
-        read_queues: int = 8,
-        write_queues: int = 8,
-        perm: int = 6,
-        order: bool = False,
+        read_queues: int | None = None,
+        write_queues: int | None = None,
+        perm: int | None = None,
+        order: bool | None = None,
         attributes: str = "",
     ) -> tuple[str, ...]:
-        """Make a topic or change it, on one broker or on a cluster's leaders; which ones did."""
-        request = CreateTopic(
-            topic=topic,
-            default_topic="TBW102",
-            read_queue_nums=read_queues,
-            write_queue_nums=write_queues,
-            perm=perm,
-            order=order,
-            attributes=attributes,
-        )
-        return await self.tell_masters(request, cluster, broker_address)
+        """Make a topic or change it, on one broker or on a cluster's leaders; which ones did.
+
+        What is not told stays as it is, unlike with mqadmin; a new topic gets 8 queues for either
+        purpose, permission 6, and no order.
+        """
+        addresses = await self.masters(cluster, broker_address)
+
+        async def change(address: str) -> None:
+            known = await self._topic_at(address, topic)
+            config = known or TopicConfig(topic_name=topic, read_queue_nums=8, write_queue_nums=8)
+            request = CreateTopic(
+                topic=topic,
+                default_topic="TBW102",
+                read_queue_nums=_first_told(read_queues, config.read_queue_nums),
+                write_queue_nums=_first_told(write_queues, config.write_queue_nums),
+                perm=_first_told(perm, config.perm),
+                topic_filter_type=config.topic_filter_type,
+                topic_sys_flag=config.topic_sys_flag,
+                order=_first_told(order, config.order),
+                attributes=attributes,
+            )
+            await self.ask(address, request)
+
+        await side_by_side(addresses, change)
+        return addresses
 
     async def update_topic_perm(
         self,
@@ -380,6 +398,16 @@ class Admin:
 
     # -- asking ------------------------------------------------------------------------------------
 
+    async def _topic_at(self, address: str, topic: str) -> TopicConfig | None:
+        """What this broker knows of the topic; None if there is none."""
+        try:
+            reply = await self.ask(address, GetTopic(topic=topic))
+        except ResponseError as error:
+            if error.code == ResponseCode.TOPIC_NOT_EXIST:
+                return None
+            raise
+        return decoded(TopicConfig, reply.body, address)
+
     async def _member_state(self, member: tuple[BrokerData, int, str]) -> MemberState:
         group, broker_id, address = member
         table: dict[str, str] = {}
@@ -468,3 +496,7 @@ class Admin:
         host, port = parse_address(address)
         async with open_connection(host, port, connect_timeout_s=self.timeout_s) as connection:
             return await connection.call(request, body, timeout_s=self.timeout_s)
+
+
+def _first_told(told: ValueT | None, known: ValueT) -> ValueT:
+    return known if told is None else told

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -48,6 +48,9 @@ class BrokerAddress(click.ParamType):  # type: ignore[type-arg]  # generic since
 
 
 BROKER_ADDRESS = BrokerAddress()
+
+QUEUES: Final = click.IntRange(0, 65_536)
+"""What a broker takes; RocketMQ's set no limit above."""
 
 
 def ask(name_servers: str, question: "Callable[[Admin], Awaitable[T]]") -> T:
@@ -351,14 +354,15 @@ def topic_status(name_servers: str, as_json: bool, topic: str) -> None:
 @click.option("-b", "--brokerAddr", "broker", type=BROKER_ADDRESS, help="On this broker only.")
 @click.option("-c", "--clusterName", "cluster", help="On every broker group of this cluster.")
 @click.option("-t", "--topic", required=True, help="Topic name.")
-@click.option("-r", "--readQueueNums", "read", type=click.IntRange(1), default=8, show_default=True)
+@click.option("-r", "--readQueueNums", "read", type=QUEUES, help="Of a new topic: 8.")
+@click.option("-w", "--writeQueueNums", "write", type=QUEUES, help="Of a new topic: 8.")
 @click.option(
-    "-w", "--writeQueueNums", "write", type=click.IntRange(1), default=8, show_default=True
+    "-p",
+    "--perm",
+    type=click.Choice(["2", "4", "6"]),
+    help="2 write, 4 read, 6 both, which a new topic has.",
 )
-@click.option(
-    "-p", "--perm", type=click.Choice(["2", "4", "6"]), default="6", help="2 write, 4 read, 6 both."
-)
-@click.option("-o", "--order", type=bool, default=False, help="Set for ordered topics.")
+@click.option("-o", "--order", type=bool, help="Set for ordered topics.")
 @click.option("-a", "--attributes", default="", help="+key=value,-key")
 def update_topic(
     name_servers: str,
@@ -368,7 +372,7 @@ def update_topic(
     topic: str,
     **settings: Any,
 ) -> None:
-    """Make a topic, or change it."""
+    """Make a topic, or change it. What is not given stays as it is, unlike with mqadmin."""
     if (broker is None) == (cluster is None):
         raise click.UsageError("either -b or -c says where")
     addresses = ask(
@@ -379,7 +383,7 @@ def update_topic(
             broker_address=broker,
             read_queues=settings["read"],
             write_queues=settings["write"],
-            perm=int(settings["perm"]),
+            perm=None if settings["perm"] is None else int(settings["perm"]),
             order=settings["order"],
             attributes=settings["attributes"],
         ),

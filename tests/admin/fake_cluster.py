@@ -184,6 +184,8 @@ class FakeBroker:
 
     @handles(GetTopic)
     def topic(self, request: GetTopic, caller: Caller) -> Answer[None]:
+        if request.topic == "New":
+            raise Refused("no such topic", code=ResponseCode.TOPIC_NOT_EXIST)
         config = TopicConfig(topic_name=request.topic, read_queue_nums=3, write_queue_nums=2)
         return Answer(body=encode_body(config))
 

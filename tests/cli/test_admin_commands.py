@@ -209,6 +209,28 @@ def test_update_topic(dledger: Any, fake: FakeCluster) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "topic, given, queues",
+    [
+        ("New", (), (8, 8)),
+        ("Orders", (), (3, 2)),  # as the broker has it
+        ("Orders", ("-w", "0"), (3, 0)),
+        ("Orders", ("-r", "0", "-w", "65536"), (0, 65_536)),
+    ],
+)
+def test_what_update_topic_is_not_given_stays(
+    dledger: Any, fake: FakeCluster, topic: str, given: tuple[str, ...], queues: tuple[int, int]
+) -> None:
+    ended = dledger(
+        "admin", "updateTopic", "-b", fake.broker_address, "-t", topic, "-a", "+k=v", *given
+    )
+
+    assert 0 == ended.code, ended.err
+    (change,) = fake.broker.changes
+    assert queues == (change.read_queue_nums, change.write_queue_nums)
+    assert (6, False, "+k=v") == (change.perm, change.order, change.attributes)
+
+
 def test_delete_topic(dledger: Any, fake: FakeCluster) -> None:
     ended = dledger(
         "admin", "deleteTopic", "-n", fake.name_server, "-c", "DefaultCluster", "-t", "Orders"
