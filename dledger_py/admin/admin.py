@@ -40,6 +40,7 @@ from dledger_py.admin.records import (
 from dledger_py.client.connection import HeaderT, Reply, open_connection, parse_address
 from dledger_py.client.errors import ClientError, NoRoute, ResponseError
 from dledger_py.client.routes import parse_name_servers
+from dledger_py.remoting.commands.groups import GetAllGroups, GroupTable
 from dledger_py.remoting.commands.operations import (
     ChangeMembers,
     GetBrokerRuntime,
@@ -346,15 +347,32 @@ class Admin:
     # -- groups ------------------------------------------------------------------------------------
 
     async def consumer_groups(self) -> tuple[str, ...]:
-        """The groups that have a retry topic, which a group gets with its first consumer."""
-        topics = await self.topic_list()
-        return tuple(
-            sorted(
-                topic.removeprefix(RETRY_PREFIX)
-                for topic in topics
-                if topic.startswith(RETRY_PREFIX)
-            )
-        )
+        """The groups that have a retry topic, which a group gets with its first consumer.
+
+        `%RETRY%a_b` is that of a group `a_b`, or of what group `a` popped of topic `b`: brokers
+        are asked for their groups where it may be either.
+        """
+        topics = set(await self.topic_list())
+        found: set[str] = set()
+        unclear: dict[str, list[str]] = {}
+        for topic in topics:
+            if not topic.startswith(RETRY_PREFIX):
+                continue
+            name = topic.removeprefix(RETRY_PREFIX)
+            owners = [
+                name[:at]
+                for at, letter in enumerate(name)
+                if letter == "_" and at and name[at + 1 :] in topics
+            ]
+            if owners:
+                unclear[name] = owners
+            else:
+                found.add(name)
+        if unclear:
+            known = await self._groups_of_brokers()
+            for name, owners in unclear.items():
+                found.update(known.intersection([name] if name in known else owners))
+        return tuple(sorted(found))
 
     async def consumer_progress(
         self, group: str, *, topic: str | None = None, cluster: str | None = None
@@ -397,6 +415,14 @@ class Admin:
         )
 
     # -- asking ------------------------------------------------------------------------------------
+
+    async def _groups_of_brokers(self) -> set[str]:
+        async def ask(address: str) -> GroupTable:
+            return decoded(GroupTable, (await self.ask(address, GetAllGroups())).body, address)
+
+        groups = groups_of(await self.cluster_info(), None)
+        found = await side_by_side([speaker_of(each) for each in groups], ask)
+        return {name for table in found for name in table.subscription_group_table}
 
     async def _topic_at(self, address: str, topic: str) -> TopicConfig | None:
         """What this broker knows of the topic; None if there is none."""

@@ -8,7 +8,15 @@ import trio
 from attrs import define, field
 
 from dledger_py.client.connection import open_connection
-from dledger_py.remoting.commands.groups import CreateGroup, DeleteGroup, GetGroup, GroupConfig
+from dledger_py.remoting.commands.groups import (
+    CreateGroup,
+    DeleteGroup,
+    GetAllGroups,
+    GetGroup,
+    GroupConfig,
+    GroupTable,
+    GroupTableReply,
+)
 from dledger_py.remoting.commands.json_bodies import decode_body, encode_body
 from dledger_py.remoting.commands.operations import (
     ChangeMembers,
@@ -68,6 +76,8 @@ from namesrv.app import NameServer
 from namesrv.config import NamesrvConfig
 
 TOPICS = ("Orders", "RMQ_SYS_TRACE_TOPIC", "TBW102", "%RETRY%billing", "%RETRY%left-over")
+POP_TOPICS = ("%RETRY%popping_Orders", "%RETRY%my_Orders", "%RETRY%gone_Orders")
+"""Retries of what group `popping` popped; of a group `my_Orders`; of a group that is no more."""
 
 
 @define(eq=False)
@@ -79,6 +89,7 @@ class FakeBroker:
     """Records by topic and key."""
     refuse: Refused | None = None
     answers: bool = True
+    group_names: tuple[str, ...] = ("billing", "popping", "my", "my_Orders")
     port: int = 0
 
     @handles(GetBrokerRuntime)
@@ -195,6 +206,13 @@ class FakeBroker:
             raise Refused("no group", code=ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST)
         return Answer(body=encode_body(GroupConfig(group_name="billing", retry_queue_nums=7)))
 
+    @handles(GetAllGroups)
+    def all_groups(self, request: GetAllGroups, caller: Caller) -> Answer[GroupTableReply]:
+        table = {name: GroupConfig(group_name=name) for name in self.group_names}
+        return Answer(
+            GroupTableReply(), body=encode_body(GroupTable(subscription_group_table=table))
+        )
+
     @handles(CreateGroup)
     def create_group(self, request: CreateGroup, caller: Caller) -> Answer[None]:
         return self._change(decode_body(GroupConfig, caller.frame.body))
@@ -299,7 +317,9 @@ class FakeCluster:
 
 
 @asynccontextmanager
-async def fake_cluster(directory: Path) -> AsyncIterator[FakeCluster]:
+async def fake_cluster(
+    directory: Path, topics: tuple[str, ...] = TOPICS
+) -> AsyncIterator[FakeCluster]:
     """One name server, one broker that leads, one member that is registered and dead."""
     broker = FakeBroker()
     name_server = NameServer(NamesrvConfig(listen="127.0.0.1:0", data_dir=directory))
@@ -316,7 +336,7 @@ async def fake_cluster(directory: Path) -> AsyncIterator[FakeCluster]:
                     cluster_name="DefaultCluster",
                     broker_id=broker_id,
                 )
-                await connection.call(request, _topics())
+                await connection.call(request, _topics(topics))
             yield FakeCluster(
                 f"127.0.0.1:{name_server_port}", f"127.0.0.1:{port}", broker, name_server
             )
@@ -327,8 +347,8 @@ def _queue(number: int) -> MessageQueue:
     return MessageQueue(topic="Orders", broker_name="broker-a", queue_id=number)
 
 
-def _topics() -> bytes:
-    table = {name: TopicConfig(topic_name=name, read_queue_nums=4) for name in TOPICS}
+def _topics(names: tuple[str, ...]) -> bytes:
+    table = {name: TopicConfig(topic_name=name, read_queue_nums=4) for name in names}
     return encode_registration(
         RegisterBody(topic_config_serialize_wrapper=TopicTable(topic_config_table=table))
     )

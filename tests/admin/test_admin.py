@@ -10,7 +10,7 @@ from dledger_py.admin.records import MemberState, raft_states
 from dledger_py.client.errors import CallTimedOut, NoRoute, ResponseError, Unreachable
 from dledger_py.remoting.commands.topics import CreateTopic, DeleteTopic
 from dledger_py.remoting.rooms import Refused
-from tests.admin.fake_cluster import TOPICS, fake_cluster
+from tests.admin.fake_cluster import POP_TOPICS, TOPICS, fake_cluster
 
 
 async def test_every_member_is_listed_and_a_dead_one_with_the_reason(tmp_path: Path) -> None:
@@ -115,6 +115,13 @@ async def test_write_permission_is_taken_and_given_back(tmp_path: Path) -> None:
         counts = (await admin.wipe_write_perm("broker-a"), await admin.add_write_perm("broker-a"))
 
     assert counts == (len(TOPICS), len(TOPICS))
+
+
+async def test_what_a_group_popped_and_is_to_get_again_is_no_group(tmp_path: Path) -> None:
+    async with fake_cluster(tmp_path, TOPICS + POP_TOPICS) as fake:
+        groups = await Admin(fake.name_server).consumer_groups()
+
+    assert ("billing", "left-over", "my_Orders", "popping") == groups
 
 
 async def test_progress_of_a_group(tmp_path: Path) -> None:
