@@ -147,7 +147,7 @@ class _Scenario:
             self._probes += 1
             error = await self.load.workload.send("probe", self._probes, timeout_s=PROBE_TIMEOUT_S)
             words.append(str(error))
-            return "answered 14 " in words[-1] and "disk is nearly full" in words[-1]
+            return "answered 14: " in words[-1] and "disk is nearly full" in words[-1]
 
         await self._eventually(refused, "sends are not refused")
         _, _, why = words[-1].partition("answered ")

@@ -40,14 +40,21 @@ class Indefinite(ClientError):
     retryable = True
 
 
+def worded(code: int, remark: str | None) -> str:
+    """A server's answer in words. RocketMQ's remarks may begin with a blank."""
+    text = (remark or "").strip()
+    return f"{code}: {text}" if text else f"{code}"
+
+
 class ResponseError(Refused):
     """A server answered, with a code other than success."""
 
     def __init__(
         self, code: int, remark: str | None, *, retryable: bool = False, hint: str = ""
     ) -> None:
-        text = f"{code} {remark}" if remark else f"{code}"
-        super().__init__(f"answered with code {text}", retryable=retryable, hint=hint)
+        super().__init__(
+            f"answered with code {worded(code, remark)}", retryable=retryable, hint=hint
+        )
         self.code = code
         self.remark = remark
 
@@ -209,6 +216,6 @@ def ambiguous_queue(topic: str, queue_id: int, found: list[Queue]) -> NoQueue:
 def subscription_refused(expression: str, error: ResponseError) -> ConsumerFailed:
     """A broker says that *expression* is none."""
     return ConsumerFailed(
-        f"the subscription {expression!r} was refused: {error.code} {error.remark or ''}".rstrip(),
+        f"the subscription {expression!r} was refused: {worded(error.code, error.remark)}",
         hint="docs/filters.md says what an expression may look like",
     )

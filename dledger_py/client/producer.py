@@ -33,6 +33,7 @@ from dledger_py.client.errors import (
     SendUncertain,
     Unreachable,
     no_such_queue,
+    worded,
 )
 from dledger_py.client.members import Members
 from dledger_py.client.messages import Receipt
@@ -236,7 +237,7 @@ class Producer:
         address: str,
     ) -> None:
         attempts.note(
-            f"{address} answered {frame.code} {frame.remark or ''}".rstrip(),
+            f"{address} answered {worded(frame.code, frame.remark)}",
             uncertain=verdict is Verdict.UNCERTAIN,
             unknown_topic=frame.code == ResponseCode.TOPIC_NOT_EXIST,
         )

@@ -93,7 +93,7 @@ async def test_a_refusal_of_the_broker_is_the_answer(tmp_path: Path) -> None:
     async with fake_cluster(tmp_path) as fake:
         fake.broker.refuse = Refused("the name is no name", code=29)
 
-        with pytest.raises(ResponseError, match="29 the name is no name"):
+        with pytest.raises(ResponseError, match="29: the name is no name"):
             await Admin(fake.name_server).update_topic("N ew", broker_address=fake.broker_address)
 
 

@@ -275,7 +275,7 @@ def test_a_refusal_is_one_line_and_code_1(dledger: Any, fake: FakeCluster) -> No
 
     ended = dledger("admin", "updateTopic", "-b", fake.broker_address, "-t", "T")
 
-    assert (ended.code, ended.err) == (1, "dledger: answered with code 29 no such thing\n")
+    assert (ended.code, ended.err) == (1, "dledger: answered with code 29: no such thing\n")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_refused_change_says_why(dledger: Any, fake: FakeCluster, command: str
     ended = dledger("admin", *words(command, fake), "-n", fake.name_server)
 
     assert (1, "") == (ended.code, ended.out)
-    assert "16 not today" in ended.err
+    assert "16: not today" in ended.err
 
 
 QUESTIONS = {

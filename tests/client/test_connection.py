@@ -324,11 +324,15 @@ async def test_without_a_callback_the_servers_requests_are_not_supported() -> No
     assert (server.requests[1].opaque, server.requests[1].code) == (9, 3)
 
 
-@on_both_loops
-async def test_a_refusal_carries_code_and_remark() -> None:
-    answer = ResponseError(29, "no such queue")
+@pytest.mark.parametrize(
+    "remark, text",
+    [("no such queue", ": no such queue"), (" RocketMQ's", ": RocketMQ's"), (None, "")],
+)
+def test_a_refusal_carries_code_and_remark(remark: str | None, text: str) -> None:
+    answer = ResponseError(29, remark)
 
-    assert str(answer) == "answered with code 29 no such queue"
+    assert str(answer) == f"answered with code 29{text}"
+    assert answer.remark == remark
 
 
 @pytest.mark.parametrize(

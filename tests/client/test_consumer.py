@@ -358,7 +358,7 @@ async def test_a_subscription_that_is_refused_ends_the_iteration() -> None:
             frame, 23, remark="parse the consumer's subscription failed"
         )
         async with mq.consumer("g", "t") as messages:
-            with pytest.raises(ConsumerFailed, match="23 parse"):
+            with pytest.raises(ConsumerFailed, match="23: parse"):
                 await anext(messages)
 
 

@@ -122,5 +122,5 @@ async def test_a_group_nobody_knows_cannot_be_moved() -> None:
         cluster.broker.handlers[RESET] = lambda peer, frame: encode_response(
             frame, 26, remark="no such group"
         )
-        with pytest.raises(ResponseError, match="26 no such group"):
+        with pytest.raises(ResponseError, match="26: no such group"):
             await mq.reset_offset("g", "t", "first")

@@ -199,7 +199,7 @@ async def test_a_commit_nobody_confirms_is_uncertain_and_told_again_when_asked()
 async def test_a_half_that_is_gone_is_not_asked_for_until_the_deadline() -> None:
     async with desk(timeout_s=60) as (made, mq):
         made.code = 1
-        with pytest.raises(CommitUncertain, match="1 no such half"):
+        with pytest.raises(CommitUncertain, match="1: no such half"):
             async with mq.transaction("t", b"pay"):
                 pass
 
