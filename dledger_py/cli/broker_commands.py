@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dledger_py.cli.admin_commands import admin, ask, common
+from dledger_py.cli.exits import fail
 from dledger_py.cli.group_commands import one_place, where
 from dledger_py.cli.output import columns, print_json, print_table, say
 
@@ -141,7 +142,7 @@ def resume_transaction(name_servers: str, as_json: bool, message_id: str) -> Non
 
 def _told_name_servers(as_json: bool, broker: str, count: int, text: str) -> None:
     if count == 0:
-        raise click.ClickException(f"no name server knows a broker group {broker!r}")
+        fail(f"no name server knows a broker group {broker!r}")
     if as_json:
         print_json({"brokerName": broker, "topics": count})
     else:

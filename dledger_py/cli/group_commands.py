@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dledger_py.cli.admin_commands import BROKER_ADDRESS, admin, ask, common
+from dledger_py.cli.exits import fail
 from dledger_py.cli.moments import MOMENT
 from dledger_py.cli.output import columns, print_json, print_table, say
 
@@ -233,7 +234,7 @@ def producer_connection(name_servers: str, as_json: bool, group: str, topic: str
 
     found = ask(name_servers, question)
     if not found:
-        raise click.ClickException(f"no producer of group {group} is online at topic {topic}")
+        fail(f"no producer of group {group} is online at topic {topic}")
     if as_json:
         from dledger_py.remoting.commands.json_bodies import plain
 

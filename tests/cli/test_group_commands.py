@@ -170,6 +170,7 @@ def test_what_cannot_be_is_told(dledger: Any, fake: FakeCluster, command: str) -
 
     assert (code, "") == (ended.code, ended.out)
     assert said in ended.err
+    assert (code == 1) == ended.err.startswith("dledger: ")
     assert [] == fake.broker.changes
 
 
