@@ -14,7 +14,7 @@ The same setting is `tick_ms = 20` under `[ledger]`, `DLEDGER_LEDGER__TICK_MS=20
 - The environment and the command line have only text: for a setting that is text it is taken as it
   is, a list may be separated by commas, everything else is read as a TOML value.
 - Rules between fields belong into `__attrs_post_init__` of their class; the `ValueError` it raises
-  is reported with the names of the sources that took part.
+  is reported with the sources of the settings that it names, or of all that took part.
 - Components receive their part of the tree, never the whole.
 """
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 import difflib
 import enum
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,7 +184,9 @@ class _Merge(Generic[T]):
         except SettingsError:
             raise
         except (ValueError, TypeError) as error:
-            took_part = {o for key, o in self.origins.items() if key[: len(above)] == above}
+            inside = {k: o for k, o in self.origins.items() if k[: len(above)] == above}
+            named = {o for k, o in inside.items() if re.search(rf"\b{k[-1]}\b", str(error))}
+            took_part = named or set(inside.values())
             section = f"[{'.'.join(above)}] " if above else ""
             sources = ", ".join(sorted(took_part)) or DEFAULT
             raise SettingsError(f"{section}{error} (from {sources})") from error
@@ -193,7 +196,7 @@ class _Merge(Generic[T]):
         try:
             self.values[key] = _CONVERTER.structure(value, wanted)
         except Exception as error:  # cattrs and its hooks raise many kinds
-            reasons = ", ".join(_reasons(error)) if _is_tables(wanted) else ""
+            reasons = ", ".join(_reasons(error)) if _is_tables(wanted) and _tables(value) else ""
             raise SettingsError(
                 f"{source}: {'.'.join(key)} = {value!r}: expected {_describe(wanted)}"
                 + (f" ({reasons})" if reasons else "")
@@ -260,6 +263,10 @@ def _value_of_text(text: str, kind: Any, source: str) -> Any:
 
 def _is_tables(kind: Any) -> bool:
     return get_origin(kind) is tuple and _is_settings(get_args(kind)[0])
+
+
+def _tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _reasons(error: Exception) -> list[str]:
