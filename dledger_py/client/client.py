@@ -36,6 +36,7 @@ from dledger_py.client.messages import (
     checked_topic,
     delay_properties,
     render_properties,
+    within,
 )
 from dledger_py.client.pool import Pool, reach_one
 from dledger_py.client.popping import PopConsumer, open_pop_consumer
@@ -172,9 +173,7 @@ class Client:
             group,
             queue,
         )
-        frame, stored_in = await self._producer.send(
-            sealed, self._timeout_s if timeout_s is None else timeout_s
-        )
+        frame, stored_in = await self._producer.send(sealed, within(timeout_s, self._timeout_s))
         return receipt_of(sealed, frame, stored_in)
 
     async def recall(self, receipt: Receipt) -> None:
@@ -221,9 +220,7 @@ class Client:
             group,
             queue,
         )
-        frame, stored_in = await self._producer.send(
-            sealed, self._timeout_s if timeout_s is None else timeout_s
-        )
+        frame, stored_in = await self._producer.send(sealed, within(timeout_s, self._timeout_s))
         first = receipt_of(sealed, frame, stored_in)
         offset_ids = first.offset_message_id.split(",")
         if len(offset_ids) != len(ids):
@@ -260,7 +257,7 @@ class Client:
         Returns its unique id.  **Raises** ClientError if there was no broker to write to.
         """
         sealed = self._sealed(topic, body, tag, keys, group, properties, queue)
-        await self._producer.tell(sealed, self._timeout_s if timeout_s is None else timeout_s)
+        await self._producer.tell(sealed, within(timeout_s, self._timeout_s))
         return sealed.unique_id
 
     async def request(
@@ -282,7 +279,7 @@ class Client:
         **Raises** NoReply: the request was stored, and nobody replied in time; it may have been
         handled.  And as `send`.
         """
-        left_s = self._timeout_s if timeout_s is None else timeout_s
+        left_s = within(timeout_s, self._timeout_s)
         due = anyio.current_time() + left_s
         asking = self._requests.properties(left_s)
         given = {**(properties or {}), **asking}
@@ -328,7 +325,7 @@ class Client:
         if delay is not None:
             given |= delay_properties(delay)
         sealed = self._sealed(topic, body, tag, keys, group, given, queue)
-        return self._transactions.open(sealed, self._timeout_s if timeout_s is None else timeout_s)
+        return self._transactions.open(sealed, within(timeout_s, self._timeout_s))
 
     def _sealed(
         self,
@@ -464,7 +461,7 @@ class Client:
             max_messages=max_messages,
             tags=tags,
             wait_s=wait_s,
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            timeout_s=within(timeout_s, self._timeout_s),
         )
 
     async def min_offset(self, topic: str, queue_id: int, *, broker: str | None = None) -> int:
@@ -544,7 +541,8 @@ async def connect(
     """
     addresses = parse_name_servers(name_servers)
     checked_group(producer_group)
-
+    if not within(timeout_s, retry.CALL_TIMEOUT_S) >= 0:  # NaN neither
+        raise ValueError(f"timeout_s {timeout_s}: 0 or more seconds are expected")
     if check is not None and producer_group == PRODUCER_GROUP:
         raise ValueError(
             f"check= needs a producer_group= of its own: anybody may be in {PRODUCER_GROUP!r}, and "

@@ -38,7 +38,7 @@ from dledger_py.client import retry
 from dledger_py.client._tasks import Starter, open_tasks
 from dledger_py.client.errors import ClientError, ConsumerFailed
 from dledger_py.client.in_order import InOrder
-from dledger_py.client.messages import Message, Received
+from dledger_py.client.messages import Message, Received, within
 from dledger_py.client.queue_reader import QueueReader
 from dledger_py.client.queues import Queue
 from dledger_py.client.sharing import Services, Shares
@@ -184,7 +184,7 @@ class Consumer:
         timeout_s: float | None,
     ) -> None:
         """Answer the request *message*."""
-        left_s = self._services.timeout_s if timeout_s is None else timeout_s
+        left_s = within(timeout_s, self._services.timeout_s)
         await self._services.replier.reply(message, body, properties, left_s)
 
     def _settle(self, message: Message, reader: QueueReader) -> None:

@@ -387,6 +387,18 @@ def checked_tag(tag: str) -> str:
     return tag
 
 
+def within(timeout_s: float | None, default_s: float) -> float:
+    """*timeout_s*, or the default if none is given; what is left of a deadline may be below zero.
+
+    **Raises** TypeError for what is no number; a timedelta is none, since the name says seconds.
+    """
+    if timeout_s is None:
+        return default_s
+    if not isinstance(timeout_s, int | float):
+        raise TypeError(f"timeout_s {timeout_s!r}: a number of seconds is expected")
+    return timeout_s
+
+
 def as_seconds(pause: float | timedelta | None) -> float | None:
     """*pause* in seconds."""
     found = pause.total_seconds() if isinstance(pause, timedelta) else pause

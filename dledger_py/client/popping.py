@@ -42,7 +42,7 @@ from dledger_py.client.errors import (
     ResponseError,
     subscription_refused,
 )
-from dledger_py.client.messages import Message, Received, as_message
+from dledger_py.client.messages import Message, Received, as_message, within
 from dledger_py.client.pop_acks import SETTLE_S, Acknowledger
 from dledger_py.client.pop_order import PopOrder
 from dledger_py.client.pull import HELD_SLACK_S, records
@@ -196,7 +196,7 @@ class PopConsumer:
         timeout_s: float | None,
     ) -> None:
         """Answer the request *message*."""
-        left_s = self._services.timeout_s if timeout_s is None else timeout_s
+        left_s = within(timeout_s, self._services.timeout_s)
         await self._services.replier.reply(message, body, properties, left_s)
 
     def _tell(self) -> None:

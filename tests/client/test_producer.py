@@ -1,5 +1,9 @@
 """Sending: what arrives, what is tried again, and what an error says."""
 
+import math
+from datetime import timedelta
+from typing import Any
+
 import anyio
 import pytest
 
@@ -62,6 +66,23 @@ async def test_a_topic_may_be_called_with_percents() -> None:
         await mq.send("%RETRY%d", b"body")
 
         assert cluster.broker.requests_of(SEND)[0].fields["b"] == "%RETRY%d"
+
+
+@on_both_loops
+async def test_a_timeout_is_a_number_of_seconds() -> None:
+    expected = "timeout_s datetime.timedelta.*: a number of seconds is expected"
+    span: Any = timedelta(seconds=1)
+    async with connected() as (_, mq):
+        for call in (mq.send, mq.request, mq.send_oneway):
+            with pytest.raises(TypeError, match=expected):
+                await call("t", b"body", timeout_s=span)
+    with pytest.raises(TypeError, match=expected):
+        async with connect("127.0.0.1:1", timeout_s=span):
+            raise AssertionError("not reached")
+    for seconds in (-1, math.nan):
+        with pytest.raises(ValueError, match=f"timeout_s {seconds}: 0 or more seconds"):
+            async with connect("127.0.0.1:1", timeout_s=seconds):
+                raise AssertionError("not reached")
 
 
 @on_both_loops
