@@ -136,7 +136,6 @@ class LocalCluster:
         Raises:
             PortTaken, AlreadyRunning, ServerFailed: nothing is left running then.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         with self._lock(), self._reserved_ports() as layout:
             self._check_same_members(layout)
             self._layout = layout
@@ -375,13 +374,25 @@ class LocalCluster:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        fd = os.open(self.directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """Hold the directory, which is made if need be and not left behind with nothing in it."""
+        made = not self.directory.exists()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / LOCK_FILE
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise self._already_running() from error
-            yield
+            if not _is_at(path, fd):  # whoever held it gave up, and took it away
+                raise self._already_running()
+            try:
+                yield
+            finally:
+                if [LOCK_FILE] == os.listdir(self.directory):
+                    path.unlink()
+                    if made:
+                        self.directory.rmdir()
         finally:
             os.close(fd)
 
@@ -483,3 +494,10 @@ class LocalCluster:
 
 def _groups(names: tuple[str, ...]) -> str:
     return f"group {names[0]}" if len(names) == 1 else f"groups {', '.join(names)}"
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -207,10 +207,15 @@ async def test_a_taken_port_is_explained_before_anything_starts(tmp_path: Path) 
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         ports = FixedPorts(namesrv=taken)
+        (tmp_path / "there").mkdir()
 
-        with trio.fail_after(60), pytest.raises(PortTaken, match=f"port {taken} for the name"):
-            async with cluster(tmp_path, ports=ports).running():
-                raise AssertionError("not reached")
+        for name in ("new", "there"):
+            with trio.fail_after(60), pytest.raises(PortTaken, match=f"port {taken} for the name"):
+                async with cluster(tmp_path / name, ports=ports).running():
+                    raise AssertionError("not reached")
+
+    assert ["there"] == os.listdir(tmp_path)
+    assert [] == os.listdir(tmp_path / "there")
 
 
 async def test_the_leader_is_whom_the_name_server_shows(tmp_path: Path) -> None:
