@@ -48,8 +48,11 @@ JUDGED: Final = (
     Judged(name="rss_mb", title="memory"),
     Judged(name="gap_ms", title="gap"),
 )
-PACED: Final = {"e2e", "gap"}
-"""Loads whose rate the generator sets: their throughput says nothing."""
+NOT_JUDGED: Final = {
+    "e2e": ("per_s",),  # the generator sets it
+    "gap": tuple(judged.name for judged in JUDGED if judged.name != "gap_ms"),
+}
+"""By load: what says nothing there."""
 
 EVEN: Final = 0.05
 """Nearer to 1 than this, a ratio is called neither a win nor a loss."""
@@ -88,22 +91,25 @@ def ratios(rows: Iterable[Row], metric: str) -> dict[tuple[str, str], float]:
     return {key: statistics.median(values) for key, values in found.items()}
 
 
-def verdicts(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """Sentences for each ratio: where ours is better, and where it is worse."""
-    titles = {row["workload"]: row["title"] for row in measured(rows)}
+def verdict(judged: Judged, ratio: float) -> str:
+    """A ratio as it is shown where it is judged: bold if ours is better, slanted if it is worse."""
+    if abs(ratio - 1) <= EVEN:
+        return f"{ratio:.2f}"
+    mark = "**" if (ratio > 1) == judged.more_is_better else "*"
+    return f"{mark}{ratio:.2f}{mark}"
+
+
+def verdicts(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
+    """By workload and peer: each ratio that tells better from worse, in the order of `JUDGED`;
+    empty where there is none."""
     loads = {row["workload"]: row["load"] for row in measured(rows)}
-    wins: list[str] = []
-    losses: list[str] = []
-    for judged in JUDGED:
-        for (workload, peer), ratio in ratios(rows, judged.name).items():
-            if judged.name == "per_s" and loads[workload] in PACED:
+    found: dict[tuple[str, str], list[str]] = {}
+    for place, judged in enumerate(JUDGED):
+        for key, ratio in ratios(rows, judged.name).items():
+            if judged.name in NOT_JUDGED.get(loads[key[0]], ()):
                 continue
-            if abs(ratio - 1) <= EVEN:
-                continue
-            better = (ratio > 1) == judged.more_is_better
-            line = f"{titles[workload]}: {judged.title} {ratio:.2f} times {peer}'s"
-            (wins if better else losses).append(line)
-    return wins, losses
+            found.setdefault(key, [""] * len(JUDGED))[place] = verdict(judged, ratio)
+    return found
 
 
 def troubles(rows: Iterable[Row]) -> list[str]:
@@ -121,13 +127,10 @@ def troubles(rows: Iterable[Row]) -> list[str]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The results section of docs/performance.md, whole."""
-    parts = [_about(rows), _promises(rows)]
+    parts = [_about(rows), _promises(rows), "### At a glance\n\n" + _glance(rows)]
     found, workloads = medians(rows), _titles(rows)
     for workload, title in workloads.items():
         parts.append(f"### {title}\n\n{_workload_table(rows, found, workload)}")
-    wins, losses = verdicts(rows)
-    parts.append("### Where ours is better\n\n" + _listed(wins))
-    parts.append("### Where ours is worse\n\n" + _listed(losses))
     parts.append("### Not measured\n\n" + _listed(troubles(rows)))
     return "\n\n".join(parts) + "\n"
 
@@ -231,6 +234,22 @@ def _about(rows: Sequence[Row]) -> str:
         f" measurements others used more than {QUIET:.0%} of the machine."
         " A ratio is ours / theirs in the same round, ours with the flush policy named below."
     )
+
+
+def _glance(rows: Sequence[Row]) -> str:
+    """All that is judged, a line for each workload and peer."""
+    head = ["workload", "beside", *(judged.title for judged in JUDGED)]
+    table = ["| " + " | ".join(head) + " |", "|---|---" + "|---:" * len(JUDGED) + "|"]
+    judged_as = verdicts(rows)
+    for workload, title in _titles(rows).items():
+        lines = [(peer, cells) for (name, peer), cells in judged_as.items() if name == workload]
+        for number, (peer, cells) in enumerate(lines):
+            table.append("| " + " | ".join((title if not number else "", peer, *cells)) + " |")
+    meaning = (
+        f"Ours / theirs. **Ours is better** or *worse* by more than {EVEN:.0%}: more throughput,"
+        " less of everything else."
+    )
+    return meaning + "\n\n" + "\n".join(table)
 
 
 def _promises(rows: Sequence[Row]) -> str:

@@ -94,17 +94,13 @@ def test_a_round_without_both_gives_no_ratio(odd: list[Row]) -> None:
 
 def test_better_is_more_of_throughput_and_less_of_everything_else() -> None:
     rows = [
-        row("ours-async", 1, per_s=50.0, p99_ms=9.0, server_us=5.0),
-        row("nats", 1, per_s=100.0, p99_ms=3.0, server_us=50.0),
+        row("ours-async", 1, per_s=50.0, p50_ms=1.02, p99_ms=9.0, server_us=5.0),
+        row("nats", 1, per_s=100.0, p50_ms=1.0, p99_ms=3.0, server_us=50.0),
     ]
 
-    wins, losses = report.verdicts(rows)
-
-    assert ["the load 1k-64: server CPU 0.10 times nats's"] == wins
-    assert [
-        "the load 1k-64: throughput 0.50 times nats's",
-        "the load 1k-64: p99 3.00 times nats's",
-    ] == losses
+    assert {("1k-64", "nats"): ["*0.50*", "1.02", "*3.00*", "**0.10**", "1.00", ""]} == (
+        report.verdicts(rows)
+    )
 
 
 def test_where_the_generator_sets_the_pace_throughput_is_no_win() -> None:
@@ -113,7 +109,13 @@ def test_where_the_generator_sets_the_pace_throughput_is_no_win() -> None:
         row("nats", 1, load="e2e", per_s=100.0),
     ]
 
-    assert ([], []) == report.verdicts(rows)
+    assert {("1k-64", "nats"): ["", "1.00", "1.00", "1.00", "1.00", ""]} == report.verdicts(rows)
+
+
+def test_of_a_leader_kill_only_the_gap_is_judged() -> None:
+    rows = [gap("ours-sync", 1, 100.0), gap("rabbitmq", 1, 400.0)]
+
+    assert {("leader-kill", "rabbitmq"): ["", "", "", "", "", "**0.25**"]} == report.verdicts(rows)
 
 
 def test_markdown_has_the_figures_the_promises_and_the_losses() -> None:
@@ -125,8 +127,9 @@ def test_markdown_has_the_figures_the_promises_and_the_losses() -> None:
     assert "| rabbitmq | 100 | 2.00 | 1.00 | 1.00 |" in text
     assert "| system | longest gap | ratio |\n|---|---:|---:|" in text
     assert "| rabbitmq | 50 ms | 2.00 |" in text
-    worse = text.partition("### Where ours is worse")[2]
-    assert "the load leader-kill: gap 2.00 times rabbitmq's" in worse
+    glance = text.partition("### At a glance")[2].partition("###")[0]
+    assert "| the load 1k-64 | rabbitmq | **2.00** | 1.00 |" in glance
+    assert "| the load leader-kill | rabbitmq |  |  |  |  |  | *2.00* |" in glance
 
 
 def test_fewer_topics_are_named_beside_the_system() -> None:
