@@ -575,8 +575,15 @@ class Vital:
         try:
             await self._actor.run(inbox)
         except Exception as error:
-            story = f"the {self._name} cannot go on: {error!r}"
+            story = f"the {self._name} cannot go on: {_alone(error)!r}"
             raise stop_for(error, story) from error
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What a nursery's group has, if it is one error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def vital(name: str, actor: Actor[Any]) -> Child[Any]:

@@ -24,9 +24,13 @@ class FellBehind(Reopen):
 
 
 def stop_for(error: BaseException, story: str) -> FailStop:
-    """What to stop with because of an error: a stop in it, `Reopen` for damage of files that may be
-    mended by opening them, or else a FailStop with this story."""
+    """What to stop with because of an error, or a group of them as nurseries raise: a stop in it,
+    `Reopen` for damage of files that may be mended by opening them, or else a FailStop with this
+    story."""
     found = fail_stop_in(error)
     if found is not None:
         return found
-    return Reopen(story) if isinstance(error, Corrupt) else FailStop(story)
+    damaged = isinstance(error, Corrupt) or (
+        isinstance(error, BaseExceptionGroup) and error.subgroup(Corrupt) is not None
+    )
+    return Reopen(story) if damaged else FailStop(story)

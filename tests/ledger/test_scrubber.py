@@ -56,6 +56,28 @@ async def test_a_leader_that_finds_rot_gives_way_and_is_whole_after_it_was_opene
         assert [commands(43)] * 3 == [group.members[n].machine.commands for n in group.names]
 
 
+async def test_rot_that_a_start_meets_only_when_it_applies_the_log_is_mended_by_the_next(
+    open_group, tmp_path
+):
+    disks = Disks()
+    settings = SETTINGS | {"scrub_max_bytes_per_s": 1}  # it comes upon it much later
+    async with open_group(3, files=disks, **settings) as group:
+        name = (await rotten_leader(group, disks, tmp_path)).name
+        await group.stop(name)
+        await group.start(name)
+        stopped = group.members[name]
+        await stopped.ended.wait()
+        stop = fail_stop_in(stopped.error)
+        assert isinstance(stop, Reopen)
+        assert str(stop).startswith("the applier cannot go on: Corrupt(")
+        with capture_logs() as logs:
+            await group.start(name)
+        await group.wait_applied(40)
+
+        assert "log.repaired" in [each["event"] for each in logs]
+        assert [commands(40)] * 3 == [group.members[n].machine.commands for n in group.names]
+
+
 async def test_a_member_that_is_alone_goes_on_with_what_it_has(open_group, tmp_path):
     disks = Disks()
     async with open_group(1, files=disks, **SETTINGS) as group:
