@@ -71,6 +71,8 @@ class Leadership:
     flush: Callable[[], None]
     """Send what is answered: a forwarded request ends outside of the server's turns."""
     dial: Dial = dial
+    leads: bool = field(default=False, init=False)
+    """Whether this member may decide now: it leads, and has applied all that came before."""
     _changed: trio.Event = field(factory=trio.Event)
     _nursery: trio.Nursery | None = None
     _connections: dict[str, Connection] = field(factory=dict)
@@ -80,12 +82,6 @@ class Leadership:
     _in_hand_bytes: int = 0
     _forwarded: int = 0
     _refused: int = 0
-
-    @property
-    def leads(self) -> bool:
-        """Whether this member may decide now: it leads, and has applied all that came before."""
-        view = self.view()
-        return view.role == "leader" and view.ready
 
     def relay(self, caller: Caller) -> Later[Any]:
         """Hand the request on to the leader; returns the promise of its answer.
@@ -124,10 +120,12 @@ class Leadership:
             return None
 
     def role_changed(self) -> None:
-        """The role or the leader is another: whoever waits looks again."""
+        """The role or the leader is another: whoever waits looks again. To be called at once."""
+        view = self.view()
+        self.leads = view.role == "leader" and view.ready
         self._changed.set()
         self._changed = trio.Event()
-        leader = self.view().leader
+        leader = view.leader
         for asking, member in self._asked.items():
             if member == leader:
                 asking.deadline = inf
