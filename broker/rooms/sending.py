@@ -12,6 +12,7 @@ Source: protocol pages 02 (a), 03, 05 §4; AbstractSendMessageProcessor.java.
 import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
+from zlib import crc32
 
 from attrs import define, field
 
@@ -150,7 +151,10 @@ class Sending:
             failed: Failed = on_failed
             if messages[0][0] == names.HALF_TOPIC:
                 settled, failed = self.halves.counted(settled, failed)
-            self.batch.add(messages, settled, failed, identity=identity)
+            others: Sequence[int] = ()
+            if identity and request.batch and self.duplicates is not None:
+                others = self.duplicates.identities_behind(messages)
+            self.batch.add(messages, settled, failed, identity=identity, others=others)
 
         def on_settled(replies: Sequence[MessageReply]) -> None:
             if isinstance(replies[0], Reason):
@@ -448,6 +452,7 @@ class Sending:
                 self.store_host,
                 request.reconsume_times,
                 item,
+                crc32(item) & records.BODY_CRC_MASK,
                 stored_name,
                 properties,
             )

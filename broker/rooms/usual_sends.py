@@ -12,6 +12,7 @@ Laws
 
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
+from zlib import crc32
 
 from attrs import define, field, frozen
 
@@ -27,7 +28,12 @@ from dledger_py.remoting.rooms import Port, quick, refusal, render_head
 from dledger_py.remoting.wire import properties as props
 from dledger_py.remoting.wire.codes import RequestCode
 from dledger_py.remoting.wire.frame import JSON, Frame
-from dledger_py.remoting.wire.message import TOPIC_SIZE_V1_MAX, encode_plain_record, tags_code
+from dledger_py.remoting.wire.message import (
+    BODY_CRC_MASK,
+    TOPIC_SIZE_V1_MAX,
+    encode_plain_record,
+    tags_code,
+)
 
 # What makes a message unusual if its properties hold it anywhere, as a key or within another word.
 _UNUSUAL: Final = (
@@ -130,6 +136,7 @@ class UsualSends:
         if len(properties) > props.PROPERTIES_SIZE_MAX:
             return False
 
+        body_crc = crc32(body) & BODY_CRC_MASK
         record = encode_plain_record(
             queue_id,
             flag,
@@ -140,12 +147,13 @@ class UsualSends:
             sending.store_host,
             reconsume_times,
             body,
+            body_crc,
             topic.stored_name,
             properties,
         )
         same = 0
         if topic.hash is not None:
-            same = hash(f"UNIQ_KEY\x01{unique_id}\x02".encode() + record[8:12]) ^ topic.hash
+            same = hash(unique_id) ^ body_crc ^ topic.hash  # `put_window.identity_of`, in short
             if same in self._pending or self._in_window(same):
                 return False
         sending.batch.add_single(

@@ -118,6 +118,11 @@ class Duplicates:
             return 0
         return identity_of(record, 0, len(record), counts_for)
 
+    def identities_behind(self, messages: Sequence[Message]) -> Sequence[int]:
+        """Those of a batch's messages behind the first, if that has one."""
+        topic = messages[0][0]
+        return self.window.identities_of(topic, [message[3] for message in messages[1:]])
+
     def offer(
         self,
         identity: int,

@@ -48,7 +48,12 @@ class Singles(Protocol):
 class Window(Protocol):
     """Where the newest messages are remembered, as far as a batch spares it work."""
 
-    def settled(self, replies: Sequence[MessageReply], identities: Collection[int]) -> None:
+    def settled(
+        self,
+        replies: Sequence[MessageReply],
+        identities: Collection[int],
+        others: Collection[int] = (),
+    ) -> None:
         """An entry got these replies; its messages that have an identity have these."""
 
 
@@ -83,6 +88,8 @@ class PutBatch:
     """What has an identity and is on its way, gathered or proposed."""
     _identities: dict[int, int] = field(factory=dict)
     """Of what is gathered: to where it begins."""
+    _others: list[int] = field(factory=list)
+    """Of the further messages of what is gathered: nobody joins them."""
     _joined: dict[int, list[tuple[Settled, Failed]]] = field(factory=dict)
     _messages: list[Message] = field(factory=list)
     _waiting: list[tuple[int, int, Settled, Failed]] = field(factory=list)
@@ -102,12 +109,13 @@ class PutBatch:
         failed: Failed,
         *,
         identity: int = 0,
+        others: Sequence[int] = (),
     ) -> None:
         """Store these together: consecutively, and all of them or none.
 
         `settled` gets one reply per message once they are durable at a quorum and applied; `failed`
         gets what to tell the client instead. With an `identity`, which nothing pending has, they
-        can be joined.
+        can be joined. `others` are those of the messages behind the first, as far as known.
         """
         size = sum([len(message[3]) for message in messages])
         waiting = self._messages
@@ -119,6 +127,7 @@ class PutBatch:
         if identity:
             self.pending[identity] = list(messages)
             self._identities[identity] = len(waiting)
+            self._others += others
         self._waiting.append((len(waiting), len(messages), settled, failed))
         waiting.extend(messages)
         self._bytes += size
@@ -153,6 +162,7 @@ class PutBatch:
             return
         payload = encode_put_messages(self._now_ms(), self._messages)
         waiting, singles, identities = self._waiting, self._singles, self._identities
+        others, self._others = self._others, []
         self._messages, self._waiting, self._singles, self._bytes = [], [], [], 0
         self._identities = {}
         self._ahead += 1
@@ -169,7 +179,7 @@ class PutBatch:
                 return
             assert isinstance(outcome, list)
             if self._window is not None:
-                self._window.settled(outcome, identities)
+                self._window.settled(outcome, identities, others)
             if singles:
                 self._answers.stored(singles, outcome)
             for at, count, settled, _failed in waiting:

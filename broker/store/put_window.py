@@ -20,7 +20,9 @@ kept and looked back for (`broker.serving.window_keeper`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
+from struct import Struct
 from typing import Final, TypeVar
 
 from attrs import define, field, frozen
@@ -39,10 +41,17 @@ from dledger_py.storage.formats import PAYLOAD_MAX_BYTES
 _UNIQUE_ID: Final = f"{props.UNIQ_KEY}\x01".encode()
 _REAL_TOPIC: Final = f"{props.REAL_TOPIC}\x01".encode()
 _END: Final = b"\x02"
+_NAME_BYTES: Final = len(_UNIQUE_ID)
+
+_body_crc: Final[Callable[[bytes | bytearray, int], tuple[int]]] = Struct(">8xI").unpack_from
 
 STORED_FOR_ANOTHER: Final = frozenset({*WAITING_TOPICS, names.HALF_TOPIC})
 
 _TABLES: Final = 4  # a fourth of the memory is for messages that need not be there any more
+
+_SLOTS: Final = 1 << 20
+_SLOT_MASK: Final = _SLOTS - 1
+_GENERATIONS: Final = 255  # of tables, told apart in a byte
 
 _SIZE_BITS: Final = PAYLOAD_MAX_BYTES.bit_length()
 _SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
@@ -73,7 +82,7 @@ def identity_of(data: bytes, at: int, end: int, topic: str) -> int:
     unique_id = unique_id_in(data, at, end)
     if not unique_id:
         return 0
-    return hash(unique_id + data[at + 8 : at + 12]) ^ hash(topic)  # bytes 8 to 12: the body's CRC
+    return _hash_of_id(unique_id) ^ _body_crc(data, at)[0] ^ hash(topic)
 
 
 def unique_id_in(data: _Bytes, at: int, end: int) -> _Bytes:
@@ -119,6 +128,12 @@ class PutWindow:
     _second: dict[int, int] = field(factory=dict, init=False)
     _third: dict[int, int] = field(factory=dict, init=False)
     _oldest: dict[int, int] = field(factory=dict, init=False)
+    _slots: bytearray = field(factory=partial(bytearray, _SLOTS), init=False)
+    """For the end of each identity the generation of the newest table that has such a one: most
+    messages are new, and one look here tells it, instead of one into each table. Memory that nobody
+    has written to is none."""
+    _generation: int = field(default=_TABLES, init=False)
+    """Of the newest table; the others have those before."""
     _unread: _Unread | None = field(default=None, init=False)
     _gap: int = field(default=0, init=False)
     """How far before its record's end the last unique id began; the next one's mostly, too."""
@@ -132,7 +147,7 @@ class PutWindow:
         """Whether a message of this identity may be found."""
         if self._unread is not None:
             self.read()
-        return (
+        return self._slots[identity & _SLOT_MASK] > self._generation - _TABLES and (
             identity in self._newest
             or identity in self._second
             or identity in self._third
@@ -159,15 +174,17 @@ class PutWindow:
         self.kept, self.oldest_position = False, 0
         self._unread = None
         self._newest, self._second, self._third, self._oldest = {}, {}, {}, {}
+        self._slots, self._generation = bytearray(_SLOTS), _TABLES
 
     def put_behind(self, older: PutWindow) -> None:
         """All that is in another one came before what is in this: one window of both. The other one
         is of no use any more."""
         self.read()
         for table in (self._oldest, self._third, self._second, self._newest):
-            older._newest.update(table)
+            older._add(table)
         self._newest, self._second = older._newest, older._second
         self._third, self._oldest = older._third, older._oldest
+        self._slots, self._generation = older._slots, older._generation
 
     def applied(self, committed: Committed, outcome: Applied) -> None:
         """An entry of the log was applied, and this came of it. It is read once it is asked for, or
@@ -176,16 +193,24 @@ class PutWindow:
             self.read()
             self._unread = _Unread(committed, outcome)
 
-    def settled(self, replies: Sequence[MessageReply], identities: Collection[int]) -> None:
+    def settled(
+        self,
+        replies: Sequence[MessageReply],
+        identities: Collection[int],
+        others: Collection[int] = (),
+    ) -> None:
         """An entry got these replies, and those of its messages that have one these identities. If
         all have one, it need not be read."""
         unread = self._unread
         if unread is None or unread.outcome.reply is not replies:
             return
-        if len(replies) == len(identities):
+        if len(replies) == len(identities) + len(others):
             self._unread = None
             place = _place(unread.committed.position, len(unread.committed.payload))
-            self._put(dict.fromkeys(identities, place))
+            found = dict.fromkeys(identities, place)
+            if others:
+                found.update(dict.fromkeys(others, place))
+            self._put(found)
 
     def read(self) -> None:
         """Read the entry that was applied last, if nobody has."""
@@ -267,8 +292,8 @@ class PutWindow:
                     at += len(topic) + MESSAGE.size
                     unique_id = unique_id_in(data, at, end)
                     if unique_id:
-                        unique_id += data[at + 8 : at + 12]
-                        found[hash(bytes(unique_id)) ^ topic_hash] = place
+                        identity = _hash_of_id(unique_id) ^ _body_crc(data, at)[0] ^ topic_hash
+                        found[identity] = place
                     continue
             payload = bytes(data[start:end])
             for name, records in _by_topic(payload, position).items():
@@ -281,7 +306,20 @@ class PutWindow:
         if len(self._newest) * (_TABLES - 1) >= self.count:
             self._oldest, self._third, self._second = self._third, self._second, self._newest
             self._newest = {}
+            self._generation += 1
+            if self._generation > _GENERATIONS:
+                self._number_anew()
+        self._add(found)
+
+    def _add(self, found: Mapping[int, int]) -> None:
+        """Put them into the newest table, full or not."""
         self._newest.update(found)
+        _mark(self._slots, self._generation, found)
+
+    def _number_anew(self) -> None:
+        self._slots, self._generation = bytearray(_SLOTS), _TABLES
+        for generation, table in enumerate((self._oldest, self._third, self._second), 1):
+            _mark(self._slots, generation, table)
 
     def _identities(
         self, topic: str, places: list[tuple[int, int]], payload: bytes, position: int
@@ -292,20 +330,32 @@ class PutWindow:
             return _one_by_one(topic, places, payload, position)
         # Most unique ids are as long as the one before, and as far from their record's end. Then
         # all is cut out by one expression, and looked at in one piece.
-        width, far, crc_at, crc_end = self._width, position + self._gap, position - 8, position - 12
+        width, far = self._width, position + self._gap
         ids = [payload[(begin := at + size - far) : begin + width] for at, size in places]
-        joined, count = b"".join(ids), len(ids)
-        if not (
-            len(joined) == width * count
-            and joined.count(_UNIQUE_ID) == joined.count(_END) == count
-            and joined[8::width] == b"\x01" * count
-            and joined[width - 1 :: width] == _END * count
-        ):
+        joined = b"".join(ids)
+        if not _are_unique_ids(joined, len(ids), width):
             return self._searched(topic, places, payload, position)
         topic_hash = hash(topic)
         return [
-            hash(unique_id + payload[at - crc_at : at - crc_end]) ^ topic_hash
-            for unique_id, (at, _size) in zip(ids, places, strict=True)
+            hash(unique_id) ^ _body_crc(payload, at - position)[0] ^ topic_hash
+            for unique_id, (at, _size) in zip(_texts(joined, width), places, strict=True)
+        ]
+
+    def identities_of(self, topic: str, records: Sequence[bytes]) -> list[int]:
+        """Of records that are to be stored in a topic, in which all messages are meant for it."""
+        far, width = self._gap, self._width
+        ids = [record[-far : width - far] for record in records]
+        joined = b"".join(ids)
+        if far <= width or not _are_unique_ids(joined, len(ids), width):
+            return [
+                identity
+                for record in records
+                for identity in self._searched(topic, [(0, len(record))], record, 0)
+            ]
+        topic_hash = hash(topic)
+        return [
+            hash(unique_id) ^ _body_crc(record, 0)[0] ^ topic_hash
+            for unique_id, record in zip(_texts(joined, width), records, strict=True)
         ]
 
     def _searched(
@@ -341,6 +391,27 @@ def records_in(payload: bytes, having: bytes = b"") -> Iterator[tuple[int, int]]
         at = end
 
 
+def _hash_of_id(unique_id: bytes | bytearray) -> int:
+    """The hash of the id's text; `unique_id` is the property as it stands in a record."""
+    return hash(unique_id[_NAME_BYTES:].rstrip(_END).decode("latin-1"))
+
+
+def _texts(joined: bytes, width: int) -> list[str]:
+    """The ids in such properties of equal length, one behind the other."""
+    text = joined.decode("latin-1")
+    return [text[at + _NAME_BYTES : at + width - 1] for at in range(0, len(text), width)]
+
+
+def _are_unique_ids(joined: bytes, count: int, width: int) -> bool:
+    """Whether these are so many of such properties as they stand in records, all of one length."""
+    return (
+        len(joined) == width * count
+        and joined.count(_UNIQUE_ID) == joined.count(_END) == count
+        and joined[8::width] == b"\x01" * count
+        and joined[width - 1 :: width] == _END * count
+    )
+
+
 def _by_topic(payload: bytes, position: int) -> dict[str, list[tuple[int, int]]]:
     """Where in the log the records begin that came by a `PutMessages`, and their sizes."""
     put = decode_put_messages(payload)
@@ -368,6 +439,11 @@ def _one_by_one(
             if identity:
                 found.append(identity)
     return found
+
+
+def _mark(slots: bytearray, generation: int, identities: Iterable[int]) -> None:
+    for identity in identities:
+        slots[identity & _SLOT_MASK] = generation
 
 
 def _passed_ms(stamps_ms: Sequence[int]) -> int:

@@ -500,6 +500,7 @@ def test_what_stands_next_to_each_other_by_chance_is_no_batch(desk) -> None:
 
 def test_messages_of_a_batch_sent_one_by_one_are_recognised(desk) -> None:
     first = asked(desk, *batch(*THREE))
+    assert desk.window._unread is None, "what is in it was known before"
     again = send()
     again.properties = properties_text({"UNIQ_KEY": "0A02"})
     reply = asked(desk, again, b"two")

@@ -145,6 +145,15 @@ def test_each_is_found_whatever_ids_and_bodies_stand_around_it(entries) -> None:
     assert len(newest) == len(window)
 
 
+@given(st.lists(st.lists(MESSAGES, min_size=1, max_size=6), max_size=5))
+def test_a_batch_that_is_not_stored_yet_has_the_same_identities(batches) -> None:
+    window = kept(1000)
+    for each in batches:
+        records = [data for topic, _, _, data in each if topic == "orders"]
+        found = [identity_of(data, 0, len(data), "orders") for data in records]
+        assert [one for one in found if one] == window.identities_of("orders", records)
+
+
 def test_an_id_as_far_from_its_records_end_as_the_one_before_may_be_shorter(log, window) -> None:
     window.applied(*log.put(message("12345678"), message("123", more="W\x01ab\x02")))
     assert log.places == [window.find(wanted("12345678")), window.find(wanted("123"))]
@@ -224,6 +233,17 @@ def test_the_newest_stay_and_few_more(log, window) -> None:
     assert [None] * 75 == found[:75]
 
 
+def test_what_is_in_it_is_never_denied_however_long_it_lives(log, window, monkeypatch) -> None:
+    monkeypatch.setattr(put_window, "_GENERATIONS", 9)
+    denied = 0
+    for number in range(200):
+        window.applied(*log.put(message(f"U{number}")))
+        assert all(wanted(f"U{n}") in window for n in range(max(0, number - 9), number + 1))
+        denied += wanted(f"U{number - 20}") not in window
+    assert denied == 200, "what left it is known to have"
+    assert 4 <= window._generation <= 9
+
+
 def test_a_large_entry_fits_a_small_window(log, window) -> None:
     entry = [message(f"U{number}") for number in range(3000)]
     window.applied(*log.put(*entry))
@@ -238,6 +258,13 @@ def test_who_proposed_an_entry_spares_reading_it(log, window) -> None:
     window.applied(entry, applied)
     window.settled(applied.reply, {7: 0, 8: 1}.keys())
     assert [*log.places, None] == [window.find(each) for each in (7, 8, wanted("U1"))]
+
+    entry, applied = log.put(message("U3"), message("U4"), message("U5"))
+    window.applied(entry, applied)
+    window.settled(applied.reply, {9: 0}.keys(), [10, 10])
+    assert [log.places[2], log.places[4], None] == [
+        window.find(each) for each in (9, 10, wanted("U3"))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -323,6 +350,7 @@ def test_what_was_put_before_goes_first(log, window) -> None:
         log.put(message(f"U{number}"))
     window.put_behind(looked_back(log, 10))
     assert log.places[2] == window.find(wanted("U2"))
+    assert all(wanted(f"U{number}") in window for number in range(2, 12))
     for number in range(12, 26):
         window.applied(*log.put(message(f"U{number}")))
 

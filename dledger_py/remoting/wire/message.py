@@ -179,20 +179,22 @@ def encode_plain_record(
     store_host: bytes,
     reconsume_times: int,
     body: bytes,
+    body_crc: int,
     topic: bytes,
     properties: bytes,
 ) -> bytes:
     """What `encode_record` makes of the same, at two thirds of its cost, for the usual message.
 
-    The hosts are IPv4 and `sys_flag` says so; `topic` has its length byte in front, at most 127;
-    `properties` are at most 32767 bytes. None of this is checked.
+    `body_crc` is the body's CRC-32 under `BODY_CRC_MASK`. The hosts are IPv4 and `sys_flag` says
+    so; `topic` has its length byte in front, at most 127; `properties` are at most 32767 bytes.
+    None of this is checked.
     """
     body_size = len(body)
     properties_size = len(properties)
     head = _HEAD_V4.pack(
         90 + body_size + len(topic) + properties_size,
         MAGIC_V1,
-        crc32(body) & BODY_CRC_MASK,
+        body_crc,
         queue_id,
         flag,
         0,
