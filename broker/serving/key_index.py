@@ -46,7 +46,7 @@ the time is his: 0.05 are some 10 MB/s. Far behind, a search would not reach the
 any more, so a busy broker gives a little more."""
 
 IN_USE_BYTES_PER_S: Final = 16 * 1024
-BUSY_BYTES_PER_S: Final = 1024 * 1024
+BUSY_BYTES_PER_S: Final = 256 * 1024
 """Growth of the log from which on its broker counts as in use, and as busy."""
 
 FAR_BEHIND_BYTES: Final = 256 * 1024 * 1024
