@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+import dledger_py.runtime.lean  # noqa: F401 (comes first)
+
+# isort: split
 from broker.config import BrokerConfig
 from broker.node import serve
 from dledger_py.runtime.program import run_server
