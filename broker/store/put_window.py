@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
-from struct import Struct
+from struct import Struct, unpack
 from typing import Final, TypeVar
 
 from attrs import define, field, frozen
@@ -207,10 +207,9 @@ class PutWindow:
         if len(replies) == len(identities) + len(others):
             self._unread = None
             place = _place(unread.committed.position, len(unread.committed.payload))
-            found = dict.fromkeys(identities, place)
+            self._put(dict.fromkeys(identities, place))
             if others:
-                found.update(dict.fromkeys(others, place))
-            self._put(found)
+                self._add(dict.fromkeys(others, place))
 
     def read(self) -> None:
         """Read the entry that was applied last, if nobody has."""
@@ -335,11 +334,9 @@ class PutWindow:
         joined = b"".join(ids)
         if not _are_unique_ids(joined, len(ids), width):
             return self._searched(topic, places, payload, position)
-        topic_hash = hash(topic)
-        return [
-            hash(unique_id) ^ _body_crc(payload, at - position)[0] ^ topic_hash
-            for unique_id, (at, _size) in zip(_texts(joined, width), places, strict=True)
-        ]
+        crc_at, crc_end = position - 8, position - 12
+        crcs = b"".join([payload[at - crc_at : at - crc_end] for at, _size in places])
+        return _together(topic, joined, crcs, width)
 
     def identities_of(self, topic: str, records: Sequence[bytes]) -> list[int]:
         """Of records that are to be stored in a topic, in which all messages are meant for it."""
@@ -352,11 +349,8 @@ class PutWindow:
                 for record in records
                 for identity in self._searched(topic, [(0, len(record))], record, 0)
             ]
-        topic_hash = hash(topic)
-        return [
-            hash(unique_id) ^ _body_crc(record, 0)[0] ^ topic_hash
-            for unique_id, record in zip(_texts(joined, width), records, strict=True)
-        ]
+        crcs = b"".join([record[8:12] for record in records])
+        return _together(topic, joined, crcs, width)
 
     def _searched(
         self, topic: str, places: list[tuple[int, int]], payload: bytes, position: int
@@ -396,10 +390,16 @@ def _hash_of_id(unique_id: bytes | bytearray) -> int:
     return hash(unique_id[_NAME_BYTES:].rstrip(_END).decode("latin-1"))
 
 
-def _texts(joined: bytes, width: int) -> list[str]:
-    """The ids in such properties of equal length, one behind the other."""
-    text = joined.decode("latin-1")
-    return [text[at + _NAME_BYTES : at + width - 1] for at in range(0, len(text), width)]
+def _together(topic: str, joined: bytes, crcs: bytes, width: int) -> list[int]:
+    """The identities of records with such properties, all of this width, and with these CRCs; both
+    stand one behind the other."""
+    text, topic_hash = joined.decode("latin-1"), hash(topic)
+    begins = range(_NAME_BYTES, len(text), width)
+    id_size = width - _NAME_BYTES - len(_END)
+    return [
+        hash(text[begin : begin + id_size]) ^ crc ^ topic_hash
+        for begin, crc in zip(begins, unpack(f">{len(crcs) // 4}I", crcs), strict=True)
+    ]
 
 
 def _are_unique_ids(joined: bytes, count: int, width: int) -> bool:
