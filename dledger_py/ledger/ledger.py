@@ -62,6 +62,10 @@ CHANGE_WAIT_S = 5.0
 CHANGE_PAUSE_S = 0.05
 """Between two attempts."""
 
+SILENT_HEARTBEATS = 3
+"""So many in a row have to pass without a word of a member that is to be silent: where this process
+or its machine was held up, all have been silent for as long."""
+
 
 @frozen(kw_only=True)
 class LedgerStatistics:
@@ -213,12 +217,18 @@ class Ledger:
         """
         config = self.config
         patience_ms = config.election_timeout_ms + 2 * config.tick_ms  # whoever ended is silent now
-        patience_ends = trio.current_time() + patience_ms / 1000
-        while (
-            reason := self._needs(name) or (self._hears(name) if only_silent else None)
-        ) is not None:
-            if trio.current_time() >= patience_ends:
-                raise ChangeRefused(reason)
+        silent_s = SILENT_HEARTBEATS * config.heartbeat_ms / 1000 if only_silent else 0.0
+        now = trio.current_time()
+        patience_ends, refused_at = now + patience_ms / 1000, now
+        while True:
+            reason = self._needs(name) or (self._hears(name) if only_silent else None)
+            now = trio.current_time()
+            if reason is not None:
+                refused_at = now
+                if now >= patience_ends:
+                    raise ChangeRefused(reason)
+            elif now - refused_at >= silent_s:
+                break
             await trio.sleep(CHANGE_PAUSE_S)  # a new leader has not heard everybody yet
         await self._change(raft.Remove(node=raft.NodeId(name)))
 

@@ -256,6 +256,24 @@ async def test_a_member_that_has_its_folder_is_not_replaced(open_group):
         assert {leader.name, there} == set(members_of(leader).voters)
 
 
+async def test_whoever_seems_silent_for_a_moment_is_not(open_group, monkeypatch):
+    async with open_group(3) as group:
+        await group.start()
+        leader = await group.wait_leader()
+        await wait_written_down(group, *FOUNDERS)
+        await group.wait_heard()
+        there = next(name for name in FOUNDERS if name != leader.name)
+        heard, moments = leader.ledger._heard_lately, []
+
+        def held_up():
+            moments.append(heard())
+            return [each for each in moments[-1] if each != there or len(moments) > 4]
+
+        monkeypatch.setattr(type(leader.ledger), "_heard_lately", lambda _self: held_up())
+        with pytest.raises(ChangeRefused, match=f"{there} follows"):
+            await leader.ledger.remove_member(there, only_silent=True)
+
+
 async def test_whom_a_new_leader_has_not_heard_yet_is_not_counted_on(open_group):
     async with open_group(3, election_timeout_ms=400) as group:
         await group.start()
