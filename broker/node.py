@@ -147,6 +147,7 @@ async def serve(config: BrokerConfig) -> None:
         process.announce_ready(node=config.node, addresses=addresses)
         log.info("broker.started", node=config.node, addresses=addresses, flush=config.flush)
 
+    process.return_freed_memory()
     for group in config.by_group():
         _make_folder(group.data_dir)
     node: Node

@@ -67,6 +67,7 @@ class NameServer:
 async def serve(config: NamesrvConfig) -> None:
     """Run one name server and say when it serves. Raises: FailStop if it cannot listen, or use its
     folder."""
+    process.return_freed_memory()
     try:
         with KvFile(config.data_dir).held():
             await _serve(config)

@@ -143,3 +143,32 @@ def test_the_file_limit_is_raised_to_the_hard_one() -> None:
         assert (before[1], before[1]) == resource.getrlimit(resource.RLIMIT_NOFILE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+KEPT = """
+import resource, sys
+from dledger_py.runtime import process
+
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+if len(sys.argv) > 1:
+    process.return_freed_memory()
+bytearray(4 << 20)  # one large block that came and went, as a broker's buffers do
+before = resident_bytes()
+blocks, pins = [], []
+for _ in range(160):
+    blocks.append(bytearray(b"x") * (200 << 10))
+    pins.append(bytearray(4096))
+blocks.clear()
+print(resident_bytes() - before)
+"""
+
+
+def test_large_blocks_go_back_to_the_kernel_when_freed() -> None:
+    def kept_mib(*arguments: str) -> float:
+        command = [sys.executable, "-c", KEPT, *arguments]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout) / (1 << 20)
+
+    assert kept_mib("return") < 4
+    assert kept_mib() > 24  # or the setting does nothing here, and may as well go
