@@ -90,7 +90,7 @@ class LedgerConfig:
     window_max_bytes: int = 8 << 20
     """Entries on their way to one follower and not yet acknowledged."""
 
-    tail_max_bytes: int = 16 << 20
+    tail_max_bytes: int = 8 << 20
     """Newest entries kept in memory for followers that are a little behind; others read the
     disk."""
 
