@@ -51,7 +51,7 @@ class Children:
         self._logs[name] = folder / f"{name}.out"
         with self._logs[name].open("ab") as log:
             self._started[name] = subprocess.Popen(
-                _bound_to_us(command),
+                [sys.executable, "-c", _BECOME, str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -109,12 +109,15 @@ async def run_tool(
 ) -> str:
     """Run a program to its end; returns what it printed.
 
+    Not bound to us as servers are: the kernel takes the thread that started a process for its
+    parent, and Trio starts this one from a thread that it ends ten seconds later.
+
     Raises:
         PeerFailed: it failed or took too long.
     """
     with trio.move_on_after(timeout_s):
         done = await trio.run_process(
-            _bound_to_us(command),
+            command,
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -128,10 +131,6 @@ async def run_tool(
             f"{' '.join(command)}: {describe_exit(done.returncode)}\n{said}{explain()}"
         )
     raise PeerFailed(f"{' '.join(command)}: not done within {timeout_s:g} s\n{explain()}")
-
-
-def _bound_to_us(command: Sequence[str]) -> list[str]:
-    return [sys.executable, "-c", _BECOME, str(os.getpid()), *command]
 
 
 async def _wait_gone(child: "subprocess.Popen[bytes]") -> None:

@@ -1,6 +1,7 @@
 """What is missing is said with what to do about it; what runs is not left behind."""
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -120,3 +121,9 @@ async def test_a_tool_that_fails_is_told_with_what_it_said() -> None:
         await run_tool(["sh", "-c", "echo why; exit 4"], timeout_s=10)
 
     assert "\nwhy\n" in str(caught.value)
+
+
+async def test_a_tool_does_not_die_with_the_thread_that_started_it() -> None:
+    asks = "from ctypes import *; n = c_int(); CDLL(None).prctl(2, byref(n)); print(n)"
+
+    assert await run_tool([sys.executable, "-c", asks], timeout_s=10) == "c_int(0)\n"
