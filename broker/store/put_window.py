@@ -59,6 +59,7 @@ _SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 _STEP_ENTRIES: Final = 64  # of the log, looked back at together, at first
 _STEP_ENTRIES_MAX: Final = 4096
 _STEP_BYTES: Final = 4 * 1024 * 1024  # and what it aims at: reading it costs more than beginning to
+_STEP_BYTES_MAX: Final = 2 * _STEP_BYTES  # broken off, and begun anew with fewer entries
 
 _GAP_MAX_MS: Final = 5_000  # between the stamps of two entries; more may be a clock that was set
 
@@ -256,6 +257,9 @@ class PutWindow:
                 found, stamps_ms, step_size = self._look_at(payloads(begin, last_index))
             except LookupError:  # retention has let go of it meanwhile
                 break
+            if step_size > _STEP_BYTES_MAX and begin < last_index:  # larger ones than behind them
+                step = max(1, (last_index - begin + 1) // 8)
+                continue
             newer.append(found)
             count += len(found)
             size += step_size
@@ -268,12 +272,15 @@ class PutWindow:
             self._put(found)
 
     def _look_at(self, payloads: Iterable[Payload]) -> tuple[dict[int, int], list[int], int]:
-        """Identities and places of what they put; when each put was stamped; the size of all."""
+        """Identities and places of what they put; when each put was stamped; the size of all, which
+        is too large if there were more to look at."""
         found: dict[int, int] = {}
         hashes: dict[bytes, int | None] = {}
         stamps_ms: list[int] = []
         looked_at = 0
         for data, start, end, position in payloads:
+            if looked_at > _STEP_BYTES_MAX:
+                break
             size = end - start
             looked_at += size
             if data[start] != put_messages.TAG:

@@ -448,18 +448,28 @@ def test_a_log_without_messages_leaves_it_empty(log) -> None:
     assert 0 == len(looked_back(Log(), 10))
 
 
-def test_of_large_entries_few_are_looked_back_at_together(log) -> None:
-    widths: list[int] = []
+@pytest.mark.parametrize("small", [0, 2000])
+def test_of_large_entries_few_are_looked_back_at_together(log, small: int) -> None:
+    read: list[int] = []
 
-    def between(first: int, last: int) -> list[Payload]:
-        widths.append(last - first + 1)
-        return log.between(first, last)
+    def between(first: int, last: int) -> Iterator[Payload]:
+        read.append(0)
+        for payload in log.between(first, last):
+            read[-1] += payload[2] - payload[1]
+            yield payload
 
     for number in range(80):
         log.put(message(f"U{number}", bytes(1 << 20)))
-    PutWindow(1000).look_back(1, 80, between, 60_000)
-    assert 64 == widths[0]
-    assert max(widths[1:]) <= 4
+    for number in range(80, 80 + small):
+        log.put(message(f"U{number}"))
+    window = PutWindow(small + 20)
+    window.look_back(1, 80 + small, between, 60_000)
+    assert max(read) < 10 << 20
+    assert sum(read) < 60 << 20
+    assert small + 20 <= len(window) <= small + 24
+    assert log.places[60:] == [
+        window.find(wanted(f"U{n}", bytes(1 << 20))) for n in range(60, 80)
+    ] + [window.find(wanted(f"U{n}")) for n in range(80, 80 + small)]
 
 
 # --- an entry -------------------------------------------------------------------------------------
