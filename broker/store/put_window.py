@@ -288,18 +288,10 @@ class PutWindow:
             _tag, _version, stamped_ms, queues, messages = HEAD.unpack_from(data, start)
             stamps_ms.append(stamped_ms)
             place = _place(position, size)
-            if queues == messages == 1:  # there may be very many of them
-                at = start + HEAD.size + QUEUE.size
-                topic = bytes(data[at : at + data[at - 1]])
-                if topic not in hashes:
-                    hashes[topic] = _hash_of(topic)
-                topic_hash = hashes[topic]
-                if topic_hash is not None:
-                    at += len(topic) + MESSAGE.size
-                    unique_id = unique_id_in(data, at, end)
-                    if unique_id:
-                        identity = _hash_of_id(unique_id) ^ _body_crc(data, at)[0] ^ topic_hash
-                        found[identity] = place
+            if messages < 2 * queues:  # few have a queue in common
+                scattered = _scattered(data, start + HEAD.size, queues, messages, hashes)
+                if scattered is not None:
+                    found.update(dict.fromkeys(scattered, place))
                     continue
             payload = bytes(data[start:end])
             for name, records in _by_topic(payload, position).items():
@@ -417,6 +409,32 @@ def _are_unique_ids(joined: bytes, count: int, width: int) -> bool:
         and joined[8::width] == b"\x01" * count
         and joined[width - 1 :: width] == _END * count
     )
+
+
+def _scattered(
+    data: bytearray, at: int, queues: int, messages: int, hashes: dict[bytes, int | None]
+) -> list[int] | None:
+    """The identities of messages that a `PutMessages` brings, each looked at by itself; its table
+    of queues begins at `at`. None where it has to be looked for what topic they are meant for."""
+    topics = []
+    for _ in range(queues):
+        at += QUEUE.size
+        name = bytes(data[at : at + data[at - 1]])
+        at += len(name)
+        if name not in hashes:
+            hashes[name] = _hash_of(name)
+        topic_hash = hashes[name]
+        if topic_hash is None:
+            return None
+        topics.append(topic_hash)
+    found = []
+    begin = at + messages * MESSAGE.size
+    for number, size, _tags_code in MESSAGE.iter_unpack(bytes(data[at:begin])):
+        unique_id = unique_id_in(data, begin, begin + size)
+        if unique_id:
+            found.append(_hash_of_id(unique_id) ^ _body_crc(data, begin)[0] ^ topics[number])
+        begin += size
+    return found
 
 
 def _by_topic(payload: bytes, position: int) -> dict[str, list[tuple[int, int]]]:
