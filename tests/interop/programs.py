@@ -54,8 +54,9 @@ class Program:
         proofs = FEATURES.values()
         return [each for each in proofs if each in self.client.proven and each not in SCENARIOS]
 
-    def tries(self, scenario: str) -> bool:
-        return scenario in self.client.proven
+    def tries(self, scenario: str, *, killed: bool) -> bool:
+        client = self.client
+        return scenario in client.proven and not (killed and scenario in client.only_calm)
 
     @property
     def missing_tools(self) -> list[str]:

@@ -104,7 +104,8 @@ async def _run(
             results += [
                 await _scenario(program, name, options, cluster, folder)
                 for name in TOLD
-                if name in options.scenarios and program.tries(FAILOVERS.get(name, name))
+                if name in options.scenarios
+                and program.tries(FAILOVERS.get(name, name), killed=name in FAILOVERS)
             ]
             for scenario in (CHECKED, KILLED):
                 checks = program.checks if scenario in options.scenarios else ()

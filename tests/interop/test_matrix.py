@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.interop.matrix import CLIENTS, FEATURES, table
+from tests.interop.matrix import CLIENTS, FEATURES, SCENARIOS, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
@@ -25,3 +25,8 @@ def test_what_is_not_proven_has_a_reason_and_nothing_else() -> None:
         for proof in client.remarks
         if proof not in client.proven
     ]
+
+
+def test_what_is_only_tried_undisturbed_has_a_reason() -> None:
+    for client in CLIENTS:
+        assert client.only_calm <= SCENARIOS & client.proven & set(client.remarks), client.name
