@@ -31,6 +31,7 @@ from dledger_py.ledger.machine import (
     Snapshot,
     StatePlace,
 )
+from dledger_py.ledger.reopening import Reopen
 from dledger_py.runtime.host import Host
 from dledger_py.storage import (
     Corrupt,
@@ -115,7 +116,7 @@ def open_folder(
 ) -> tuple[Snapshots, StoredSnapshot | None]:
     """The member's snapshots and the newest of them, checked against the log. Blocks.
 
-    Raises: Corrupt, WrongIdentity, OSError.
+    Raises: Corrupt, WrongIdentity, OSError; Reopen for rot in the log: the next opening mends it.
     """
     snapshots = open_snapshots(files, f"{data_dir}/{FOLDER}", identity)
     if not snapshots.newest_index:
@@ -134,7 +135,10 @@ def open_folder(
     if place.index == of.start.index:
         found = (of.start.term, of.start.crc)
     else:
-        (entry,) = of.read(place.index, 1)
+        try:
+            (entry,) = of.read(place.index, 1)
+        except Corrupt as error:
+            raise Reopen(f"the entry that the newest snapshot stands behind: {error}") from error
         found = (entry.term, entry_crc(entry.raw))
     if found != (place.term, place.crc):
         raise Corrupt(

@@ -11,7 +11,8 @@ from attrs import define, field
 
 from dledger_py.actors import fail_stop_in
 from dledger_py.ledger import snapshotter
-from dledger_py.storage import Log
+from dledger_py.ledger.reopening import Reopen
+from dledger_py.storage import Corrupt, Log
 from dledger_py.storage.lying import LyingFiles
 from tests.ledger.conftest import Recorder
 
@@ -121,13 +122,13 @@ async def commit_all(member, payloads):
 
 
 async def failed_start(group):
-    """Start n0, which cannot; what an operator reads."""
+    """Start n0, which cannot; an operator reads what it stops with."""
     member = group.make("n0")
     await group.nursery.start(member.run)
     await member.ended.wait()
     failure = fail_stop_in(member.error)
     assert failure is not None
-    return str(failure)
+    return failure
 
 
 def snapshots_of(folder):
@@ -242,9 +243,30 @@ async def test_a_log_that_ends_before_the_snapshot_does_not_start(open_group, tm
         shutil.copytree(tmp_path / "n0/snapshots", tmp_path / "older/snapshots", dirs_exist_ok=True)
         shutil.rmtree(tmp_path / "n0")
         (tmp_path / "older").rename(tmp_path / "n0")
-        story = await failed_start(group)
+        story = str(await failed_start(group))
 
     assert "committed entries are missing" in story
+
+
+async def test_rot_behind_which_the_snapshot_stands_is_mended_by_the_next_opening(
+    open_group, monkeypatch
+):
+    read = Log.read
+
+    def rotten(log, first_index, max_bytes):
+        if max_bytes == 1:  # one entry: that of the snapshot
+            raise Corrupt("a file", 7, "crc does not match")
+        return read(log, first_index, max_bytes)
+
+    async with open_group(1, machine=Diary) as group:
+        await group.start()
+        await commit_all(await group.wait_leader(), texts(5))
+        await group.stop("n0")
+        monkeypatch.setattr(Log, "read", rotten)
+        stop = await failed_start(group)
+
+    assert isinstance(stop, Reopen)
+    assert "snapshot stands behind" in str(stop)
 
 
 @pytest.mark.parametrize(("at", "harmless"), [(100, True), (-1, False)])
@@ -263,7 +285,7 @@ async def test_a_damaged_snapshot_is_told_and_not_passed_over(open_group, tmp_pa
             leader = await group.wait_leader()
             assert 5 == leader.machine.restored
         else:
-            story = await failed_start(group)
+            story = str(await failed_start(group))
             assert name in story
             assert "crc of the body" in story
 

@@ -127,7 +127,7 @@ async def test_a_log_without_a_beginning_and_without_a_snapshot_stops_the_member
         await group.stop("n0")
         for path in (tmp_path / "n0" / "snapshots").iterdir():
             path.unlink()
-        story = await failed_start(group)
+        story = str(await failed_start(group))
 
     assert "newest snapshot is of entry 0" in story
     assert "replaceMember -m n0" in story
